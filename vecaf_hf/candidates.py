@@ -1,0 +1,98 @@
+"""What the scoring pass hands to a selection strategy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Samples of the pool that a strategy may choose from. Row `r` of every field is the same sample.
+
+    Args:
+        indices: Positions in the pool, distinct. LongTensor [M].
+        embeddings: What enters the classification head. [M, d].
+        losses: Finetuning loss of each sample, at least 0. [M].
+        labels: Class of each sample, LongTensor [M]; or a multi-label target [M, C].
+        logits: Output of the head. [M, C].
+        relevance: Factor on each sample's selection probability (domain affinity), at least 0. [M].
+
+    A field that no part of the run needs is None: `full` and `random` train without a scoring pass.
+
+    Raises:
+        ValueError: A field has another number of rows, repeats an index, or holds a NaN, an infinity or a
+            negative loss. The message names the field and the sample's index in the pool.
+    """
+
+    indices: Tensor
+    embeddings: Tensor | None = None
+    losses: Tensor | None = None
+    labels: Tensor | None = None
+    logits: Tensor | None = None
+    relevance: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.indices.dim() != 1 or self.indices.dtype != torch.long:
+            raise ValueError(f"indices must be a LongTensor [M], got {_describe(self.indices)}")
+        if self.indices.unique().numel() != len(self):
+            raise ValueError("indices must be distinct")
+        for name, dimensions in (("embeddings", 2), ("losses", 1), ("logits", 2), ("relevance", 1)):
+            self._check(name, dimensions)
+        if self.labels is not None and len(self.labels) != len(self):
+            raise ValueError(f"labels has {len(self.labels)} rows for {len(self)} samples")
+        for name in ("losses", "relevance"):
+            values = getattr(self, name)
+            if values is not None and (values < 0).any():
+                row = int((values < 0).nonzero()[0, 0])
+                raise ValueError(
+                    f"{name} of sample {int(self.indices[row])} is {float(values[row]):g}: selection weights "
+                    "follow it, so it must not be negative (shift the objective by a constant)"
+                )
+
+    def _check(self, name: str, dimensions: int) -> None:
+        values: Tensor | None = getattr(self, name)
+        if values is None:
+            return
+        if values.dim() != dimensions or len(values) != len(self):
+            raise ValueError(
+                f"{name} must have {dimensions} dimension(s) and {len(self)} rows, got {_describe(values)}"
+            )
+        # One pass that allocates nothing of the field's size: a sum is finite unless an element is not
+        # (or the sum overflows, which the exact search below then clears).
+        if values.sum().isfinite():
+            return
+        bad = ~values.isfinite().reshape(len(self), -1).all(dim=1)
+        if bad.any():
+            row = int(bad.nonzero()[0, 0])
+            raise ValueError(
+                f"{name} of sample {int(self.indices[row])} is not finite ({int(bad.sum())} such samples): "
+                "check this sample's image and label, or whether training has diverged"
+            )
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, rows: Tensor) -> Candidates:
+        """The candidates at these rows (LongTensor or a mask over rows)."""
+        return replace(self, **{name: values[rows] for name, values in self._present().items()})
+
+    def in_pool_order(self) -> Candidates:
+        """The same candidates by rising index: what follows cannot depend on the order they came in."""
+        if bool((self.indices[1:] > self.indices[:-1]).all()):
+            return self
+        return self.take(self.indices.argsort())
+
+    def to(self, device: torch.device | str) -> Candidates:
+        return replace(self, **{name: values.to(device) for name, values in self._present().items()})
+
+    def _present(self) -> dict[str, Tensor]:
+        found: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: values for name, values in found.items() if values is not None}
+
+
+def _describe(values: Tensor) -> str:
+    return f"{values.dtype} {list(values.shape)}"

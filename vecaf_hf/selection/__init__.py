@@ -1,0 +1,17 @@
+"""Choosing samples: arrays in, a `Selection` out. Knows nothing of Trainer, models or images."""
+
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.registry import STRATEGIES, Strategy, find_strategy, run_strategy, select
+from vecaf_hf.selection.selection import Selection
+
+__all__ = [
+    "STRATEGIES",
+    "Candidates",
+    "Selection",
+    "SelectionOptions",
+    "Strategy",
+    "find_strategy",
+    "run_strategy",
+    "select",
+]

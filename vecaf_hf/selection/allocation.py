@@ -1,0 +1,84 @@
+"""How many centroids live in which part of the pool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A part of the pool (rows of the candidates, LongTensor [n]) and the samples to select from it (<= n)."""
+
+    rows: Tensor
+    budget: int
+
+
+def class_cells(labels: Tensor | None, weights: Tensor, budget: int, allocation: str) -> list[Cell]:
+    """One cell for the whole pool (`global`, or a pool without labels), else one a class.
+
+    Args:
+        labels: Class of each sample, LongTensor [M], or None.
+        weights: Loss weight of each sample. [M].
+        budget: K, at most M.
+        allocation: `global`; or what a class's share follows: `class` (equal), `class_proportional` (its
+            size), `class_loss` (its summed weight). No class gets more than it has.
+
+    Raises:
+        ValueError: Labels are not one class per sample.
+    """
+    everything = torch.arange(len(weights), device=weights.device)
+    if allocation == "global" or labels is None:
+        return [Cell(everything, budget)]
+    if labels.dim() != 1 or labels.is_floating_point():
+        raise ValueError(
+            f'allocation="{allocation}" needs one class per sample, and labels are {labels.dtype} '
+            f'{list(labels.shape)}: use allocation="global"'
+        )
+    classes, inverse, sizes = labels.unique(return_inverse=True, return_counts=True)
+    claims = {
+        "class": torch.ones(len(classes)),
+        "class_proportional": sizes.float().cpu(),
+        "class_loss": torch.zeros(len(classes)).index_add_(0, inverse.cpu(), weights.float().cpu()),
+    }[allocation]
+    budgets = shares(budget, claims, sizes.cpu())
+    rows_by_class = everything[inverse.argsort(stable=True)].split(sizes.tolist())
+    return [
+        Cell(rows, count) for rows, count in zip(rows_by_class, budgets.tolist(), strict=True) if count > 0
+    ]
+
+
+def shares(budget: int, claims: Tensor, capacities: Tensor) -> Tensor:
+    """Whole numbers that add up to `budget`, in proportion to the claims, none above its capacity.
+
+    What a full class cannot take goes to the others in proportion; fractions go to the largest remainders,
+    the lower class first.
+
+    Args:
+        budget: At most the sum of the capacities.
+        claims: At least 0. [C].
+        capacities: LongTensor [C].
+
+    Returns:
+        LongTensor [C].
+    """
+    claims = claims.double().clamp(min=torch.finfo(torch.float64).tiny)
+    given = torch.zeros_like(capacities)
+    open_ = capacities > 0
+    while (left := budget - int(given.sum())) > 0:
+        exact = torch.where(open_, claims, 0.0)
+        exact = left * exact / exact.sum()
+        room = capacities - given
+        full = open_ & (exact >= room)
+        if full.any():
+            # Fill these first: what they leave over changes everybody else's share.
+            given = torch.where(full, capacities, given)
+            open_ = open_ & ~full
+            continue
+        given = given + exact.long()
+        remainder = torch.where(open_, exact - exact.floor(), -1.0)
+        extra = budget - int(given.sum())
+        given[remainder.argsort(descending=True, stable=True)[:extra]] += 1
+    return given

@@ -1,0 +1,45 @@
+"""What several independently initialised sets of centroids become (Section 3.1, ensemble)."""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.covariance import LedoitWolf
+from torch import Tensor
+
+from vecaf_hf.selection.similarity import unit
+
+
+def matched(members: list[Tensor]) -> Tensor:
+    """The members with their centroids permuted so that centroid j of each is the counterpart of centroid j
+    of the first: the optimal assignment on cosine similarity. E x [K, d] -> [E, K, d]."""
+    first = members[0]
+    aligned = [first]
+    for member in members[1:]:
+        _, order = linear_sum_assignment((first @ member.T).cpu().numpy(), maximize=True)
+        aligned.append(member[torch.as_tensor(order, device=member.device)])
+    return torch.stack(aligned)
+
+
+def debiased(members: list[Tensor]) -> Tensor:
+    """theta* = theta_1 - Sigma^-1 (theta_1 - mu), unit rows. E x [K, d] -> [K, d].
+
+    mu is the mean of the matched members; Sigma [d, d] is the Ledoit-Wolf covariance of their deviations
+    from it. Spread on the sphere is far below 1, so Sigma^-1 overshoots by orders of magnitude as published:
+    each centroid's step is bounded by its distance to mu.
+    """
+    aligned = matched(members)
+    mean = aligned.mean(dim=0)
+    bias = aligned[0] - mean  # [K, d]
+    step = torch.linalg.solve(shrunk_covariance(aligned - mean), bias.double().T).T.to(bias.dtype)
+    norm = step.norm(dim=1, keepdim=True).clamp(min=torch.finfo(step.dtype).tiny)
+    return unit(aligned[0] - step * (bias.norm(dim=1, keepdim=True) / norm).clamp(max=1))
+
+
+def shrunk_covariance(deviations: Tensor) -> Tensor:
+    """Ledoit-Wolf covariance of deviations from a known mean. [E, K, d] -> [d, d], float64."""
+    rows = deviations.flatten(0, 1).double().cpu().numpy()
+    covariance = LedoitWolf(assume_centered=True, store_precision=False).fit(rows).covariance_
+    # Identical members have no spread: any positive Sigma leaves them where they are.
+    covariance += torch.finfo(torch.float64).tiny**0.5 * torch.eye(rows.shape[1]).numpy()
+    return torch.as_tensor(covariance, device=deviations.device)

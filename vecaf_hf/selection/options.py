@@ -1,0 +1,105 @@
+"""The options of a selection: `select(..., **options)` and `VeCAFArguments` are both made of these fields."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS
+
+ALLOCATIONS = ("class", "class_proportional", "class_loss", "global")
+ENSEMBLES = ("best", "debias")
+CENTROID_STARTS = ("random", "k-means++")
+
+
+@dataclass(kw_only=True)
+class SelectionOptions:
+    strategy: str = field(
+        default="ods",
+        metadata={
+            "help": "How samples are selected: the name of a registered strategy, or (from Python) a callable "
+            "(candidates, budget, options, generator) -> Selection or indices."
+        },
+    )
+    loss_weighting: str = field(
+        default="sqrt",
+        metadata={
+            "help": "How a sample's loss becomes its weight in ODS's target distribution (Eq. 3): raw (the paper), "
+            "clipped (winsorised at the 95th percentile), sqrt, uniform (ActiveFT), or (from Python) a callable "
+            "Tensor[N] -> Tensor[N]."
+        },
+    )
+    diversity_weight: float = field(
+        default=1.0, metadata={"help": "Lambda of Eq. 7: how much ODS's centroids repel each other."}
+    )
+    temperature: float = field(
+        default=0.07, metadata={"help": "Tau: divides every cosine similarity in ODS's objective."}
+    )
+    allocation: str = field(
+        default="class",
+        metadata={
+            "help": "Where ODS's centroids may live: global (the paper) in the whole pool; class gives each class "
+            "an equal share of the budget, capped by the class's size; class_proportional a share by its size; "
+            "class_loss a share by its summed loss weight. A pool without labels counts as one class."
+        },
+    )
+    ensemble_size: int = field(
+        default=1, metadata={"help": "Independently initialised sets of centroids per selection (the paper: 5)."}
+    )
+    ensemble: str = field(
+        default="best",
+        metadata={
+            "help": "What becomes of an ensemble: best keeps the member with the lowest objective; debias is the "
+            "paper's theta_1 - Sigma^-1 (theta_1 - mu) on matched members, its step bounded."
+        },
+    )
+    centroid_start: str = field(
+        default="random",
+        metadata={"help": "Where centroids start: random pool samples, or k-means++ on the pool."},
+    )
+    selection_learning_rate: float = field(
+        default=1e-3, metadata={"help": "Adam's learning rate for ODS's centroids."}
+    )
+    selection_steps: int = field(
+        default=300, metadata={"help": "Most Adam steps per selection; ODS stops earlier once it has converged."}
+    )
+    selection_tolerance: float = field(
+        default=1e-4,
+        metadata={
+            "help": "ODS has converged when its objective changed by less than this fraction over 10 steps."
+        },
+    )
+    disable_tqdm: bool | None = field(default=True, metadata={"help": "Whether to hide progress bars."})
+
+    def __post_init__(self) -> None:
+        check_choice("loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
+        check_choice("allocation", self.allocation, ALLOCATIONS)
+        check_choice("ensemble", self.ensemble, ENSEMBLES)
+        check_choice("centroid_start", self.centroid_start, CENTROID_STARTS)
+        check_at_least("diversity_weight", self.diversity_weight, 0)
+        check_positive("temperature", self.temperature)
+        check_positive("selection_learning_rate", self.selection_learning_rate)
+        check_at_least("selection_tolerance", self.selection_tolerance, 0)
+        check_at_least("selection_steps", self.selection_steps, 0)
+        check_at_least("ensemble_size", self.ensemble_size, 1)
+
+
+def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
+    """Raise a ValueError that suggests the nearest choice, unless `value` is one of them or a callable."""
+    choices = list(choices)
+    if callable(value) or value in choices:
+        return
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"{option} is {value!r}{hint}; choose one of {', '.join(choices)}")
+
+
+def check_positive(option: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{option} is {value}; it must be positive")
+
+
+def check_at_least(option: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"{option} is {value}; it must be at least {least}")

@@ -1,0 +1,31 @@
+"""Uniform and class-balanced random subsets, redrawn at each loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.allocation import class_cells
+from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.selection import Selection
+
+
+def random(
+    candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator
+) -> Selection:
+    """K samples, each as likely as any other."""
+    return Selection(candidates.indices.cpu()[_draw(len(candidates), budget, generator)])
+
+
+def balanced(
+    candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator
+) -> Selection:
+    """K random samples, the same number of each class as far as the class has them."""
+    cells = class_cells(candidates.labels, torch.ones(len(candidates)), budget, "class")
+    rows = torch.cat([cell.rows[_draw(len(cell.rows), cell.budget, generator)] for cell in cells])
+    return Selection(candidates.indices.cpu()[rows])
+
+
+def _draw(size: int, count: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(size, generator=generator)[:count]

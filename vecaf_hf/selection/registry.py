@@ -1,0 +1,125 @@
+"""Every strategy by name, and `select`, which runs one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.full import full
+from vecaf_hf.selection.ods import activeft, ods
+from vecaf_hf.selection.options import SelectionOptions, check_choice
+from vecaf_hf.selection.random import balanced, random
+from vecaf_hf.selection.selection import Selection
+from vecaf_hf.selection.topk_loss import topk_loss
+
+Select = Callable[[Candidates, int, SelectionOptions, torch.Generator], "Selection | Tensor"]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to select, and which fields of `Candidates` it needs.
+
+    A strategy that needs neither embeddings, losses nor logits costs no forward pass over the pool; one that
+    takes the whole pool ignores the budget.
+    """
+
+    select: Select
+    needs: frozenset[str]
+    takes_all: bool = False
+
+    @property
+    def needs_forward(self) -> bool:
+        return bool(self.needs & {"embeddings", "losses", "logits"})
+
+    @property
+    def summary(self) -> str:
+        return (self.select.__doc__ or "").strip().split("\n")[0]
+
+
+EVERYTHING = frozenset({"embeddings", "losses", "labels", "logits"})
+
+STRATEGIES: dict[str, Strategy] = {
+    "ods": Strategy(ods, frozenset({"embeddings", "losses"})),
+    "activeft": Strategy(activeft, frozenset({"embeddings"})),
+    "random": Strategy(random, frozenset()),
+    "balanced": Strategy(balanced, frozenset({"labels"})),
+    "topk_loss": Strategy(topk_loss, frozenset({"losses"})),
+    "full": Strategy(full, frozenset(), takes_all=True),
+}
+
+
+def find_strategy(strategy: str | Select) -> Strategy:
+    """The registered strategy of that name, or a strategy around a callable, which is given everything.
+
+    Raises:
+        ValueError: No strategy has that name.
+    """
+    check_choice("strategy", strategy, STRATEGIES)
+    return Strategy(strategy, EVERYTHING) if callable(strategy) else STRATEGIES[strategy]
+
+
+def run_strategy(
+    strategy: Strategy, candidates: Candidates, budget: int, options: SelectionOptions, seed: int
+) -> Selection:
+    """Select `budget` of the candidates, deterministically by seed and whatever order the candidates are in.
+
+    Raises:
+        ValueError: The budget does not fit, a field that the strategy needs is missing, or the strategy
+            returned another number of samples or samples that are no candidates.
+    """
+    missing = sorted(name for name in strategy.needs if getattr(candidates, name) is None)
+    if missing and strategy.needs != EVERYTHING:
+        raise ValueError(f"strategy {options.strategy!r} needs {' and '.join(missing)}, which were not given")
+    expected = len(candidates) if strategy.takes_all else budget
+    if not 1 <= expected <= len(candidates):
+        raise ValueError(f"cannot select {budget} distinct samples out of {len(candidates)}")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = strategy.select(candidates.in_pool_order(), budget, options, generator)
+    selection = chosen if isinstance(chosen, Selection) else Selection(torch.as_tensor(chosen))
+    if len(selection) != expected:
+        raise ValueError(f"strategy {options.strategy!r} selected {len(selection)} samples where {expected} were due")
+    if not bool(torch.isin(selection.indices, candidates.indices.cpu()).all()):
+        raise ValueError(f"strategy {options.strategy!r} selected samples that are not among the candidates")
+    return selection
+
+
+def select(
+    embeddings: Tensor,
+    losses: Tensor,
+    *,
+    budget: int,
+    strategy: str | Select = "ods",
+    labels: Tensor | None = None,
+    seed: int = 0,
+    **options: object,
+) -> Selection:
+    """Choose samples from arrays, without a Trainer.
+
+    Args:
+        embeddings: What enters the classification head; any scale. [N, d].
+        losses: Finetuning loss of each sample, at least 0. [N].
+        budget: How many to choose, 1 to N.
+        strategy: A name in `STRATEGIES` or a callable (candidates, budget, options, generator) -> Selection.
+        labels: Class of each sample, for strategies and allocations by class. LongTensor [N].
+        seed: The same seed gives the same selection.
+        **options: Fields of `SelectionOptions`, for example `loss_weighting="raw"`, `allocation="global"`.
+
+    Returns:
+        A `Selection` with `indices`, LongTensor [K], distinct rows of the arrays.
+
+    Raises:
+        ValueError: An array holds a NaN (the message says at which index), shapes disagree, the budget does
+            not fit, or an option is not one of its choices.
+    """
+    candidates = Candidates(
+        indices=torch.arange(len(embeddings)),
+        embeddings=torch.as_tensor(embeddings),
+        losses=torch.as_tensor(losses),
+        labels=None if labels is None else torch.as_tensor(labels),
+    )
+    chosen = SelectionOptions(strategy=strategy, **options)  # type: ignore[arg-type]
+    return run_strategy(find_strategy(strategy), candidates, budget, chosen, seed)

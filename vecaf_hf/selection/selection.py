@@ -1,0 +1,45 @@
+"""What a strategy returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The samples to train on until the next loop boundary.
+
+    Args:
+        indices: Positions in the pool, distinct. LongTensor [K].
+        weights: How much of the pool each sample stands for, mean 1. [K], or None for equal shares.
+        info: Figures about how the selection was made (objective, steps), for logs.
+
+    Raises:
+        ValueError: Indices repeat or are negative, or the weights have another length or are negative.
+    """
+
+    indices: Tensor
+    weights: Tensor | None = None
+    info: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        indices = torch.as_tensor(self.indices, dtype=torch.long).cpu()
+        object.__setattr__(self, "indices", indices)
+        if indices.dim() != 1 or indices.numel() == 0:
+            raise ValueError(f"a selection needs at least one index in a LongTensor [K], got {list(indices.shape)}")
+        if indices.min() < 0:
+            raise ValueError(f"a selection holds the negative index {int(indices.min())}")
+        values, counts = indices.unique(return_counts=True)
+        if len(values) != len(indices):
+            raise ValueError(f"a selection holds sample {int(values[counts > 1][0])} more than once")
+        if self.weights is not None:
+            weights = torch.as_tensor(self.weights, dtype=torch.float32).cpu()
+            if weights.shape != indices.shape or not bool((weights >= 0).all()) or weights.sum() == 0:
+                raise ValueError("weights must be one non-negative number per selected sample, not all zero")
+            object.__setattr__(self, "weights", weights / weights.mean())
+
+    def __len__(self) -> int:
+        return len(self.indices)

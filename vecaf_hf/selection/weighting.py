@@ -1,0 +1,58 @@
+"""From losses to ODS's target distribution (Eq. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+LossWeighting = Callable[[Tensor], Tensor]
+
+CLIP_QUANTILE = 0.95
+
+
+def raw(losses: Tensor) -> Tensor:
+    """The loss itself (Eq. 3 as published). Mislabelled and corrupt samples dominate it."""
+    return losses
+
+
+def clipped(losses: Tensor) -> Tensor:
+    """The loss, winsorised at its 95th percentile."""
+    # kthvalue instead of quantile, which refuses more than 2^24 elements
+    rank = max(1, round(CLIP_QUANTILE * losses.numel()))
+    return losses.clamp(max=losses.kthvalue(rank).values)
+
+
+def sqrt(losses: Tensor) -> Tensor:
+    """The square root of the loss."""
+    return losses.sqrt()
+
+
+def uniform(losses: Tensor) -> Tensor:
+    """The same for all: ActiveFT (arXiv 2303.14382)."""
+    return torch.ones_like(losses)
+
+
+LOSS_WEIGHTINGS: dict[str, LossWeighting] = {"raw": raw, "clipped": clipped, "sqrt": sqrt, "uniform": uniform}
+
+
+def loss_weights(losses: Tensor, weighting: str | LossWeighting) -> Tensor:
+    """Weight of each sample before normalisation. [N] -> [N].
+
+    Raises:
+        ValueError: A callable returned another shape, or a negative or non-finite weight.
+    """
+    weights = (weighting if callable(weighting) else LOSS_WEIGHTINGS[weighting])(losses)
+    if weights.shape != losses.shape or not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise ValueError(
+            f"loss_weighting must return {list(losses.shape)} finite weights of at least 0, "
+            f"got {list(weights.shape)} between {float(weights.min()):g} and {float(weights.max()):g}"
+        )
+    return weights
+
+
+def target_distribution(weights: Tensor) -> Tensor:
+    """p_L of Eq. 3: weights divided by their sum; uniform where all are zero. [N] -> [N]."""
+    total = weights.sum()
+    return weights / total if total > 0 else torch.full_like(weights, 1 / weights.numel())
