@@ -44,7 +44,7 @@ def class_cells(labels: Tensor | None, weights: Tensor, budget: int, allocation:
         "class_loss": torch.zeros(len(classes)).index_add_(0, inverse.cpu(), weights.float().cpu()),
     }[allocation]
     budgets = shares(budget, claims, sizes.cpu())
-    rows_by_class = everything[inverse.argsort(stable=True)].split(sizes.tolist())
+    rows_by_class = everything[inverse.argsort(stable=True).to(everything.device)].split(sizes.tolist())
     return [
         Cell(rows, count) for rows, count in zip(rows_by_class, budgets.tolist(), strict=True) if count > 0
     ]

@@ -40,6 +40,9 @@ def shrunk_covariance(deviations: Tensor) -> Tensor:
     """Ledoit-Wolf covariance of deviations from a known mean. [E, K, d] -> [d, d], float64."""
     rows = deviations.flatten(0, 1).double().cpu().numpy()
     covariance = LedoitWolf(assume_centered=True, store_precision=False).fit(rows).covariance_
-    # Identical members have no spread: any positive Sigma leaves them where they are.
-    covariance += torch.finfo(torch.float64).tiny**0.5 * torch.eye(rows.shape[1]).numpy()
-    return torch.as_tensor(covariance, device=deviations.device)
+    # Few rows can leave it singular (one centroid in two members: rank 1, shrinkage 0), identical members zero.
+    limits = torch.finfo(torch.float64)
+    ridge = limits.eps**0.5 * covariance.trace() / len(covariance) + limits.tiny**0.5
+    return torch.as_tensor(covariance, device=deviations.device) + ridge * torch.eye(
+        len(covariance), dtype=torch.float64, device=deviations.device
+    )

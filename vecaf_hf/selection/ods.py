@@ -37,19 +37,21 @@ def ods(
     embeddings = unit(candidates.embeddings.float())  # [M, d]
     weights = loss_weights(candidates.losses.float(), options.loss_weighting)  # [M]
     if candidates.relevance is not None:
-        weights = weights * candidates.relevance
+        weights = weights * candidates.relevance.float()
 
     cells = class_cells(candidates.labels, weights, budget, options.allocation)
+    hidden = getattr(options, "disable_tqdm", True)  # Trainer's arguments have it
     parts = [
         _select_in_cell(cell.rows, cell.budget, embeddings, weights, options, generator)
-        for cell in tqdm(cells, "Selecting", disable=options.disable_tqdm, leave=False)
+        for cell in tqdm(cells, "Selecting", disable=hidden, leave=False)
     ]
-    objectives = torch.tensor([[part.start, part.end, part.steps] for part in parts], dtype=torch.float64)
-    start, end, steps = objectives.mean(dim=0).tolist()
+    figures = torch.tensor([[part.start, part.end, part.steps] for part in parts], dtype=torch.float64)
+    start, end, steps = figures.mean(dim=0).tolist()
+    flops = sum(part.flops for part in parts)
     return Selection(
         indices=candidates.indices.cpu()[torch.cat([part.rows for part in parts])],
         weights=torch.cat([part.mass for part in parts]),
-        info={"objective_start": start, "objective_end": end, "steps": steps},
+        info={"objective_start": start, "objective_end": end, "steps": steps, "flops": float(flops)},
     )
 
 
@@ -58,7 +60,7 @@ def activeft(
 ) -> Selection:
     """ActiveFT (arXiv 2303.14382): ODS in the whole pool with the same weight for every sample."""
     assert candidates.embeddings is not None
-    blind = replace(candidates, losses=torch.ones(len(candidates)), relevance=None)
+    blind = replace(candidates, losses=torch.ones_like(candidates.embeddings[:, 0]), relevance=None)
     return ods(blind, budget, replace_options(options, loss_weighting="uniform", allocation="global"), generator)
 
 
@@ -200,13 +202,14 @@ def starting_centroids(embeddings: Tensor, count: int, start: str, generator: to
 
 @dataclass(frozen=True)
 class _Part:
-    """What was selected in one cell: rows [k] of the candidates, the mass of each, and how J went."""
+    """What was selected in one cell: rows [k] of the candidates, the mass of each, how J went, what it took."""
 
     rows: Tensor
     mass: Tensor
     start: float
     end: float
     steps: int
+    flops: float
 
 
 def _select_in_cell(
@@ -232,7 +235,10 @@ def _select_in_cell(
     _, assignment = nearest(cell, cell[chosen])
     # At least itself: among duplicates `nearest` credits only one.
     mass = torch.bincount(assignment, minlength=budget).clamp(min=1)
-    return _Part(rows[chosen].cpu(), mass.float().cpu(), best.start, best.end, best.steps)
+    # Per evaluation of J: one n x k product of similarities, three k x k products of the repulsion.
+    evaluations = sum(member.steps + 1 for member in members)
+    flops = evaluations * 2.0 * cell.shape[1] * (len(cell) * budget + 3 * budget**2)
+    return _Part(rows[chosen].cpu(), mass.float().cpu(), best.start, best.end, best.steps, flops)
 
 
 def replace_options(options: SelectionOptions, **changes: object) -> SelectionOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -70,13 +71,12 @@ class SelectionOptions:
             "help": "ODS has converged when its objective changed by less than this fraction over 10 steps."
         },
     )
-    disable_tqdm: bool | None = field(default=True, metadata={"help": "Whether to hide progress bars."})
 
     def __post_init__(self) -> None:
         check_choice("loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
-        check_choice("allocation", self.allocation, ALLOCATIONS)
-        check_choice("ensemble", self.ensemble, ENSEMBLES)
-        check_choice("centroid_start", self.centroid_start, CENTROID_STARTS)
+        check_choice("allocation", self.allocation, ALLOCATIONS, or_callable=False)
+        check_choice("ensemble", self.ensemble, ENSEMBLES, or_callable=False)
+        check_choice("centroid_start", self.centroid_start, CENTROID_STARTS, or_callable=False)
         check_at_least("diversity_weight", self.diversity_weight, 0)
         check_positive("temperature", self.temperature)
         check_positive("selection_learning_rate", self.selection_learning_rate)
@@ -85,10 +85,11 @@ class SelectionOptions:
         check_at_least("ensemble_size", self.ensemble_size, 1)
 
 
-def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
-    """Raise a ValueError that suggests the nearest choice, unless `value` is one of them or a callable."""
+def check_choice(option: str, value: object, choices: Iterable[str], or_callable: bool = True) -> None:
+    """Raise a ValueError that suggests the nearest choice, unless `value` is one of them or (where the option
+    takes one) a callable."""
     choices = list(choices)
-    if callable(value) or value in choices:
+    if (or_callable and callable(value)) or value in choices:
         return
     near = difflib.get_close_matches(str(value), choices, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -96,10 +97,10 @@ def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
 
 
 def check_positive(option: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{option} is {value}; it must be positive")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{option} is {value}; it must be positive and finite")
 
 
 def check_at_least(option: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ValueError(f"{option} is {value}; it must be at least {least}")
+    if not least <= value < math.inf:
+        raise ValueError(f"{option} is {value}; it must be at least {least}{' and finite' * (value == math.inf)}")

@@ -49,7 +49,7 @@ def loss_weights(losses: Tensor, weighting: str | LossWeighting) -> Tensor:
             f"loss_weighting must return {list(losses.shape)} finite weights of at least 0, "
             f"got {list(weights.shape)} between {float(weights.min()):g} and {float(weights.max()):g}"
         )
-    return weights
+    return weights.to(losses.dtype)  # a callable may return a mask
 
 
 def target_distribution(weights: Tensor) -> Tensor:

@@ -1,0 +1,62 @@
+"""Write the embedded Fashion-MNIST subset: 6,000 + 1,000 images of the training set, 1,000 of the test set.
+
+    python recipes/data/make_fashion_mnist.py FOLDER
+
+FOLDER holds the four idx .gz files of https://github.com/zalandoresearch/fashion-mnist (MIT licence), as its
+"Get the Data" section names them. The images are drawn by seed, the same number of each class.
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image
+
+CLASSES = [
+    "T-shirt or top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+]
+SIZES = {"train": 600, "validation": 100, "test": 100}
+SEED = 0
+
+
+def read(folder: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
+    images = np.frombuffer(gzip.decompress((folder / f"{stem}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress((folder / f"{stem}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    return images.reshape(-1, 28, 28), labels
+
+
+def write(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, target: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    columns = {"image": [Image.fromarray(images[row]) for row in rows], "label": labels[rows].tolist()}
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(target))
+
+
+def main(folder: Path) -> None:
+    generator = np.random.default_rng(SEED)
+    target = Path(__file__).parent / "fashion_mnist"
+    target.mkdir(exist_ok=True)
+    for stem, splits in (("train", ("train", "validation")), ("t10k", ("test",))):
+        images, labels = read(folder, stem)
+        by_class = [generator.permutation(np.flatnonzero(labels == label)) for label in range(len(CLASSES))]
+        start = 0
+        for split in splits:
+            rows = np.concatenate([members[start : start + SIZES[split]] for members in by_class])
+            write(images, labels, generator.permutation(rows), target / f"{split}.parquet")
+            start += SIZES[split]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

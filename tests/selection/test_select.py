@@ -1,0 +1,250 @@
+"""`select` on arrays, `SelectionOptions` and `Selection`."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vecaf_hf.selection import STRATEGIES, Selection, SelectionOptions, find_strategy, select
+from vecaf_hf.selection.ods import replace_options
+from vecaf_hf.selection.options import ALLOCATIONS, CENTROID_STARTS, ENSEMBLES
+from vecaf_hf.selection.similarity import unit
+from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS
+
+GENERATOR = torch.Generator().manual_seed(0)
+EMBEDDINGS = torch.randn(50, 6, generator=GENERATOR)
+LOSSES = torch.rand(50, generator=GENERATOR)
+LABELS = torch.arange(50) % 4
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> dict:
+    """Small pools with ties, duplicates and zero vectors, and any options."""
+    size, dimension = draw(st.integers(1, 40)), draw(st.integers(1, 8))
+    number = st.one_of(st.integers(-2, 2).map(float), st.floats(-1e3, 1e3, width=32))
+    vector = st.lists(number, min_size=dimension, max_size=dimension)
+    distinct = draw(st.lists(vector, min_size=1, max_size=size))
+    rows = draw(st.lists(st.integers(0, len(distinct) - 1), min_size=size, max_size=size))
+    loss = st.one_of(st.just(0.0), st.floats(0, 1e4, width=32))
+    labels = st.lists(st.integers(0, 3), min_size=size, max_size=size)
+    return {
+        "embeddings": torch.tensor(distinct, dtype=torch.float32)[rows],
+        "losses": torch.tensor(draw(st.lists(loss, min_size=size, max_size=size))),
+        "labels": draw(st.none() | labels.map(torch.tensor)),
+        "budget": draw(st.one_of(st.just(size), st.just(1), st.integers(1, size))),
+        "seed": draw(st.integers(0, 9)),
+        "loss_weighting": draw(st.sampled_from(list(LOSS_WEIGHTINGS))),
+        "allocation": draw(st.sampled_from(ALLOCATIONS)),
+        "ensemble": draw(st.sampled_from(ENSEMBLES)),
+        "ensemble_size": draw(st.integers(1, 3)),
+        "centroid_start": draw(st.sampled_from(CENTROID_STARTS)),
+        "diversity_weight": draw(st.sampled_from([0.0, 1.0, 10.0])),
+        "selection_steps": draw(st.sampled_from([0, 1, 12])),
+    }
+
+
+@settings(deadline=None, max_examples=200)
+@given(calls())
+def test_ods_always_selects_k_distinct_samples(call):
+    selection = select(strategy="ods", **call)
+    assert len(selection) == selection.indices.unique().numel() == call["budget"]
+    assert 0 <= int(selection.indices.min()) and int(selection.indices.max()) < len(call["losses"])
+    assert selection.weights is not None and bool(selection.weights.isfinite().all())
+    assert all(np.isfinite(value) for value in selection.info.values())
+
+
+@settings(deadline=None, max_examples=60)
+@given(calls(), st.sampled_from(sorted(STRATEGIES.keys() - {"ods"})))
+def test_every_strategy_always_selects_distinct_samples(call, strategy):
+    if call["labels"] is None and "labels" in STRATEGIES[strategy].needs:
+        with pytest.raises(ValueError, match="needs labels"):
+            select(strategy=strategy, **call)
+        return
+    selection = select(strategy=strategy, **call)
+    due = len(call["losses"]) if STRATEGIES[strategy].takes_all else call["budget"]
+    assert len(selection) == selection.indices.unique().numel() == due
+
+
+def test_arrays_of_numpy_and_lists():
+    from_tensors = select(EMBEDDINGS, LOSSES, budget=8, labels=LABELS, selection_steps=5)
+    for convert in (lambda x: x.numpy(), lambda x: x.tolist()):
+        found = select(
+            convert(EMBEDDINGS), convert(LOSSES), budget=8, labels=convert(LABELS), selection_steps=5
+        )
+        assert torch.equal(found.indices, from_tensors.indices)
+
+
+def test_a_callable_may_return_a_selection_or_indices():
+    seen = {}
+
+    def first(candidates, budget, options, generator):
+        seen.update(candidates=candidates, options=options, draw=torch.rand(3, generator=generator))
+        return candidates.indices[:budget]
+
+    found = select(EMBEDDINGS, LOSSES, budget=3, strategy=first, labels=LABELS, seed=11, temperature=0.5)
+    assert found.indices.tolist() == [0, 1, 2] and found.weights is None
+    assert torch.equal(seen["candidates"].embeddings, EMBEDDINGS)
+    assert torch.equal(seen["candidates"].labels, LABELS)
+    assert seen["options"].temperature == 0.5
+    assert torch.equal(seen["draw"], torch.rand(3, generator=torch.Generator().manual_seed(11)))
+
+    for returned in ([4, 2], (4, 2), np.array([4, 2]), torch.tensor([4, 2], dtype=torch.int32)):
+        found = select(EMBEDDINGS, LOSSES, budget=2, strategy=lambda *_, returned=returned: returned)
+        assert found.indices.tolist() == [4, 2] and found.indices.dtype == torch.long
+
+    whole = Selection(torch.tensor([9, 5]), weights=torch.tensor([1.0, 3.0]), info={"a": 1.0})
+    assert select(EMBEDDINGS, LOSSES, budget=2, strategy=lambda *_: whole) is whole
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ([1, 2], "selected 2 samples where 3 were due"),
+        ([1, 2, 3, 4], "selected 4 samples where 3 were due"),
+        ([1, 2, 50], "not among the candidates"),
+        ([1, 2, -1], "negative index -1"),
+        ([1, 2, 2], "sample 2 more than once"),
+        ([], "at least one index"),
+        ([[1, 2, 3]], "at least one index"),
+    ],
+)
+def test_a_callable_that_breaks_the_contract_is_refused(returned, message):
+    with pytest.raises(ValueError, match=message):
+        select(EMBEDDINGS, LOSSES, budget=3, strategy=lambda *_: torch.tensor(returned))
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("odds", "ods"), ("active_ft", "activeft"), ("topk", "topk_loss")]
+)
+def test_an_unknown_strategy_suggests_the_near_one(typed, meant):
+    with pytest.raises(ValueError, match=rf"strategy is '{typed}' \(did you mean '{meant}'\?\)"):
+        select(EMBEDDINGS, LOSSES, budget=3, strategy=typed)
+
+
+def test_an_unknown_strategy_lists_the_choices():
+    with pytest.raises(ValueError, match=", ".join(STRATEGIES)) as error:
+        find_strategy("zzz")
+    assert "did you mean" not in str(error.value)
+
+
+BAD_OPTIONS = [
+    *(
+        (name, value)
+        for name in ("loss_weighting", "allocation", "ensemble", "centroid_start")
+        for value in ("zzz", "", None, 3)
+    ),
+    *((name, lambda *_: None) for name in ("allocation", "ensemble", "centroid_start")),
+    *((name, -0.1) for name in ("diversity_weight", "selection_tolerance")),
+    *((name, value) for name in ("temperature", "selection_learning_rate") for value in (0, 0.0, -1.0)),
+    *(
+        (name, value)
+        for name in ("diversity_weight", "selection_tolerance", "temperature", "selection_learning_rate")
+        for value in (float("nan"), float("inf"))
+    ),
+    ("selection_steps", -1),
+    ("ensemble_size", 0),
+    ("ensemble_size", -2),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_OPTIONS)
+def test_a_bad_option_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} is "):
+        select(EMBEDDINGS, LOSSES, budget=3, **{name: value})
+
+
+def test_near_choices_of_options_are_suggested():
+    with pytest.raises(ValueError, match=r"did you mean 'class_proportional'\?"):
+        SelectionOptions(allocation="class_proportion")
+
+
+def test_every_option_has_help_and_a_valid_default():
+    options = SelectionOptions()
+    for name, option in SelectionOptions.__dataclass_fields__.items():
+        assert option.metadata["help"], name
+        assert getattr(options, name) == option.default
+
+
+def test_replacing_options_keeps_the_others():
+    changed = replace_options(SelectionOptions(temperature=0.3, ensemble_size=4), allocation="global")
+    assert (changed.temperature, changed.ensemble_size, changed.allocation) == (0.3, 4, "global")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"losses": LOSSES[:-1]}, "losses must have 1 dimension"),
+        ({"losses": LOSSES[:, None]}, "losses must have 1 dimension"),
+        ({"embeddings": EMBEDDINGS[:, 0]}, "embeddings must have 2 dimension"),
+        ({"labels": LABELS[:-1]}, "labels has 49 rows for 50 samples"),
+        ({"budget": 51}, "cannot select 51 distinct samples out of 50"),
+        ({"budget": 0}, "cannot select 0 distinct samples out of 50"),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_refused(changes, message):
+    arguments = {"embeddings": EMBEDDINGS, "losses": LOSSES, "budget": 3} | changes
+    with pytest.raises(ValueError, match=message):
+        select(**arguments)
+
+
+def clusters() -> tuple[Tensor, Tensor, Tensor]:
+    """Six overlapping clusters of 50 in 16 dimensions; the first has ten times the loss of the others.
+
+    Overlapping: a centroid feels only the samples that are nearest to it (Eq. 5), so none crosses a gap.
+    """
+    generator = torch.Generator().manual_seed(5)
+    cluster = torch.arange(300) // 50
+    centres = 0.3 * torch.randn(6, 16, generator=generator)
+    embeddings = centres[cluster] + torch.randn(300, 16, generator=generator)
+    losses = (0.5 + torch.rand(300, generator=generator)) * torch.where(cluster == 0, 10.0, 1.0)
+    return embeddings, losses, cluster
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_more_is_selected_where_the_loss_is_large(seed):
+    embeddings, losses, cluster = clusters()
+
+    def share(strategy: str, **options: object) -> float:
+        found = select(embeddings, losses, budget=30, strategy=strategy, seed=seed, **options)
+        return float((cluster[found.indices] == 0).float().mean())
+
+    assert share("ods", allocation="global", loss_weighting="raw") > share("activeft")
+
+
+def nearest_neighbour_distance(embeddings: Tensor, chosen: Tensor) -> float:
+    points = unit(embeddings[chosen])
+    return float((torch.cdist(points, points) + 9 * torch.eye(len(points))).amin(dim=1).mean())
+
+
+@pytest.mark.parametrize("allocation", ["global", "class"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_selection_is_more_spread_than_the_largest_losses(seed, allocation):
+    embeddings, losses, cluster = clusters()
+    ours = select(embeddings, losses, budget=30, labels=cluster, allocation=allocation, seed=seed)
+    naive = select(embeddings, losses, budget=30, strategy="topk_loss")
+    assert nearest_neighbour_distance(embeddings, ours.indices) > nearest_neighbour_distance(
+        embeddings, naive.indices
+    )
+
+
+def test_ods_covers_the_clusters_that_random_draws_would_miss():
+    embeddings, losses, cluster = clusters()
+    found = select(embeddings, losses, budget=6, labels=cluster, allocation="class")
+    assert cluster[found.indices].sort().values.tolist() == list(range(6))
+
+
+def test_selection_weights_have_mean_one():
+    selection = Selection(torch.tensor([3, 1, 2]), weights=torch.tensor([2, 0, 4]))
+    assert selection.weights.tolist() == [1, 0, 2]
+    assert len(selection) == 3
+    assert Selection([3, 1]).indices.dtype == torch.long
+
+
+@pytest.mark.parametrize(
+    "weights", [[1.0], [1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")], [[1.0, 1.0]]]
+)
+def test_bad_selection_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="weights must be"):
+        Selection(torch.tensor([0, 1]), weights=torch.tensor(weights))

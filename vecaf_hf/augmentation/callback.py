@@ -1,0 +1,205 @@
+"""The callback that applies CEA in a run: to what enters the head in training, and to the candidates of the next
+selection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import reduce
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from vecaf_hf.augmentation.augmenter import Augmenter, Texts
+from vecaf_hf.augmentation.captions import CaptionTable, caption_table, find_captions
+from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.augmentation.text_encoder import TextEncoder
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.scoring.head import flat
+
+
+class CEACallback(TrainerCallback):
+    """Cross-attentive Embedding Augmentation (Section 3.2) and its domain prompt (Section 3.3).
+
+    In training mode the embedding that enters the head is moved towards its caption's text embedding; evaluation,
+    inference and the saved checkpoint are the plain model. A sample without a caption trains as it is.
+
+    Args:
+        text_encoder: A Hub id, a local folder, or a `TextEncoder`.
+        captions: A column of the training dataset, a list aligned with it, or a template over class names.
+        **options: Fields of `CEAOptions`, for example `step_size=0.2`, `domain_prompt="It's a snowy day."`.
+
+    Raises:
+        ValueError: An option is not one of its choices, or needs a `domain_prompt` that is not given.
+    """
+
+    def __init__(
+        self,
+        text_encoder: str | TextEncoder,
+        captions: str | Sequence[str | None] = "a photo of a {label}",
+        **options: Any,
+    ) -> None:
+        self.options = CEAOptions(**options)
+        self.encoder = text_encoder if isinstance(text_encoder, TextEncoder) else TextEncoder(text_encoder)
+        self.captions = captions
+        self.augmenter: Augmenter | None = None
+        self._found: list[str | None] = []
+        self._table: CaptionTable | None = None
+        self._hook: Any = None
+        self._position: Tensor | None = None  # [N], row of a sample in _texts
+        self._texts: Texts | None = None  # of the loop's selected samples
+        self._batch: Tensor | None = None
+
+    # Before training ---------------------------------------------------------------------------------------------
+
+    def read_captions(self, dataset: Any, labels: Tensor | None, class_names: Sequence[str]) -> None:
+        """Find every sample's caption, without encoding any: raises what is wrong with them (`find_captions`)."""
+        self._found = find_captions(self.captions, dataset, labels, class_names)
+        self._dataset, self._labels, self._table = dataset, labels, None
+
+    def prepare(self, head: nn.Module, dimension: int, accelerator: Accelerator) -> None:
+        """Encode the captions and set the hook on the head, which takes embeddings of this dimension."""
+        if self._table is None:
+            self.encoder.device = self.encoder.device or accelerator.device
+            # One process encodes, the others then read its cache.
+            with accelerator.main_process_first():
+                self._table = caption_table(self._found, self.options.domain_prompt, self.encoder)
+        self.augmenter = Augmenter(self.options, self._table, dimension, self._labels)
+        self.augmenter.aligner.to(accelerator.device)
+        if self.options.alignment == "identity":
+            self.augmenter.fit(self._table.plain, torch.zeros(1, dimension))
+        self._accelerator, self._texts = accelerator, None
+        self._detach()
+        self._hook = head.register_forward_pre_hook(self._move_head_input)
+
+    def _detach(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._detach()
+
+    # At a loop boundary ------------------------------------------------------------------------------------------
+
+    def before_selection(self, candidates: Candidates) -> Candidates:
+        """Refit the alignment on the candidates, and return them as the selection should see them."""
+        self._fit(candidates)
+        assert self.augmenter is not None
+        if self.options.domain_affinity is not None:
+            assert self.options.domain_prompt is not None
+            domain = self.encoder.encode([self.options.domain_prompt])[0]
+            candidates = self.augmenter.with_affinity(candidates, domain)
+        return self.augmenter.augment(candidates) if "selection" in self.options.act_on else candidates
+
+    def begin_loop(self, selected: Candidates, refit: bool) -> dict[str, float]:
+        """Settle what pulls at the selected samples in this loop; returns figures for the log.
+
+        Args:
+            selected: The selected samples with their plain embeddings.
+            refit: Fit the alignment on them first, where there were no candidates to fit it on.
+        """
+        if refit:
+            self._fit(selected)
+        augmenter, table = self.augmenter, self._table
+        assert augmenter is not None and table is not None and selected.embeddings is not None
+        texts = augmenter.texts(selected, "training")
+        self._hold(selected.indices, texts)
+        assert self._texts is not None
+        with torch.no_grad():
+            embeddings = selected.embeddings.to(self._accelerator.device)
+            shift = (augmenter.moved(embeddings, self._texts) - embeddings).norm(dim=1)
+        return {
+            "cea_alpha_max": float(texts.alpha.max()),
+            "cea_relative_shift": float((shift / embeddings.norm(dim=1).clamp(min=1e-12)).mean()),
+            "cea_missing_captions": table.missing,
+            "cea_truncated_captions": self.encoder.truncated,
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """What a run that resumes inside a loop needs."""
+        assert self.augmenter is not None and self._position is not None and self._texts is not None
+        held = (self._position >= 0).nonzero().squeeze(1)
+        tensors: dict[str, Tensor | None] = {
+            "weight": self.augmenter.aligner.weight.detach(),
+            "bias": self.augmenter.aligner.bias.detach(),
+            "indices": held,
+            **vars(self._texts.take(self._position[held])),
+        }
+        return {name: tensor.cpu() for name, tensor in tensors.items() if tensor is not None}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        assert self.augmenter is not None
+        self.augmenter.aligner.set(state["weight"], state["bias"])
+        self.augmenter.fitted = True
+        self._hold(state["indices"], Texts(state["targets"], state.get("references"), state["alpha"]))
+
+    def _fit(self, candidates: Candidates) -> None:
+        augmenter = self.augmenter
+        assert augmenter is not None and candidates.embeddings is not None
+        rows = augmenter.alignment_rows(candidates)
+        if len(rows) == 0:
+            raise ValueError(
+                "none of the candidates has a caption to fit the alignment on: set scoring_fraction higher"
+            )
+        sources = augmenter.table.of(candidates.indices[rows], prompted=False)
+        if self.options.alignment == "dual":
+            sources = self.encoder.encode_images(self._images(candidates.indices[rows]))
+        augmenter.fit(sources, candidates.embeddings[rows])
+
+    def _hold(self, indices: Tensor, texts: Texts) -> None:
+        device = self._accelerator.device
+        self._position = torch.full((len(self._found),), -1, device=device)
+        self._position[indices.to(device)] = torch.arange(len(indices), device=device)
+        self._texts = texts.to(device)
+
+    def _images(self, indices: Tensor) -> list[Any]:
+        """Raw images for a dual encoder's image tower."""
+        raw = getattr(self._dataset, "with_format", lambda _: None)(None)
+        if raw is None or self.options.image_column not in raw.column_names:
+            raise ValueError(
+                f'alignment="dual" reads raw images from the column {self.options.image_column!r} of a '
+                'datasets.Dataset, and the training dataset has none: set image_column, or use alignment="ridge"'
+            )
+        return [image.convert("RGB") for image in raw.select(indices.tolist())[self.options.image_column]]
+
+    # In a training step ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def batch(self, indices: Tensor) -> Iterator[None]:
+        """Inside the block, the batch that passes the head holds these samples of the pool."""
+        self._batch = indices
+        try:
+            yield
+        finally:
+            self._batch = None
+
+    @torch.compiler.disable
+    def _move_head_input(self, head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._batch is None or not head.training or "training" not in self.options.act_on:
+            return None
+        assert self.augmenter is not None and self._texts is not None and self._position is not None
+        embeddings = flat(inputs[0])
+        texts = self._texts.take(self._position[self._batch])
+        # In float32 whatever autocast does: the shift is small beside the embedding.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            moved = self.augmenter.moved(embeddings.float(), texts)
+        return (moved.to(inputs[0].dtype).reshape(inputs[0].shape), *inputs[1:])
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # A learned map is not inside the model, so DistributedDataParallel does not average its gradient.
+        if (
+            self.options.alignment == "learned"
+            and self.augmenter is not None
+            and self._accelerator.num_processes > 1
+        ):
+            for parameter in self.augmenter.aligner.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = reduce(parameter.grad, reduction="mean")

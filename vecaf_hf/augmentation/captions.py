@@ -1,0 +1,118 @@
+"""Captions of the pool's samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+
+from vecaf_hf.augmentation.text_encoder import TextEncoder
+from vecaf_hf.data.columns import read_column
+
+LABEL_FIELD = "{label}"
+
+
+def find_captions(
+    captions: str | Sequence[str | None], dataset: Any, labels: Tensor | None, class_names: Sequence[str]
+) -> list[str | None]:
+    """One caption per sample; None where it has none (missing, empty or blank).
+
+    Args:
+        captions: A column of the dataset, a list aligned with it, or a template with `{label}`.
+        dataset: The pool.
+        labels: Class of each sample, for a template. LongTensor [N].
+        class_names: Name of each class, for a template.
+
+    Raises:
+        ValueError: There is no such column, the list has another length, a caption is no text, or a template is
+            used on a pool whose labels cannot be read or have no name.
+    """
+    if not isinstance(captions, str):
+        found = list(captions)
+        if len(found) != len(dataset):
+            raise ValueError(
+                f"captions has {len(found)} entries for a training dataset of {len(dataset)} samples"
+            )
+    elif LABEL_FIELD in captions:
+        found = _from_template(captions, labels, class_names)
+    elif isinstance(dataset, datasets.Dataset):
+        found = read_column(dataset, captions)
+    else:
+        raise ValueError(
+            f"captions={captions!r} names a column, and the training dataset is a {type(dataset).__name__} without "
+            'columns: pass a list of captions, or a template such as "a photo of a {label}"'
+        )
+    for index, caption in enumerate(found):
+        if caption is not None and not isinstance(caption, str):
+            raise ValueError(
+                f"the caption of sample {index} is a {type(caption).__name__}, not text: {caption!r:.80}"
+            )
+    return [caption if caption and caption.strip() else None for caption in found]
+
+
+def _from_template(template: str, labels: Tensor | None, class_names: Sequence[str]) -> list[str | None]:
+    if labels is None:
+        raise ValueError(
+            f"the caption template {template!r} needs one class per sample, and the training dataset has no label "
+            "column to read: name it with label_column, or pass a list of captions"
+        )
+    if int(labels.max()) >= len(class_names):
+        raise ValueError(f"label {int(labels.max())} has no name: there are {len(class_names)} class names")
+    by_class = [template.replace(LABEL_FIELD, name) for name in class_names]
+    return [by_class[label] for label in labels.tolist()]
+
+
+@dataclass(frozen=True)
+class CaptionTable:
+    """Text embeddings of the pool's captions, each distinct caption once.
+
+    Args:
+        rows: Row of each sample's caption, -1 for none. LongTensor [N].
+        plain: Embeddings of the captions. [U, d_t].
+        prompted: Embeddings of the captions with the domain prompt; the plain ones without a prompt. [U, d_t].
+    """
+
+    rows: Tensor
+    plain: Tensor
+    prompted: Tensor
+
+    @property
+    def missing(self) -> int:
+        return int((self.rows < 0).sum())
+
+    def captioned(self, indices: Tensor) -> Tensor:
+        """Whether each sample has a caption. [n] -> bool [n]."""
+        return self.rows[indices] >= 0
+
+    def of(self, indices: Tensor, prompted: bool) -> Tensor:
+        """Text embeddings of samples; any row for one without a caption. [n] -> [n, d_t]."""
+        return (self.prompted if prompted else self.plain)[self.rows[indices]]
+
+
+def caption_table(captions: Sequence[str | None], prompt: str | None, encoder: TextEncoder) -> CaptionTable:
+    """Embed the captions, and the captions with the domain prompt behind them.
+
+    Raises:
+        ValueError: No sample has a caption.
+    """
+    distinct = {
+        caption: row for row, caption in enumerate(dict.fromkeys(c for c in captions if c is not None))
+    }
+    if not distinct:
+        raise ValueError("no sample of the training dataset has a caption")
+    texts = list(distinct)
+    plain = encoder.encode(texts)
+    prompted = encoder.encode([with_prompt(text, prompt) for text in texts]) if prompt else plain
+    rows = torch.tensor([-1 if caption is None else distinct[caption] for caption in captions])
+    return CaptionTable(rows, plain, prompted)
+
+
+def with_prompt(caption: str, prompt: str) -> str:
+    """The caption as a sentence, followed by the prompt (Section 3.3)."""
+    caption = caption.strip()
+    end = "" if caption[-1] in ".!?" else "."
+    return f"{caption}{end} {prompt.strip()}"

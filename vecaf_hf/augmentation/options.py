@@ -1,0 +1,88 @@
+"""The options of CEA: `CEACallback(..., **options)` and the recipes' command line are both made of these fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vecaf_hf.augmentation.alignment import ALIGNMENTS
+from vecaf_hf.augmentation.cea import ATTENTIONS
+from vecaf_hf.selection.options import check_at_least, check_choice, check_positive
+
+DIRECTIONS = ("caption", "difference", "instance")
+PLACES = ("training", "selection", "attention")
+
+
+@dataclass
+class CEAOptions:
+    step_size: float = field(
+        default=0.1,
+        metadata={
+            "help": "Eta of Eq. 9, the part of the way towards the caption: 0 moves nothing, 1 lands on it."
+        },
+    )
+    attention: str = field(
+        default="mean_one",
+        metadata={
+            "help": "Alpha of Eq. 8: mean_one has mean one over the selected samples, paper is the literal softmax "
+            "(about 1/K), none is 1."
+        },
+    )
+    alignment: str = field(
+        default="ridge",
+        metadata={
+            "help": "How text embeddings come into the image embedding space: ridge, procrustes, learned (trained "
+            "with the model), dual (for CLIP and SigLIP: fitted on the encoder's own image embeddings), identity (the "
+            "paper; sizes must agree). Refitted at each loop boundary, except learned."
+        },
+    )
+    toward: str = field(
+        default="caption",
+        metadata={
+            "help": "Direction of the shift: caption (Eq. 9); difference, from the plain to the prompted caption, so "
+            "that only the domain is left; instance, from the mean caption of the sample's class, so that the class is "
+            "not given away."
+        },
+    )
+    act_on: list[str] = field(
+        default_factory=lambda: ["training", "selection"],
+        metadata={
+            "help": "Which embeddings are moved: in training, of the candidates in selection, or both."
+        },
+    )
+    domain_prompt: str | None = field(
+        default=None, metadata={"help": 'Sentence added to every caption, such as "It\'s a snowy day.".'}
+    )
+    prompt_in: list[str] = field(
+        default_factory=lambda: list(PLACES),
+        metadata={
+            "help": "Where the prompted caption takes the plain one's place: the shift in training, the shift of "
+            "candidates in selection, the scores of attention."
+        },
+    )
+    domain_affinity: float | None = field(
+        default=None,
+        metadata={
+            "help": "Temperature tau of a factor exp(cos(e, t_prompt) / tau) on selection weights; none if not set."
+        },
+    )
+    alignment_samples: int = field(
+        default=10_000, metadata={"help": "Most samples that an alignment is fitted on."}
+    )
+    image_column: str = field(
+        default="image", metadata={"help": "The dataset's column of raw images (read by alignment dual)."}
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("attention", self.attention, ATTENTIONS)
+        check_choice("alignment", self.alignment, ALIGNMENTS)
+        check_choice("toward", self.toward, DIRECTIONS)
+        for place in self.act_on:
+            check_choice("act_on", place, PLACES[:2])
+        for place in self.prompt_in:
+            check_choice("prompt_in", place, PLACES)
+        check_at_least("step_size", self.step_size, 0)
+        check_at_least("alignment_samples", self.alignment_samples, 2)
+        if self.domain_affinity is not None:
+            check_positive("domain_affinity", self.domain_affinity)
+        if self.domain_prompt is None and (self.toward == "difference" or self.domain_affinity is not None):
+            raise ValueError('toward="difference" and domain_affinity need a domain_prompt')

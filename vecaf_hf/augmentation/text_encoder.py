@@ -1,0 +1,422 @@
+"""t_i = LM(c_i) of Section 3.2: embeddings of captions by a frozen text encoder, each caption encoded once."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import logging
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import huggingface_hub.constants
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
+)
+from transformers.utils import cached_file
+
+from vecaf_hf.augmentation.text_cache import TextCache, encoder_fingerprint
+from vecaf_hf.selection.options import check_at_least, check_choice
+
+logger = logging.getLogger(__name__)
+
+POOLINGS = ("auto", "pooled", "mean", "last", "cls", "max")
+# What sentence-transformers calls them, as a flag `pooling_mode_<name>` or as the value of `pooling_mode`.
+SENTENCE_POOLINGS = {
+    "cls": "cls",
+    "cls_token": "cls",
+    "lasttoken": "last",
+    "max": "max",
+    "max_tokens": "max",
+    "mean": "mean",
+    "mean_tokens": "mean",
+}
+# The window of an encoder with relative positions whose tokenizer names no limit (mT5).
+DEFAULT_WINDOW = 512
+# Tokenizers without a limit say 1e30.
+UNLIMITED = 10**9
+# Texts between two writes to the cache: what a killed run loses at most.
+TEXTS_PER_SHARD = 4096
+
+
+class TextEncoder:
+    """A frozen text encoder: any Hub id or local folder that transformers can load.
+
+    One text becomes one vector by the encoder's kind (`pooling="auto"`):
+
+    - dual encoder (CLIP, SigLIP, ALIGN, ...), CLIP's text tower: its projected or pooled output;
+    - sentence-transformers checkpoint: the pooling that it names; a Dense or Normalize module is left out;
+    - causal language model (GPT-2, Llama, ...): the last token, the only one that has seen the whole text;
+    - encoder-decoder (T5, mT5, BART, ...): the encoder alone, mean over the tokens;
+    - everything else: mean over the tokens. Not BERT's pooler, which was trained for next-sentence
+      prediction and which many checkpoints lack, so that it would be random.
+
+    The configuration is loaded at once, tokenizer and weights only when a text is missing in the cache.
+
+    Args:
+        name_or_path: A Hub id or a folder.
+        revision: Branch, tag or commit of the Hub id.
+        pooling: auto, or one of pooled, mean, last, cls, max.
+        max_length: Tokens per text, at most; by default what the encoder takes.
+        batch_size: Texts (or images) per forward pass; changes no result.
+        cache_dir: Where embeddings are kept; by default `vecaf_hf/text` in the Hugging Face home.
+        trust_remote_code: Whether to run modelling code that the checkpoint brings.
+        device: Where to run; by default the accelerator if there is one.
+        disable_tqdm: Whether to hide progress bars.
+
+    Attributes:
+        forwards: Texts that this object ran through the model; those in the cache were not.
+        truncated: Of these, the ones longer than the encoder's window, which lost their end.
+
+    Raises:
+        ValueError: The checkpoint is not found, not accessible or no text encoder, or an option is not one of
+            its choices.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str,
+        *,
+        revision: str | None = None,
+        pooling: str = "auto",
+        max_length: int | None = None,
+        batch_size: int = 64,
+        cache_dir: str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
+        device: torch.device | str | None = None,
+        disable_tqdm: bool = True,
+    ) -> None:
+        check_choice("pooling", pooling, POOLINGS)
+        check_at_least("batch_size", batch_size, 1)
+        check_at_least("max_length", 1 if max_length is None else max_length, 1)
+        self.name_or_path = str(name_or_path)
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self.cache_dir = Path(cache_dir or Path(huggingface_hub.constants.HF_HOME) / "vecaf_hf" / "text")
+        self.trust_remote_code = trust_remote_code
+        self.device = torch.device(device or _accelerator())
+        self.disable_tqdm = disable_tqdm
+        self.forwards = 0
+        self.truncated = 0
+        self._dimension: int | None = None
+        self._revision = revision
+        self._config: PreTrainedConfig = self._load(AutoConfig, "configuration")
+        # From here on the commit that the configuration came from, should the branch move meanwhile.
+        self._revision = getattr(self._config, "_commit_hash", None) or revision
+        self._model_class = self._find_model_class()
+        self.pooling = self._find_pooling() if pooling == "auto" else pooling
+
+    @property
+    def is_dual(self) -> bool:
+        """Whether the encoder also embeds images, into the same space."""
+        return hasattr(self._model_class, "get_text_features") and hasattr(
+            self._model_class, "get_image_features"
+        )
+
+    @property
+    def dimension(self) -> int:
+        """d_t. Before anything is encoded, one word finds it out."""
+        if self._dimension is None:
+            self.encode(["text"])
+        assert self._dimension is not None
+        return self._dimension
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """One row per text, in their order: float32 on the CPU, [n, d_t].
+
+        Raises:
+            ValueError: A text is empty or not a string (the message says at which position), or the tokenizer
+                or the weights cannot be loaded.
+        """
+        for position, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(
+                    f"text {position} is {text!r}: only non-empty strings can be encoded, drop it first"
+                )
+        if not texts:
+            return torch.empty(0, self.dimension)
+        found = self._cache.get(dict.fromkeys(texts))
+        missing = [text for text in dict.fromkeys(texts) if text not in found]
+        with tqdm(
+            total=len(missing), desc="Encoding texts", disable=self.disable_tqdm, leave=False
+        ) as progress:
+            for start in range(0, len(missing), TEXTS_PER_SHARD):
+                shard = missing[start : start + TEXTS_PER_SHARD]
+                embeddings = self._embed(shard, progress)
+                self._cache.put(shard, embeddings)
+                found.update(zip(shard, embeddings, strict=True))
+        result = torch.stack([found[text] for text in texts])
+        self._dimension = result.shape[1]
+        return result
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """One row per image, in the space of the texts: float32 on the CPU, [n, d_t].
+
+        Raises:
+            ValueError: The encoder is no dual encoder.
+        """
+        if not self.is_dual:
+            raise ValueError(
+                f"{self.name_or_path!r} has no image tower, so it cannot embed images: choose a dual encoder such "
+                'as CLIP or SigLIP, or align its texts with alignment="ridge"'
+            )
+        if not images:
+            return torch.empty(0, self.dimension)
+        rows = []
+        starts = range(0, len(images), self.batch_size)
+        for start in tqdm(starts, "Encoding images", disable=self.disable_tqdm, leave=False):
+            batch = [
+                images[row].convert("RGB") for row in range(start, min(start + self.batch_size, len(images)))
+            ]
+            rows.append(self._image_features(batch))
+        return torch.cat(rows)
+
+    def _embed(self, texts: Sequence[str], progress: tqdm[NoReturn]) -> Tensor:
+        """The embeddings of texts that no cache holds, longest first so that a batch is padded little."""
+        lengths = [len(ids) for ids in self._tokenizer(list(texts), verbose=False)["input_ids"]]
+        order = sorted(range(len(texts)), key=lengths.__getitem__, reverse=True)
+        rows = []
+        for start in range(0, len(order), self.batch_size):
+            batch = [texts[position] for position in order[start : start + self.batch_size]]
+            rows.append(self._text_features(batch))
+            progress.update(len(batch))
+        # Outside inference mode, so that what leaves here is an ordinary tensor.
+        embeddings = torch.cat(rows)[torch.tensor(order).argsort()]
+        if not bool(embeddings.isfinite().all()):
+            position = int((~embeddings.isfinite().all(dim=1)).nonzero()[0, 0])
+            raise ValueError(
+                f"{self.name_or_path!r} gives {texts[position]!r} an embedding that is not finite"
+            )
+        self.forwards += len(texts)
+        self._count_truncated(sum(length > self._window for length in lengths))
+        return embeddings
+
+    def _count_truncated(self, count: int) -> None:
+        self.truncated += count
+        if count:
+            logger.warning(
+                "%d texts are longer than the %d tokens that %s takes: their ends are lost",
+                count,
+                self._window,
+                self.name_or_path,
+            )
+
+    @torch.inference_mode()
+    def _text_features(self, texts: list[str]) -> Tensor:
+        tokens = self._tokenizer(
+            texts,
+            # SigLIP has only ever seen texts of its full length.
+            padding="max_length" if self._is_siglip else True,
+            truncation=True,
+            max_length=self._window,
+            return_attention_mask=True,
+            return_tensors="pt",
+        ).to(self.device)
+        mask = tokens["attention_mask"]
+        if self._is_siglip:
+            del tokens["attention_mask"]  # Nor was it trained with a mask: padding is part of its input.
+        forward = getattr(self._model, "get_text_features", self._model.forward)
+        # Some tokenizers also return what their model has no use for (token types).
+        accepted = inspect.signature(forward).parameters
+        outputs = forward(**{name: values for name, values in tokens.items() if name in accepted})
+        return pool(outputs, mask, self.pooling).float().cpu()
+
+    @torch.inference_mode()
+    def _image_features(self, images: list[Image.Image]) -> Tensor:
+        pixels = self._image_processor(images=images, return_tensors="pt").to(self.device)
+        return projected(self._model.get_image_features(**pixels)).float().cpu()
+
+    @property
+    def _is_siglip(self) -> bool:
+        return str(_text_config(self._config).model_type).startswith("siglip")
+
+    @property
+    def _window(self) -> int:
+        """Tokens of a text that the encoder sees."""
+        stated = self._tokenizer.model_max_length
+        # RoBERTa's positions count two more than it can use; its tokenizer, or the default, stays below them.
+        window = self.max_length or (stated if stated < UNLIMITED else DEFAULT_WINDOW)
+        positions = getattr(_text_config(self._config), "max_position_embeddings", None) or 0
+        return min(window, positions) if positions > 0 else window
+
+    @cached_property
+    def _cache(self) -> TextCache:
+        fingerprint = encoder_fingerprint(
+            self.name_or_path,
+            self._revision,
+            pooling=self.pooling,
+            max_length=self.max_length,
+            dtype="float32",
+        )
+        return TextCache(self.cache_dir / fingerprint)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        tokenizer = self._load(AutoTokenizer, "tokenizer")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if not self._is_siglip:
+            # GPT-2 counts absolute positions from the left, padding included.
+            tokenizer.padding_side = "right"
+        return tokenizer
+
+    @cached_property
+    def _image_processor(self) -> Any:
+        return self._load(AutoImageProcessor, "image processor")
+
+    @cached_property
+    def _model(self) -> Any:
+        config = copy.deepcopy(self._config)
+        if self._model_class in MODEL_FOR_TEXT_ENCODING_MAPPING.values():
+            config.is_encoder_decoder = False
+        model, report = self._load(
+            self._model_class, "weights", config=config, dtype=torch.float32, output_loading_info=True
+        )
+        # The pooler is only missed by who asked for it.
+        random = sorted(
+            key for key in report["missing_keys"] if self.pooling == "pooled" or "pooler" not in key
+        )
+        if random:
+            raise ValueError(
+                f"{self.name_or_path!r} lacks weights that pooling={self.pooling!r} needs: {random[0]}"
+            )
+        encoder = model.get_encoder() if config.is_encoder_decoder else model
+        return encoder.eval().requires_grad_(False).to(self.device)
+
+    def _find_model_class(self) -> Any:
+        config = self._config
+        projected = [name for name in config.architectures or () if name.endswith("TextModelWithProjection")]
+        if projected and hasattr(transformers, projected[0]):
+            return getattr(transformers, projected[0])
+        found: Any = None
+        if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+            found = MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
+        elif type(config) in MODEL_MAPPING:
+            found = MODEL_MAPPING[type(config)]
+        elif "AutoModel" in (code := getattr(config, "auto_map", {})):
+            found = get_class_from_dynamic_module(
+                code["AutoModel"], self.name_or_path, revision=self._revision
+            )
+        found = found[0] if isinstance(found, tuple) else found
+        if found is None or (
+            found.main_input_name != "input_ids" and not hasattr(found, "get_text_features")
+        ):
+            raise ValueError(
+                f"{self.name_or_path!r} ({config.model_type}) is no text encoder: it takes no text"
+            )
+        return found
+
+    def _find_pooling(self) -> str:
+        kind = self._config.model_type
+        if hasattr(self._model_class, "get_text_features") or kind == "clip_text_model":
+            return "pooled"
+        if self._model_class.__name__.endswith("TextModelWithProjection"):
+            return "pooled"
+        causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        return self._sentence_pooling() or ("last" if causal else "mean")
+
+    def _sentence_pooling(self) -> str | None:
+        """The pooling of a sentence-transformers checkpoint; None for any other."""
+        for module in self._read_json("modules.json") or []:
+            if not module["type"].endswith(".Pooling"):
+                continue
+            config = self._read_json(f"{module['path']}/config.json") or {}
+            named = config.get("pooling_mode") or [
+                name.removeprefix("pooling_mode_")
+                for name, on in config.items()
+                if "pooling_mode_" in name and on
+            ]
+            names = [named] if isinstance(named, str) else list(named)
+            if len(names) == 1 and names[0] in SENTENCE_POOLINGS:
+                return SENTENCE_POOLINGS[names[0]]
+            raise ValueError(
+                f"{self.name_or_path!r} pools by {' and '.join(names) or 'nothing'}, which is not supported: choose "
+                f"a pooling of {', '.join(POOLINGS[1:])}"
+            )
+        return None
+
+    def _read_json(self, name: str) -> Any:
+        path = cached_file(
+            self.name_or_path,
+            name,
+            revision=self._revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+    def _load(self, source: Any, part: str, **options: Any) -> Any:
+        """`source.from_pretrained`, with errors that say which part of which encoder is wrong."""
+        options |= {"revision": self._revision, "trust_remote_code": self.trust_remote_code}
+        try:
+            return source.from_pretrained(self.name_or_path, **options)
+        except (OSError, ValueError, ImportError) as error:
+            reason = str(error).strip().split("\n")[0]
+            advice = ""
+            if isinstance(error, OSError):
+                advice = " Check the spelling, log in with `hf auth login` if it is gated or private, or pass a local folder."
+            raise ValueError(
+                f"cannot load the {part} of text encoder {self.name_or_path!r}: {reason}{advice}"
+            ) from error
+
+
+def pool(outputs: Any, mask: Tensor, pooling: str) -> Tensor:
+    """One vector per text out of what the model returned.
+
+    Args:
+        outputs: A tensor of vectors [n, d_t], or transformers' outputs with `last_hidden_state` [n, L, d_t].
+        mask: 1 where there is a token, 0 where there is padding, on either side. [n, L].
+        pooling: One of `POOLINGS` but auto.
+
+    Returns:
+        [n, d_t].
+
+    Raises:
+        ValueError: The model returns no such output.
+    """
+    if pooling == "pooled":
+        return projected(outputs)
+    hidden = getattr(outputs, "last_hidden_state", None)
+    if hidden is None:
+        raise ValueError(f'this encoder returns no tokens for pooling={pooling!r}: choose pooling="pooled"')
+    rows = torch.arange(len(hidden), device=hidden.device)
+    if pooling == "cls":
+        return hidden[rows, mask.argmax(dim=1)]
+    if pooling == "last":
+        return hidden[rows, mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)]
+    if pooling == "max":
+        return hidden.masked_fill(mask[:, :, None] == 0, -torch.inf).amax(dim=1)
+    return (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def projected(outputs: Any) -> Tensor:
+    """The model's own vector per text or image: projected where the model projects. [n, d_t]."""
+    vectors = outputs if isinstance(outputs, Tensor) else getattr(outputs, "text_embeds", None)
+    if vectors is None:
+        vectors = getattr(outputs, "pooler_output", None)
+    if vectors is None:
+        raise ValueError('this encoder has no pooled output: choose pooling="auto"')
+    # FLAVA projects every token; its contrastive loss takes the first.
+    return vectors[:, 0] if vectors.dim() == 3 else vectors
+
+
+def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a dual encoder's configuration that is about text."""
+    return getattr(config, "text_config", None) or config
+
+
+def _accelerator() -> torch.device:
+    return torch.accelerator.current_accelerator() or torch.device("cpu")

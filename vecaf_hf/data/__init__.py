@@ -1,0 +1,1 @@
+"""Between a user's dataset and the model: sample identity, labels, loading."""

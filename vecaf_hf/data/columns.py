@@ -1,0 +1,53 @@
+"""Reading labels and captions from a dataset without decoding its images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import torch
+from datasets import ClassLabel
+from torch import Tensor
+
+LABEL_COLUMNS = ("labels", "label", "label_ids")
+
+
+def read_column(dataset: datasets.Dataset, column: str) -> list[Any]:
+    """A column's raw values, whatever transform or format the dataset has.
+
+    Raises:
+        ValueError: There is no such column; the message names those that exist.
+    """
+    if column not in dataset.column_names:
+        raise ValueError(f"the dataset has no column {column!r}; its columns are {', '.join(dataset.column_names)}")
+    return list(dataset.with_format(None).select_columns([column])[column])
+
+
+def find_label_column(dataset: Any, name: str | None = None) -> str | None:
+    """The label column of a `datasets.Dataset`: the given one, a usual name, or the only ClassLabel feature."""
+    if not isinstance(dataset, datasets.Dataset):
+        return None
+    if name is not None:
+        if name not in dataset.column_names:
+            raise ValueError(
+                f"label_column is {name!r}, and the dataset's columns are {', '.join(dataset.column_names)}"
+            )
+        return name
+    for usual in LABEL_COLUMNS:
+        if usual in dataset.column_names:
+            return usual
+    classes = [column for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
+    return classes[0] if len(classes) == 1 else None
+
+
+def read_labels(dataset: Any, column: str | None = None) -> Tensor | None:
+    """Class of each sample where it can be had without loading samples. LongTensor [N], or None.
+
+    From the label column of a `datasets.Dataset`, or from `targets` as torchvision's datasets have it.
+    """
+    found = find_label_column(dataset, column)
+    values = read_column(dataset, found) if found else getattr(dataset, "targets", None)
+    if values is None:
+        return None
+    labels = torch.as_tensor(values)
+    return labels if labels.dim() == 1 and not labels.is_floating_point() else None

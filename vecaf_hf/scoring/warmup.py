@@ -1,0 +1,63 @@
+"""Fitting a fresh head before the first selection."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.scoring.losses import SampleLoss
+
+MAX_ITERATIONS = 200
+
+
+def linear_of(head: nn.Module) -> nn.Linear:
+    """The linear layer that a head is, or that it ends with after layers without parameters.
+
+    Raises:
+        ValueError: The head has other layers with parameters.
+    """
+    layers = [module for module in head.modules() if any(True for _ in module.parameters(recurse=False))]
+    if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
+        raise ValueError(f"head_warmup fits a linear head, and this one is {type(head).__name__}: leave head_warmup off")
+    return layers[0]
+
+
+def fit_head(head: nn.Module, candidates: Candidates) -> None:
+    """Set a linear head to the multinomial logistic regression on the candidates' embeddings.
+
+    Costs no forward pass. Embeddings are standardised by one common scale for the solver; classes that the
+    candidates lack keep their rows.
+
+    Raises:
+        ValueError: The head is not linear, or the labels are not one class per sample.
+    """
+    layer = linear_of(head)
+    labels, embeddings = candidates.labels, candidates.embeddings
+    assert embeddings is not None
+    if labels is None or labels.dim() != 1 or labels.is_floating_point():
+        raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
+    scale = embeddings.std().clamp(min=1e-12)
+    solver = LogisticRegression(max_iter=MAX_ITERATIONS)
+    solver.fit((embeddings / scale).numpy(), labels.numpy())
+    weight, bias = torch.as_tensor(solver.coef_ / float(scale)), torch.as_tensor(solver.intercept_)
+    classes = torch.as_tensor(solver.classes_)
+    if len(classes) == 2:
+        # Two classes are fitted as one logit: half of it to each side gives the same probabilities.
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    with torch.no_grad():
+        layer.weight[classes.to(layer.weight.device)] = weight.to(layer.weight)
+        layer.bias[classes.to(layer.bias.device)] = bias.to(layer.bias)
+
+
+def rescored(head: nn.Module, candidates: Candidates, sample_loss: SampleLoss) -> Candidates:
+    """The candidates with logits and losses of the current head on the embeddings that they have."""
+    layer = linear_of(head)
+    assert candidates.embeddings is not None and candidates.labels is not None
+    with torch.inference_mode():
+        logits = layer(candidates.embeddings.to(layer.weight)).float().cpu()
+        losses = sample_loss({"logits": logits}, candidates.labels).float()
+    return replace(candidates, logits=logits.clone(), losses=losses.clone())

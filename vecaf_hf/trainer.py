@@ -1,0 +1,417 @@
+"""VeCAFTrainer: wires scoring, augmentation, selection and the loop into transformers' Trainer."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import datasets
+import torch
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedModel, Trainer, set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
+
+from vecaf_hf.arguments import VeCAFArguments
+from vecaf_hf.augmentation import CEACallback
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.cost import CostMeter
+from vecaf_hf.data.columns import read_labels
+from vecaf_hf.data.indexed import POOL_INDEX, Draw, IndexedCollator, IndexedDataset
+from vecaf_hf.loop import (
+    LoopBoundaryCallback,
+    LoopRecord,
+    LoopSampler,
+    LoopSchedule,
+    RunState,
+    Stream,
+    record_loop,
+    updates_over_pool,
+)
+from vecaf_hf.loop.agreement import decided_by_main
+from vecaf_hf.loop.state import pool_fingerprint
+from vecaf_hf.scoring import PoolScorer, find_head
+from vecaf_hf.scoring.candidate_set import candidate_set
+from vecaf_hf.scoring.losses import SampleLoss, classification_losses, one_by_one, weighted_mean
+from vecaf_hf.scoring.warmup import fit_head, rescored
+from vecaf_hf.seeding import seed_of, seeded
+from vecaf_hf.selection import Selection, find_strategy, run_strategy
+
+
+class VeCAFTrainer(Trainer):
+    """A Trainer that reselects what it trains on at every loop boundary.
+
+    Takes what `transformers.Trainer` takes, with `VeCAFArguments`, and a `CEACallback` among the callbacks for
+    Cross-attentive Embedding Augmentation.
+
+    Args:
+        scoring_dataset: The training pool under the evaluation transform, sample by sample aligned with
+            `train_dataset`; scores are taken from it. `train_dataset` itself if not given.
+        sample_loss_func: The objective per sample, (outputs, labels) -> Tensor [N]. It drives the selection, and
+            its mean is the training loss. Without it, `compute_loss_func` applied to each sample, or else the
+            loss that the model's `problem_type` says.
+
+    Raises:
+        ValueError: The dataset is no map-style dataset, the head cannot be found, captions are missing, sizes do not
+            fit. All at construction, before any training time is spent.
+    """
+
+    args: VeCAFArguments
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: VeCAFArguments | None = None,
+        *,
+        scoring_dataset: Any = None,
+        sample_loss_func: SampleLoss | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = args if args is not None else VeCAFArguments(output_dir="tmp_trainer")
+        super().__init__(model, args, **kwargs)
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"one process sees {args.n_gpu} GPUs: start one process per GPU with `accelerate launch`, or choose one "
+                "with CUDA_VISIBLE_DEVICES"
+            )
+        self.scoring_dataset = scoring_dataset if scoring_dataset is not None else self.train_dataset
+        self.strategy = find_strategy(args.strategy)
+        self.cea = next((cb for cb in self.callback_handler.callbacks if isinstance(cb, CEACallback)), None)
+        self.meter = CostMeter()
+        self._sample_loss = self._make_sample_loss(sample_loss_func)
+        self._weights: Tensor | None = None  # [N], of the current selection
+        self._batch_indices: Tensor | None = None
+        self._run: RunState | None = None
+        self._resume_folder: str | None = None
+        if sample_loss_func is not None or args.sample_weights != "none":
+            self.compute_loss_func = self._weighted_loss
+        self._check_pool()
+        self.add_callback(
+            LoopBoundaryCallback(self._begin_loop, self._end_loop, self._is_first_step, reseed=set_seed)
+        )
+
+    # What users read ---------------------------------------------------------------------------------------------
+
+    @property
+    def selection(self) -> Selection:
+        """The current loop's selection."""
+        if not self.selection_history:
+            raise RuntimeError("no selection yet: the first one is made when train() begins")
+        return self.selection_history[-1]
+
+    @property
+    def selection_history(self) -> list[Selection]:
+        """The selections of all loops so far."""
+        return self._run.selections if self._run else []
+
+    @property
+    def loop_records(self) -> list[LoopRecord]:
+        """Each loop's selection in figures."""
+        return self._run.records if self._run else []
+
+    # Construction ------------------------------------------------------------------------------------------------
+
+    def _check_pool(self) -> None:
+        pool = self.train_dataset
+        if pool is None:
+            return
+        if isinstance(pool, (IterableDataset, datasets.IterableDataset)) or not hasattr(pool, "__getitem__"):
+            raise ValueError("train_dataset is iterable only; selection needs a map-style dataset (with len and [index])")
+        if len(self.scoring_dataset) != len(pool):
+            raise ValueError(
+                f"scoring_dataset has {len(self.scoring_dataset)} samples and train_dataset {len(pool)}: they must be "
+                "the same samples in the same order"
+            )
+        self._labels = read_labels(pool, self.args.label_column)
+        self._head = find_head(self.model, self.args.head)
+        self._schedule = self._make_schedule()
+        if self.cea is not None:
+            self.cea.read_captions(pool, self._labels, self._class_names())
+
+    def _class_names(self) -> list[str]:
+        names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
+        return [str(names[index]) for index in sorted(names)]
+
+    def _make_sample_loss(self, sample_loss_func: SampleLoss | None) -> SampleLoss:
+        if sample_loss_func is not None:
+            if self.compute_loss_func is not None:
+                raise ValueError("sample_loss_func and compute_loss_func are both given: keep sample_loss_func")
+            return sample_loss_func
+        if self.compute_loss_func is not None:
+            return one_by_one(self.compute_loss_func)
+        return partial(
+            classification_losses,
+            problem_type=getattr(getattr(self.model, "config", None), "problem_type", None),
+            label_smoothing=self.args.label_smoothing_factor,
+        )
+
+    def _make_schedule(self) -> LoopSchedule:
+        args, pool_size, world = self.args, len(self.train_dataset), self.args.world_size
+        # With split_batches the processes share each batch, otherwise each has one of its own.
+        batch_world = 1 if self.accelerator.split_batches else world
+        total = args.max_steps
+        if total <= 0:
+            total = updates_over_pool(args, pool_size, self._train_batch_size, batch_world)
+        if total < args.num_loops:
+            raise ValueError(f"num_loops is {args.num_loops}, and the run has only {total} optimizer steps")
+        return LoopSchedule(
+            total_updates=total,
+            updates_per_loop=-(-total // args.num_loops),
+            samples_per_update=self._train_batch_size * batch_world * args.gradient_accumulation_steps,
+            batch_size=self._train_batch_size,
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            world_size=world,
+            pool_size=pool_size,
+            budget=args.budget(pool_size),
+            seed=args.seed if args.data_seed is None else args.data_seed,
+        )
+
+    # Trainer's hooks ---------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The loader of one loop after another; each pass over it is a loop of the current selection."""
+        if self.train_dataset is None:
+            raise ValueError("training needs a train_dataset")
+        self._begin_run()
+        schedule = self._schedule
+        self._sampler = LoopSampler(schedule.samples_per_loop, schedule.seed)
+        loader = self._indexed_loader(
+            self.train_dataset, self._sampler, schedule.batch_size, self.args.dataloader_persistent_workers
+        )
+        return self.accelerator.prepare(loader)
+
+    def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple[Any, ...]:
+        """Trainer's sizes; epochs count passes over the pool, not loops."""
+        _, per_loop, _, _, per_update, batches, _ = super().set_initial_training_values(args, dataloader)
+        total = self._schedule.total_updates
+        return self._schedule.num_loops, per_loop, len(self.train_dataset), total * per_update, per_update, batches, total
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Trainer's loss; a training batch passes the head by way of CEA."""
+        indices = inputs.pop(POOL_INDEX, None)
+        if indices is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        self._batch_indices = indices
+        with self.cea.batch(indices) if self.cea else nullcontext():
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Trainer's step, counted."""
+        with self.meter.counted("train", len(inputs[POOL_INDEX])):
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's optimizer, and in it the alignment when that is learned."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        aligner = self.cea.augmenter.aligner if self.cea and self.cea.augmenter else None
+        if fresh and aligner is not None and aligner.weight.requires_grad:
+            optimizer.add_param_group({"params": list(aligner.parameters()), "weight_decay": 0.0})
+        return optimizer
+
+    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's evaluation, counted."""
+        with self.meter.timed("evaluate"):
+            output = super().evaluation_loop(dataloader, *args, **kwargs)
+        self.meter.add("evaluate", output.num_samples, output.num_samples * self.meter.flops_per_sample.get("score", 0))
+        return output
+
+    # Checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Before Trainer's own files: it pushes and rotates at the end, and writes what marks a checkpoint as whole.
+        folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save and self._run is not None:
+            self._run.cost = self.meter.state()
+            self._run.augmentation = self.cea.state() if self.cea else {}
+            self._run.save(folder)
+        super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._resume_folder = resume_from_checkpoint
+        if not self._reload_model(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._reload_model(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _reload_model(self, folder: str) -> bool:
+        """Load a transformers model's weights strictly. False if it is none.
+
+        Trainer loads raw names and ignores what does not match, and several vision models save other names than
+        they have in memory (transformers issues 48805, 43701): their encoders would silently not be restored.
+        """
+        if not isinstance(self.model, PreTrainedModel):
+            return False
+        saved, info = type(self.model).from_pretrained(folder, config=self.model.config, output_loading_info=True)
+        if info["missing_keys"] or info["mismatched_keys"]:
+            raise ValueError(f"{folder} lacks weights of {type(self.model).__name__}: {sorted(info['missing_keys'])[:5]}")
+        self.model.load_state_dict(saved.state_dict(), strict=True)
+        return True
+
+    # The loop ----------------------------------------------------------------------------------------------------
+
+    def _begin_run(self) -> None:
+        """A fresh state, or a checkpoint's; everything that can be wrong with the data shows here."""
+        self._head = find_head(self.model, self.args.head)
+        self.meter = CostMeter()
+        # One sample through the model: its embedding's size, and a check of collator, labels, head and loss.
+        probe = self._score(torch.tensor([0]))
+        self.meter.forget_work()
+        pool = pool_fingerprint(len(self.train_dataset), self._labels)
+        self._run = RunState(self._schedule, pool)
+        if self.cea is not None:
+            assert probe.embeddings is not None
+            with self.meter.timed("encode_text"):
+                self.cea.prepare(self._head, probe.embeddings.shape[1], self.accelerator)
+            self.meter.add("encode_text", self.cea.encoder.forwards)
+        if self._resume_folder is not None:
+            self._run = RunState.load(self._resume_folder, self._schedule, pool)
+            self.meter.load_state(self._run.cost)
+            if self.cea is not None:
+                self.cea.load_state(self._run.augmentation)
+            self._resume_folder = None
+
+    def _is_first_step(self, global_step: int) -> bool:
+        return global_step % self._schedule.updates_per_loop == 0
+
+    def _begin_loop(self) -> None:
+        """Select for the loop that begins, or take up the one in which a checkpoint was written."""
+        assert self._run is not None
+        loop = self._schedule.loop_of(self.state.global_step)
+        if loop == len(self._run.selections):
+            self._select(loop)
+        selection = self._run.selections[loop]
+        self._sampler.stream = self._run.streams[loop]
+        if self.args.sample_weights == "mass" and selection.weights is not None:
+            self._weights = torch.zeros(len(self.train_dataset), device=self.args.device)
+            self._weights[selection.indices.to(self.args.device)] = selection.weights.to(self.args.device)
+        self.meter.start("train")
+
+    def _end_loop(self) -> None:
+        self.meter.stop()
+
+    def _select(self, loop: int) -> None:
+        run, seed = self._run, seed_of(self._schedule.seed, loop)
+        assert run is not None
+        with seeded(seed):
+            candidates = self._candidates(loop, seed)
+            selection = self._selection(candidates, seed)
+            figures = self._begin_augmentation(selection, candidates)
+        stream = Stream(selection.indices, loop)
+        if run.streams:
+            stream = run.streams[-1].after(self._schedule.samples_per_loop, selection.indices, loop)
+        record = record_loop(
+            loop, self.state.global_step, selection, run.selections, candidates, self._labels, figures
+        )
+        run.selections.append(selection)
+        run.streams.append(stream)
+        run.records.append(record)
+        self.log(record.logs())
+
+    def _candidates(self, loop: int, seed: int) -> Candidates:
+        """What the strategy chooses from: scored only if it, or a warm-up of the head, needs that."""
+        pool_size, warmup = len(self.train_dataset), self.args.head_warmup and loop == 0
+        kept = self.args.single_run and loop > 0
+        if kept or not (self.strategy.needs_forward or warmup):
+            return Candidates(torch.arange(pool_size), labels=self._pool_labels())
+        count = max(self._schedule.budget, round(self.args.scoring_fraction * pool_size))
+        generator = torch.Generator().manual_seed(seed)
+        candidates = self._score(candidate_set(pool_size, count, self._labels, generator))
+        if warmup:
+            if self.accelerator.is_main_process:
+                fit_head(self._head, candidates)
+            broadcast(list(self._head.parameters()))
+            candidates = rescored(self._head, candidates, self._sample_loss)
+        return candidates
+
+    def _selection(self, candidates: Candidates, seed: int) -> Selection:
+        """The main process selects; all processes get its selection."""
+        assert self._run is not None
+        if self.args.single_run and self._run.selections:
+            return self._run.selections[0]
+        if self.cea is not None and candidates.embeddings is not None:
+            candidates = self.cea.before_selection(candidates)
+        size = len(candidates) if self.strategy.takes_all else self._schedule.budget
+        with self.meter.timed("select"):
+            selection = decided_by_main(
+                self.accelerator,
+                partial(run_strategy, self.strategy, candidates, self._schedule.budget, self.args, seed),
+                size,
+            )
+        self.meter.add("select", len(selection), selection.info.get("flops", 0.0))
+        return selection
+
+    def _begin_augmentation(self, selection: Selection, candidates: Candidates) -> dict[str, float]:
+        if self.cea is None:
+            return {}
+        scored = candidates.embeddings is not None
+        if scored:
+            selected = candidates.take(torch.isin(candidates.indices, selection.indices))
+        else:
+            selected = self._score(selection.indices.sort().values)
+        return self.cea.begin_loop(selected, refit=not scored)
+
+    # Data --------------------------------------------------------------------------------------------------------
+
+    def _score(self, indices: Tensor) -> Candidates:
+        """Embeddings, losses, logits and labels of these samples under the current model."""
+        scorer = PoolScorer(
+            accelerator=self.accelerator,
+            sample_loss=self._sample_loss,
+            load=self._scoring_loader,
+            label_name=self.label_names[0],
+            meter=self.meter,
+            verify_loss=isinstance(self._sample_loss, partial) and self.label_smoother is None,
+            disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
+        )
+        with self.meter.timed("score"):
+            return scorer.score(self.model, self._head, indices)
+
+    def _pool_labels(self) -> Tensor | None:
+        """Class of each sample; read through the collator, without the model, where no column has them."""
+        if self._labels is None and "labels" in self.strategy.needs:
+            batches = self._scoring_loader(range(len(self.train_dataset)))
+            self._labels = torch.cat([batch[self.label_names[0]] for batch in batches])
+        return self._labels
+
+    def _scoring_loader(self, indices: Any) -> DataLoader:
+        draws = [Draw(index) for index in indices]
+        batch_size = self.args.scoring_batch_size or self.args.eval_batch_size
+        # A sampler that is a plain list: this loader is not prepared, the scorer deals the indices out itself.
+        return self._indexed_loader(self.scoring_dataset, draws, batch_size, persistent_workers=False)
+
+    def _indexed_loader(self, dataset: Any, sampler: Any, batch_size: int, persistent_workers: bool) -> DataLoader:
+        """As Trainer's own loaders, but each sample carries its position in the pool."""
+        args, collator = self.args, self.data_collator
+        if isinstance(dataset, datasets.Dataset):
+            dataset = self._remove_unused_columns(dataset, description="training")
+        else:
+            collator = self._get_collator_with_removed_columns(collator, description="training")
+        workers = args.dataloader_num_workers
+        return DataLoader(
+            IndexedDataset(dataset, self._schedule.seed),
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=IndexedCollator(collator),
+            num_workers=workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=partial(seed_worker, num_workers=workers, rank=args.process_index),
+        )
+
+    def _weighted_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        """The objective per sample, weighted and averaged: stands in for Trainer's `compute_loss_func`."""
+        losses = self._sample_loss(outputs, labels)
+        training = self._batch_indices is not None and self.model.training
+        weights = torch.ones_like(losses)
+        if training and self._weights is not None:
+            weights = self._weights[self._batch_indices]
+        return weighted_mean(losses, weights, labels, num_items_in_batch)
