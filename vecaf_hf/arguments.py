@@ -32,7 +32,8 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     selection_fraction: float | None = field(
         default=None,
         metadata={
-            "help": f"Part of the pool selected per loop, in (0, 1]; {DEFAULT_FRACTION} unless selection_budget is given."
+            "help": "Part of the pool selected per loop, in (0, 1]; "
+            f"{DEFAULT_FRACTION} unless selection_budget is given."
         },
     )
     selection_budget: int | None = field(
@@ -49,7 +50,8 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         },
     )
     scoring_batch_size: int | None = field(
-        default=None, metadata={"help": "Batch per process of the scoring pass; per_device_eval_batch_size if not set."}
+        default=None,
+        metadata={"help": "Batch per process of the scoring pass; per_device_eval_batch_size if not set."},
     )
     head_warmup: bool = field(
         default=False,
@@ -130,7 +132,10 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
 
     def __getstate__(self) -> dict[str, Any]:
         # Trainer writes its arguments beside each checkpoint; a user's local function could not be written.
-        return {name: _named(value) if name in ("strategy", "loss_weighting") else value for name, value in vars(self).items()}
+        return {
+            name: _named(value) if name in ("strategy", "loss_weighting") else value
+            for name, value in vars(self).items()
+        }
 
 
 def _named(value: Any) -> Any:

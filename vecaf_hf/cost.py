@@ -26,12 +26,21 @@ class Work:
     seconds: float = 0.0
 
 
+# FLOPs of a forward and backward pass over those of the forward pass alone: the backward pass multiplies with the
+# weights twice, for the gradients of the input and of the weights.
+TRAINING_FACTOR = 3
+
+
 class CostMeter:
-    """Counts work by kind. `state()` and `load_state()` carry the counters through a checkpoint."""
+    """Counts work by kind. `state()` and `load_state()` carry the counters through a checkpoint.
+
+    The model's FLOPs per sample are measured once, on a forward pass at the evaluation transform, and stand for all
+    of its passes; a training pass counts as three.
+    """
 
     def __init__(self) -> None:
         self.work = {kind: Work() for kind in KINDS}
-        self.flops_per_sample: dict[str, float] = {}
+        self.forward_flops = 0.0
         self._running: list[str] = []
         self._since = 0.0
 
@@ -59,20 +68,30 @@ class CostMeter:
         self._since = now
 
     @contextmanager
-    def counted(self, kind: str, samples: int) -> Iterator[None]:
-        """Count one batch of `kind`. Its first batch is measured operation by operation (slower), and its FLOPs
-        per sample stand for all later ones: batches of a kind have one shape per sample."""
-        if kind in self.flops_per_sample:
+    def measured_forward(self, samples: int) -> Iterator[None]:
+        """Measure the model's FLOPs per sample: the block is one forward pass over this many samples."""
+        with FlopCounterMode(display=False) as counter:
             yield
-        else:
-            with FlopCounterMode(display=False) as counter:
-                yield
-            self.flops_per_sample[kind] = counter.get_total_flops() / samples
-        self.add(kind, samples, samples * self.flops_per_sample[kind])
+        self.forward_flops = counter.get_total_flops() / samples
+
+    @contextmanager
+    def measured(self, kind: str) -> Iterator[None]:
+        """Book the block's seconds and its FLOPs, operation by operation."""
+        with self.timed(kind), FlopCounterMode(display=False) as counter:
+            yield
+        self.add(kind, flops=counter.get_total_flops())
 
     def add(self, kind: str, samples: int = 0, flops: float = 0.0) -> None:
         self.work[kind].samples += samples
         self.work[kind].flops += flops
+
+    def add_forwards(self, kind: str, samples: int) -> None:
+        """Count forward passes of the model."""
+        self.add(kind, samples, samples * self.forward_flops)
+
+    def add_training(self, samples: int) -> None:
+        """Count forward and backward passes of the model."""
+        self.add("train", samples, TRAINING_FACTOR * samples * self.forward_flops)
 
     def forget_work(self) -> None:
         """Set the counters to zero, but keep the FLOPs per sample that were measured."""
@@ -80,12 +99,8 @@ class CostMeter:
 
     def state(self) -> dict[str, Any]:
         self._book()
-        return {
-            "work": {kind: asdict(work) for kind, work in self.work.items()},
-            "flops_per_sample": dict(self.flops_per_sample),
-        }
+        return {"work": {kind: asdict(work) for kind, work in self.work.items()}, "forward_flops": self.forward_flops}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.work = {kind: Work(**state["work"].get(kind, {})) for kind in KINDS}
-        self.flops_per_sample = dict(state["flops_per_sample"])
-        self._running.clear()
+        self.forward_flops = state["forward_flops"]

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import datasets
 import torch
-from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, Trainer, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.columns import read_labels
-from vecaf_hf.data.indexed import POOL_INDEX, Draw, IndexedCollator, IndexedDataset
+from vecaf_hf.data.indexed import POOL_INDEX, Draw
+from vecaf_hf.data.loading import indexed_loader
 from vecaf_hf.loop import (
     LoopBoundaryCallback,
     LoopRecord,
@@ -31,14 +32,11 @@ from vecaf_hf.loop import (
     record_loop,
     updates_over_pool,
 )
-from vecaf_hf.loop.agreement import decided_by_main
 from vecaf_hf.loop.state import pool_fingerprint
+from vecaf_hf.reselection import Reselection
 from vecaf_hf.scoring import PoolScorer, find_head
-from vecaf_hf.scoring.candidate_set import candidate_set
 from vecaf_hf.scoring.losses import SampleLoss, classification_losses, one_by_one, weighted_mean
-from vecaf_hf.scoring.warmup import fit_head, rescored
-from vecaf_hf.seeding import seed_of, seeded
-from vecaf_hf.selection import Selection, find_strategy, run_strategy
+from vecaf_hf.selection import Selection, find_strategy
 
 
 class VeCAFTrainer(Trainer):
@@ -60,6 +58,8 @@ class VeCAFTrainer(Trainer):
     """
 
     args: VeCAFArguments
+    model: Any
+    train_dataset: Any
 
     def __init__(
         self,
@@ -74,13 +74,14 @@ class VeCAFTrainer(Trainer):
         super().__init__(model, args, **kwargs)
         if args.n_gpu > 1:
             raise ValueError(
-                f"one process sees {args.n_gpu} GPUs: start one process per GPU with `accelerate launch`, or choose one "
-                "with CUDA_VISIBLE_DEVICES"
+                f"one process sees {args.n_gpu} GPUs: start one process per GPU with `accelerate launch`, or choose "
+                "one with CUDA_VISIBLE_DEVICES"
             )
         self.scoring_dataset = scoring_dataset if scoring_dataset is not None else self.train_dataset
-        self.strategy = find_strategy(args.strategy)
         self.cea = next((cb for cb in self.callback_handler.callbacks if isinstance(cb, CEACallback)), None)
         self.meter = CostMeter()
+        # The model's own loss is known to be a mean over samples only if it equals ours.
+        self._verify_loss = sample_loss_func is None and self.compute_loss_func is None and self.label_smoother is None
         self._sample_loss = self._make_sample_loss(sample_loss_func)
         self._weights: Tensor | None = None  # [N], of the current selection
         self._batch_indices: Tensor | None = None
@@ -89,11 +90,9 @@ class VeCAFTrainer(Trainer):
         if sample_loss_func is not None or args.sample_weights != "none":
             self.compute_loss_func = self._weighted_loss
         self._check_pool()
-        self.add_callback(
-            LoopBoundaryCallback(self._begin_loop, self._end_loop, self._is_first_step, reseed=set_seed)
-        )
+        self.add_callback(LoopBoundaryCallback(self._begin_loop, self._end_loop, self._is_first_step, reseed=set_seed))
 
-    # What users read ---------------------------------------------------------------------------------------------
+    # --- What users read ---
 
     @property
     def selection(self) -> Selection:
@@ -112,14 +111,22 @@ class VeCAFTrainer(Trainer):
         """Each loop's selection in figures."""
         return self._run.records if self._run else []
 
-    # Construction ------------------------------------------------------------------------------------------------
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the model's classes, in the order of its logits."""
+        names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
+        return [str(names[index]) for index in sorted(names)]
+
+    # --- Construction ---
 
     def _check_pool(self) -> None:
         pool = self.train_dataset
         if pool is None:
             return
         if isinstance(pool, (IterableDataset, datasets.IterableDataset)) or not hasattr(pool, "__getitem__"):
-            raise ValueError("train_dataset is iterable only; selection needs a map-style dataset (with len and [index])")
+            raise ValueError(
+                "train_dataset is iterable only; selection needs a map-style dataset (with len and [index])"
+            )
         if len(self.scoring_dataset) != len(pool):
             raise ValueError(
                 f"scoring_dataset has {len(self.scoring_dataset)} samples and train_dataset {len(pool)}: they must be "
@@ -129,11 +136,7 @@ class VeCAFTrainer(Trainer):
         self._head = find_head(self.model, self.args.head)
         self._schedule = self._make_schedule()
         if self.cea is not None:
-            self.cea.read_captions(pool, self._labels, self._class_names())
-
-    def _class_names(self) -> list[str]:
-        names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
-        return [str(names[index]) for index in sorted(names)]
+            self.cea.read_captions(pool, self._labels, self.class_names)
 
     def _make_sample_loss(self, sample_loss_func: SampleLoss | None) -> SampleLoss:
         if sample_loss_func is not None:
@@ -169,7 +172,7 @@ class VeCAFTrainer(Trainer):
             seed=args.seed if args.data_seed is None else args.data_seed,
         )
 
-    # Trainer's hooks ---------------------------------------------------------------------------------------------
+    # --- Trainer's hooks ---
 
     def get_train_dataloader(self) -> DataLoader:
         """The loader of one loop after another; each pass over it is a loop of the current selection."""
@@ -178,7 +181,7 @@ class VeCAFTrainer(Trainer):
         self._begin_run()
         schedule = self._schedule
         self._sampler = LoopSampler(schedule.samples_per_loop, schedule.seed)
-        loader = self._indexed_loader(
+        loader = self._loader(
             self.train_dataset, self._sampler, schedule.batch_size, self.args.dataloader_persistent_workers
         )
         return self.accelerator.prepare(loader)
@@ -187,7 +190,15 @@ class VeCAFTrainer(Trainer):
         """Trainer's sizes; epochs count passes over the pool, not loops."""
         _, per_loop, _, _, per_update, batches, _ = super().set_initial_training_values(args, dataloader)
         total = self._schedule.total_updates
-        return self._schedule.num_loops, per_loop, len(self.train_dataset), total * per_update, per_update, batches, total
+        return (
+            self._schedule.num_loops,
+            per_loop,
+            len(self.train_dataset),
+            total * per_update,
+            per_update,
+            batches,
+            total,
+        )
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -197,13 +208,16 @@ class VeCAFTrainer(Trainer):
         if indices is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         self._batch_indices = indices
-        with self.cea.batch(indices) if self.cea else nullcontext():
-            return super().compute_loss(model, inputs, *args, **kwargs)
+        try:
+            with self.cea.batch(indices) if self.cea else nullcontext():
+                return super().compute_loss(model, inputs, *args, **kwargs)
+        finally:
+            self._batch_indices = None
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step, counted."""
-        with self.meter.counted("train", len(inputs[POOL_INDEX])):
-            return super().training_step(model, inputs, *args, **kwargs)
+        self.meter.add_training(len(inputs[POOL_INDEX]))
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's optimizer, and in it the alignment when that is learned."""
@@ -218,10 +232,10 @@ class VeCAFTrainer(Trainer):
         """Trainer's evaluation, counted."""
         with self.meter.timed("evaluate"):
             output = super().evaluation_loop(dataloader, *args, **kwargs)
-        self.meter.add("evaluate", output.num_samples, output.num_samples * self.meter.flops_per_sample.get("score", 0))
+        self.meter.add_forwards("evaluate", output.num_samples or 0)
         return output
 
-    # Checkpoints -------------------------------------------------------------------------------------------------
+    # --- Checkpoints ---
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # Before Trainer's own files: it pushes and rotates at the end, and writes what marks a checkpoint as whole.
@@ -238,7 +252,7 @@ class VeCAFTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if not self._reload_model(self.state.best_model_checkpoint):
+        if not self._reload_model(str(self.state.best_model_checkpoint)):
             super()._load_best_model()
 
     def _reload_model(self, folder: str) -> bool:
@@ -249,34 +263,55 @@ class VeCAFTrainer(Trainer):
         """
         if not isinstance(self.model, PreTrainedModel):
             return False
+        saved: Any
         saved, info = type(self.model).from_pretrained(folder, config=self.model.config, output_loading_info=True)
         if info["missing_keys"] or info["mismatched_keys"]:
-            raise ValueError(f"{folder} lacks weights of {type(self.model).__name__}: {sorted(info['missing_keys'])[:5]}")
+            raise ValueError(
+                f"{folder} lacks weights of {type(self.model).__name__}: {sorted(info['missing_keys'])[:5]}"
+            )
         self.model.load_state_dict(saved.state_dict(), strict=True)
         return True
 
-    # The loop ----------------------------------------------------------------------------------------------------
+    # --- The loop ---
 
     def _begin_run(self) -> None:
-        """A fresh state, or a checkpoint's; everything that can be wrong with the data shows here."""
-        self._head = find_head(self.model, self.args.head)
+        """A fresh state, or a checkpoint's; whatever is wrong with the data shows here, on one sample."""
+        schedule = self._schedule
         self.meter = CostMeter()
-        # One sample through the model: its embedding's size, and a check of collator, labels, head and loss.
-        probe = self._score(torch.tensor([0]))
+        self._head = find_head(self.model, self.args.head)
+        with self.meter.measured_forward(samples=1):
+            probe = self._score(torch.tensor([0]))
         self.meter.forget_work()
-        pool = pool_fingerprint(len(self.train_dataset), self._labels)
-        self._run = RunState(self._schedule, pool)
+        if self._labels is None and "labels" in find_strategy(self.args.strategy).needs:
+            self._labels = self._labels_through_collator()
+        self._reselection = Reselection(
+            args=self.args,
+            budget=schedule.budget,
+            pool_size=schedule.pool_size,
+            seed=schedule.seed,
+            labels=self._labels,
+            score=self._score,
+            head=self._head,
+            sample_loss=self._sample_loss,
+            cea=self.cea,
+            meter=self.meter,
+            accelerator=self.accelerator,
+        )
         if self.cea is not None:
             assert probe.embeddings is not None
-            with self.meter.timed("encode_text"):
-                self.cea.prepare(self._head, probe.embeddings.shape[1], self.accelerator)
-            self.meter.add("encode_text", self.cea.encoder.forwards)
-        if self._resume_folder is not None:
-            self._run = RunState.load(self._resume_folder, self._schedule, pool)
-            self.meter.load_state(self._run.cost)
-            if self.cea is not None:
-                self.cea.load_state(self._run.augmentation)
-            self._resume_folder = None
+            self.cea.prepare(self._head, probe.embeddings.shape[1], self.accelerator, self.meter)
+        self._run = self._resumed_state() or RunState(schedule, pool_fingerprint(schedule.pool_size, self._labels))
+
+    def _resumed_state(self) -> RunState | None:
+        if self._resume_folder is None:
+            return None
+        fingerprint = pool_fingerprint(self._schedule.pool_size, self._labels)
+        state = RunState.load(self._resume_folder, self._schedule, fingerprint)
+        self._resume_folder = None
+        self.meter.load_state(state.cost)
+        if self.cea is not None:
+            self.cea.load_state(state.augmentation)
+        return state
 
     def _is_first_step(self, global_step: int) -> bool:
         return global_step % self._schedule.updates_per_loop == 0
@@ -286,79 +321,29 @@ class VeCAFTrainer(Trainer):
         assert self._run is not None
         loop = self._schedule.loop_of(self.state.global_step)
         if loop == len(self._run.selections):
-            self._select(loop)
+            self._select(self._run, loop)
         selection = self._run.selections[loop]
         self._sampler.stream = self._run.streams[loop]
         if self.args.sample_weights == "mass" and selection.weights is not None:
-            self._weights = torch.zeros(len(self.train_dataset), device=self.args.device)
+            self._weights = torch.zeros(self._schedule.pool_size, device=self.args.device)
             self._weights[selection.indices.to(self.args.device)] = selection.weights.to(self.args.device)
         self.meter.start("train")
 
     def _end_loop(self) -> None:
         self.meter.stop()
 
-    def _select(self, loop: int) -> None:
-        run, seed = self._run, seed_of(self._schedule.seed, loop)
-        assert run is not None
-        with seeded(seed):
-            candidates = self._candidates(loop, seed)
-            selection = self._selection(candidates, seed)
-            figures = self._begin_augmentation(selection, candidates)
+    def _select(self, run: RunState, loop: int) -> None:
+        selection, candidates, figures = self._reselection.select(loop, run.selections)
         stream = Stream(selection.indices, loop)
         if run.streams:
             stream = run.streams[-1].after(self._schedule.samples_per_loop, selection.indices, loop)
-        record = record_loop(
-            loop, self.state.global_step, selection, run.selections, candidates, self._labels, figures
-        )
+        record = record_loop(loop, self.state.global_step, selection, run.selections, candidates, self._labels, figures)
         run.selections.append(selection)
         run.streams.append(stream)
         run.records.append(record)
         self.log(record.logs())
 
-    def _candidates(self, loop: int, seed: int) -> Candidates:
-        """What the strategy chooses from: scored only if it, or a warm-up of the head, needs that."""
-        pool_size, warmup = len(self.train_dataset), self.args.head_warmup and loop == 0
-        kept = self.args.single_run and loop > 0
-        if kept or not (self.strategy.needs_forward or warmup):
-            return Candidates(torch.arange(pool_size), labels=self._pool_labels())
-        count = max(self._schedule.budget, round(self.args.scoring_fraction * pool_size))
-        generator = torch.Generator().manual_seed(seed)
-        candidates = self._score(candidate_set(pool_size, count, self._labels, generator))
-        if warmup:
-            if self.accelerator.is_main_process:
-                fit_head(self._head, candidates)
-            broadcast(list(self._head.parameters()))
-            candidates = rescored(self._head, candidates, self._sample_loss)
-        return candidates
-
-    def _selection(self, candidates: Candidates, seed: int) -> Selection:
-        """The main process selects; all processes get its selection."""
-        assert self._run is not None
-        if self.args.single_run and self._run.selections:
-            return self._run.selections[0]
-        if self.cea is not None and candidates.embeddings is not None:
-            candidates = self.cea.before_selection(candidates)
-        size = len(candidates) if self.strategy.takes_all else self._schedule.budget
-        with self.meter.timed("select"):
-            selection = decided_by_main(
-                self.accelerator,
-                partial(run_strategy, self.strategy, candidates, self._schedule.budget, self.args, seed),
-                size,
-            )
-        self.meter.add("select", len(selection), selection.info.get("flops", 0.0))
-        return selection
-
-    def _begin_augmentation(self, selection: Selection, candidates: Candidates) -> dict[str, float]:
-        if self.cea is None:
-            return {}
-        scored = candidates.embeddings is not None
-        if scored:
-            selected = candidates.take(torch.isin(candidates.indices, selection.indices))
-        else:
-            selected = self._score(selection.indices.sort().values)
-        return self.cea.begin_loop(selected, refit=not scored)
-
-    # Data --------------------------------------------------------------------------------------------------------
+    # --- Data ---
 
     def _score(self, indices: Tensor) -> Candidates:
         """Embeddings, losses, logits and labels of these samples under the current model."""
@@ -368,50 +353,34 @@ class VeCAFTrainer(Trainer):
             load=self._scoring_loader,
             label_name=self.label_names[0],
             meter=self.meter,
-            verify_loss=isinstance(self._sample_loss, partial) and self.label_smoother is None,
+            verify_loss=self._verify_loss,
             disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
         )
-        with self.meter.timed("score"):
-            return scorer.score(self.model, self._head, indices)
+        return scorer.score(self.model, self._head, indices)
 
-    def _pool_labels(self) -> Tensor | None:
-        """Class of each sample; read through the collator, without the model, where no column has them."""
-        if self._labels is None and "labels" in self.strategy.needs:
-            batches = self._scoring_loader(range(len(self.train_dataset)))
-            self._labels = torch.cat([batch[self.label_names[0]] for batch in batches])
-        return self._labels
+    def _labels_through_collator(self) -> Tensor:
+        """Class of each sample where no column has it: loads the whole pool once, without the model."""
+        batches = self._scoring_loader(range(self._schedule.pool_size))
+        return torch.cat([batch[self.label_names[0]] for batch in batches])
 
-    def _scoring_loader(self, indices: Any) -> DataLoader:
+    def _scoring_loader(self, indices: Iterable[int]) -> DataLoader:
+        # Not prepared by Accelerate: the scorer deals the indices out to the processes itself.
         draws = [Draw(index) for index in indices]
-        batch_size = self.args.scoring_batch_size or self.args.eval_batch_size
-        # A sampler that is a plain list: this loader is not prepared, the scorer deals the indices out itself.
-        return self._indexed_loader(self.scoring_dataset, draws, batch_size, persistent_workers=False)
+        return self._loader(self.scoring_dataset, draws, self.args.scoring_batch_size or self.args.eval_batch_size)
 
-    def _indexed_loader(self, dataset: Any, sampler: Any, batch_size: int, persistent_workers: bool) -> DataLoader:
-        """As Trainer's own loaders, but each sample carries its position in the pool."""
-        args, collator = self.args, self.data_collator
+    def _loader(self, dataset: Any, draws: Any, batch_size: int, persistent_workers: bool = False) -> DataLoader:
+        collator = self.data_collator
         if isinstance(dataset, datasets.Dataset):
             dataset = self._remove_unused_columns(dataset, description="training")
         else:
             collator = self._get_collator_with_removed_columns(collator, description="training")
-        workers = args.dataloader_num_workers
-        return DataLoader(
-            IndexedDataset(dataset, self._schedule.seed),
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=IndexedCollator(collator),
-            num_workers=workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=partial(seed_worker, num_workers=workers, rank=args.process_index),
-        )
+        seed = self._schedule.seed
+        return indexed_loader(dataset, collator, draws, batch_size, self.args, seed, persistent_workers)
 
     def _weighted_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
         """The objective per sample, weighted and averaged: stands in for Trainer's `compute_loss_func`."""
         losses = self._sample_loss(outputs, labels)
-        training = self._batch_indices is not None and self.model.training
         weights = torch.ones_like(losses)
-        if training and self._weights is not None:
+        if self._batch_indices is not None and self._weights is not None:
             weights = self._weights[self._batch_indices]
         return weighted_mean(losses, weights, labels, num_items_in_batch)

@@ -1,13 +1,24 @@
 """Pools that several test modules select from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from vecaf_hf.candidates import Candidates
 
 MakePool = Callable[..., Candidates]
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Thousands of tiny operations: threads that wait for each other on a busy machine cost minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -15,9 +26,7 @@ def make_pool() -> MakePool:
     return _make_pool
 
 
-def _make_pool(
-    size: int = 60, dimension: int = 6, classes: int = 3, seed: int = 0, multiply: int = 3
-) -> Candidates:
+def _make_pool(size: int = 60, dimension: int = 6, classes: int = 3, seed: int = 0, multiply: int = 3) -> Candidates:
     """Gaussian classes of unequal size; embeddings in float64; indices that are not the rows."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(classes, dimension, generator=generator, dtype=torch.float64)

@@ -18,7 +18,7 @@ def problems(draw: st.DrawFn) -> Problem:
     """(budget, claims, capacities)."""
     classes = draw(st.integers(1, 8))
     capacities = draw(st.lists(st.integers(0, 12), min_size=classes, max_size=classes).filter(any))
-    claim = st.one_of(st.integers(0, 5).map(float), st.floats(0, 1e6, allow_subnormal=False))
+    claim = st.one_of(st.integers(0, 5).map(float), st.floats(1e-45, 1e6))
     claims = draw(st.lists(claim, min_size=classes, max_size=classes))
     return draw(st.integers(1, sum(capacities))), claims, capacities
 

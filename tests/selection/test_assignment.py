@@ -15,9 +15,7 @@ from vecaf_hf.selection.assignment import distinct_nearest
 def brute_force(embeddings: Tensor, centroids: Tensor) -> list[int]:
     similarity = (centroids.double() @ embeddings.double().T).tolist()
     pairs = sorted(
-        (-value, sample, centroid)
-        for centroid, row in enumerate(similarity)
-        for sample, value in enumerate(row)
+        (-value, sample, centroid) for centroid, row in enumerate(similarity) for sample, value in enumerate(row)
     )
     chosen: dict[int, int] = {}
     taken: set[int] = set()

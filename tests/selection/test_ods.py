@@ -62,9 +62,7 @@ def test_objective_and_gradient_equal_dense_autograd(
     expected = dense_objective(embeddings, probabilities, leaf, temperature, diversity_weight)
     expected.backward()
 
-    objective, gradient = objective_and_gradient(
-        embeddings, probabilities, centroids, temperature, diversity_weight
-    )
+    objective, gradient = objective_and_gradient(embeddings, probabilities, centroids, temperature, diversity_weight)
 
     torch.testing.assert_close(objective, expected.detach(), rtol=1e-5, atol=1e-10)
     assert leaf.grad is not None
@@ -109,9 +107,7 @@ def test_tangent_is_orthogonal_and_keeps_what_already_is():
     ("size", "count", "dimension", "diversity_weight"),
     [(200, 10, 16, 1.0), (300, 40, 32, 1.0), (200, 1, 16, 1.0), (120, 12, 8, 0.0), (60, 60, 24, 1.0)],
 )
-def test_optimisation_reaches_what_adam_reaches_on_the_dense_objective(
-    size, count, dimension, diversity_weight
-):
+def test_optimisation_reaches_what_adam_reaches_on_the_dense_objective(size, count, dimension, diversity_weight):
     embeddings, probabilities, _ = problem(size, count, dimension, seed=3, dtype=torch.float32)
     start = starting_centroids(embeddings, count, "random", torch.Generator().manual_seed(4))
 
@@ -125,9 +121,7 @@ def test_optimisation_reaches_what_adam_reaches_on_the_dense_objective(
         loss.backward()
         adam.step()
 
-    found = optimise_centroids(
-        embeddings, probabilities, start, SelectionOptions(diversity_weight=diversity_weight)
-    )
+    found = optimise_centroids(embeddings, probabilities, start, SelectionOptions(diversity_weight=diversity_weight))
 
     assert found.start == pytest.approx(reached[0], rel=1e-4)
     assert found.steps <= 300
@@ -163,9 +157,7 @@ def test_optimisation_stops_once_settled():
 
 def test_adam_steps_rotate_with_the_space():
     embeddings, probabilities, start = problem(60, 7, 8)
-    rotation, _ = torch.linalg.qr(
-        torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    )
+    rotation, _ = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2)))
     paths = []
     for turn in (torch.eye(8, dtype=torch.float64), rotation):
         optimiser, centroids = SphericalAdam(1e-2), start @ turn
@@ -181,9 +173,7 @@ def test_first_step_has_adams_size():
     _, _, start = problem(20, 5, 64)
     gradient = tangent(torch.randn_like(start), start)
     moved = SphericalAdam(1e-3).step(start, gradient) - start
-    torch.testing.assert_close(
-        moved.norm(dim=1), torch.full((5,), 1e-3 * 8.0, dtype=torch.float64), rtol=1e-3, atol=0
-    )
+    torch.testing.assert_close(moved.norm(dim=1), torch.full((5,), 1e-3 * 8.0, dtype=torch.float64), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("start", ["random", "k-means++"])

@@ -50,7 +50,7 @@ def calls(draw: st.DrawFn) -> dict:
 def test_ods_always_selects_k_distinct_samples(call):
     selection = select(strategy="ods", **call)
     assert len(selection) == selection.indices.unique().numel() == call["budget"]
-    assert 0 <= int(selection.indices.min()) and int(selection.indices.max()) < len(call["losses"])
+    assert int(selection.indices.min()) >= 0 and int(selection.indices.max()) < len(call["losses"])
     assert selection.weights is not None and bool(selection.weights.isfinite().all())
     assert all(np.isfinite(value) for value in selection.info.values())
 
@@ -70,9 +70,7 @@ def test_every_strategy_always_selects_distinct_samples(call, strategy):
 def test_arrays_of_numpy_and_lists():
     from_tensors = select(EMBEDDINGS, LOSSES, budget=8, labels=LABELS, selection_steps=5)
     for convert in (lambda x: x.numpy(), lambda x: x.tolist()):
-        found = select(
-            convert(EMBEDDINGS), convert(LOSSES), budget=8, labels=convert(LABELS), selection_steps=5
-        )
+        found = select(convert(EMBEDDINGS), convert(LOSSES), budget=8, labels=convert(LABELS), selection_steps=5)
         assert torch.equal(found.indices, from_tensors.indices)
 
 
@@ -115,9 +113,7 @@ def test_a_callable_that_breaks_the_contract_is_refused(returned, message):
         select(EMBEDDINGS, LOSSES, budget=3, strategy=lambda *_: torch.tensor(returned))
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"), [("odds", "ods"), ("active_ft", "activeft"), ("topk", "topk_loss")]
-)
+@pytest.mark.parametrize(("typed", "meant"), [("odds", "ods"), ("active_ft", "activeft"), ("topk", "topk_loss")])
 def test_an_unknown_strategy_suggests_the_near_one(typed, meant):
     with pytest.raises(ValueError, match=rf"strategy is '{typed}' \(did you mean '{meant}'\?\)"):
         select(EMBEDDINGS, LOSSES, budget=3, strategy=typed)
@@ -224,9 +220,7 @@ def test_the_selection_is_more_spread_than_the_largest_losses(seed, allocation):
     embeddings, losses, cluster = clusters()
     ours = select(embeddings, losses, budget=30, labels=cluster, allocation=allocation, seed=seed)
     naive = select(embeddings, losses, budget=30, strategy="topk_loss")
-    assert nearest_neighbour_distance(embeddings, ours.indices) > nearest_neighbour_distance(
-        embeddings, naive.indices
-    )
+    assert nearest_neighbour_distance(embeddings, ours.indices) > nearest_neighbour_distance(embeddings, naive.indices)
 
 
 def test_ods_covers_the_clusters_that_random_draws_would_miss():

@@ -51,9 +51,7 @@ class Augmenter:
         labels: Class of each sample, for `toward="instance"`. LongTensor [N].
     """
 
-    def __init__(
-        self, options: CEAOptions, table: CaptionTable, dimension: int, labels: Tensor | None
-    ) -> None:
+    def __init__(self, options: CEAOptions, table: CaptionTable, dimension: int, labels: Tensor | None) -> None:
         self.options, self.table = options, table
         self.aligner = Aligner(table.plain.shape[1], dimension, trained=options.alignment == "learned")
         self.fitted = False
@@ -141,9 +139,7 @@ class Augmenter:
 def _class_means(table: CaptionTable, labels: Tensor | None) -> Tensor:
     """Mean text embedding of each class's captions. [C, d_t]."""
     if labels is None:
-        raise ValueError(
-            'toward="instance" needs one class per sample, and no labels could be read: set label_column'
-        )
+        raise ValueError('toward="instance" needs one class per sample, and no labels could be read: set label_column')
     captioned = table.rows >= 0
     labels_, rows = labels[captioned], table.rows[captioned]
     counts = torch.zeros(int(labels.max()) + 1, len(table.plain))

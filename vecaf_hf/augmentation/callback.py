@@ -18,6 +18,7 @@ from vecaf_hf.augmentation.captions import CaptionTable, caption_table, find_cap
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.candidates import Candidates
+from vecaf_hf.cost import CostMeter
 from vecaf_hf.scoring.head import flat
 
 
@@ -53,20 +54,22 @@ class CEACallback(TrainerCallback):
         self._texts: Texts | None = None  # of the loop's selected samples
         self._batch: Tensor | None = None
 
-    # Before training ---------------------------------------------------------------------------------------------
+    # --- Before training ---
 
     def read_captions(self, dataset: Any, labels: Tensor | None, class_names: Sequence[str]) -> None:
         """Find every sample's caption, without encoding any: raises what is wrong with them (`find_captions`)."""
         self._found = find_captions(self.captions, dataset, labels, class_names)
         self._dataset, self._labels, self._table = dataset, labels, None
 
-    def prepare(self, head: nn.Module, dimension: int, accelerator: Accelerator) -> None:
+    def prepare(self, head: nn.Module, dimension: int, accelerator: Accelerator, meter: CostMeter) -> None:
         """Encode the captions and set the hook on the head, which takes embeddings of this dimension."""
         if self._table is None:
             self.encoder.device = self.encoder.device or accelerator.device
+            before = self.encoder.forwards
             # One process encodes, the others then read its cache.
-            with accelerator.main_process_first():
+            with accelerator.main_process_first(), meter.measured("encode_text"):
                 self._table = caption_table(self._found, self.options.domain_prompt, self.encoder)
+            meter.add("encode_text", self.encoder.forwards - before)
         self.augmenter = Augmenter(self.options, self._table, dimension, self._labels)
         self.augmenter.aligner.to(accelerator.device)
         if self.options.alignment == "identity":
@@ -85,7 +88,7 @@ class CEACallback(TrainerCallback):
     ) -> None:
         self._detach()
 
-    # At a loop boundary ------------------------------------------------------------------------------------------
+    # --- At a loop boundary ---
 
     def before_selection(self, candidates: Candidates) -> Candidates:
         """Refit the alignment on the candidates, and return them as the selection should see them."""
@@ -168,7 +171,7 @@ class CEACallback(TrainerCallback):
             )
         return [image.convert("RGB") for image in raw.select(indices.tolist())[self.options.image_column]]
 
-    # In a training step ------------------------------------------------------------------------------------------
+    # --- In a training step ---
 
     @contextmanager
     def batch(self, indices: Tensor) -> Iterator[None]:
@@ -195,11 +198,7 @@ class CEACallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # A learned map is not inside the model, so DistributedDataParallel does not average its gradient.
-        if (
-            self.options.alignment == "learned"
-            and self.augmenter is not None
-            and self._accelerator.num_processes > 1
-        ):
+        if self.options.alignment == "learned" and self.augmenter is not None and self._accelerator.num_processes > 1:
             for parameter in self.augmenter.aligner.parameters():
                 if parameter.grad is not None:
                     parameter.grad = reduce(parameter.grad, reduction="mean")

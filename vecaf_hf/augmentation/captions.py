@@ -34,9 +34,7 @@ def find_captions(
     if not isinstance(captions, str):
         found = list(captions)
         if len(found) != len(dataset):
-            raise ValueError(
-                f"captions has {len(found)} entries for a training dataset of {len(dataset)} samples"
-            )
+            raise ValueError(f"captions has {len(found)} entries for a training dataset of {len(dataset)} samples")
     elif LABEL_FIELD in captions:
         found = _from_template(captions, labels, class_names)
     elif isinstance(dataset, datasets.Dataset):
@@ -48,9 +46,7 @@ def find_captions(
         )
     for index, caption in enumerate(found):
         if caption is not None and not isinstance(caption, str):
-            raise ValueError(
-                f"the caption of sample {index} is a {type(caption).__name__}, not text: {caption!r:.80}"
-            )
+            raise ValueError(f"the caption of sample {index} is a {type(caption).__name__}, not text: {caption!r:.80}")
     return [caption if caption and caption.strip() else None for caption in found]
 
 
@@ -99,9 +95,7 @@ def caption_table(captions: Sequence[str | None], prompt: str | None, encoder: T
     Raises:
         ValueError: No sample has a caption.
     """
-    distinct = {
-        caption: row for row, caption in enumerate(dict.fromkeys(c for c in captions if c is not None))
-    }
+    distinct = {caption: row for row, caption in enumerate(dict.fromkeys(c for c in captions if c is not None))}
     if not distinct:
         raise ValueError("no sample of the training dataset has a caption")
     texts = list(distinct)

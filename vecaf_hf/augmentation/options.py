@@ -16,9 +16,7 @@ PLACES = ("training", "selection", "attention")
 class CEAOptions:
     step_size: float = field(
         default=0.1,
-        metadata={
-            "help": "Eta of Eq. 9, the part of the way towards the caption: 0 moves nothing, 1 lands on it."
-        },
+        metadata={"help": "Eta of Eq. 9, the part of the way towards the caption: 0 moves nothing, 1 lands on it."},
     )
     attention: str = field(
         default="mean_one",
@@ -45,9 +43,7 @@ class CEAOptions:
     )
     act_on: list[str] = field(
         default_factory=lambda: ["training", "selection"],
-        metadata={
-            "help": "Which embeddings are moved: in training, of the candidates in selection, or both."
-        },
+        metadata={"help": "Which embeddings are moved: in training, of the candidates in selection, or both."},
     )
     domain_prompt: str | None = field(
         default=None, metadata={"help": 'Sentence added to every caption, such as "It\'s a snowy day.".'}
@@ -65,9 +61,7 @@ class CEAOptions:
             "help": "Temperature tau of a factor exp(cos(e, t_prompt) / tau) on selection weights; none if not set."
         },
     )
-    alignment_samples: int = field(
-        default=10_000, metadata={"help": "Most samples that an alignment is fitted on."}
-    )
+    alignment_samples: int = field(default=10_000, metadata={"help": "Most samples that an alignment is fitted on."})
     image_column: str = field(
         default="image", metadata={"help": "The dataset's column of raw images (read by alignment dual)."}
     )

@@ -1,4 +1,4 @@
-"""t_i = LM(c_i) of Section 3.2: embeddings of captions by a frozen text encoder, each caption encoded once."""
+"""t_i = LM(c_i) of Section 3.2: caption embeddings by a frozen text encoder, each caption encoded once."""
 
 from __future__ import annotations
 
@@ -44,10 +44,13 @@ SENTENCE_POOLINGS = {
     "mean": "mean",
     "mean_tokens": "mean",
 }
+# The end of the names of CLIP's and its kin's text towers that have a projection.
+PROJECTING = "TextModelWithProjection"
 # The window of an encoder with relative positions whose tokenizer names no limit (mT5).
 DEFAULT_WINDOW = 512
 # Tokenizers without a limit say 1e30.
 UNLIMITED = 10**9
+LOADING_ADVICE = "check the spelling, log in with `hf auth login` if it is gated or private, or pass a local folder"
 # Texts between two writes to the cache: what a killed run loses at most.
 TEXTS_PER_SHARD = 4096
 
@@ -74,7 +77,7 @@ class TextEncoder:
         batch_size: Texts (or images) per forward pass; changes no result.
         cache_dir: Where embeddings are kept; by default `vecaf_hf/text` in the Hugging Face home.
         trust_remote_code: Whether to run modelling code that the checkpoint brings.
-        device: Where to run; by default the accelerator if there is one.
+        device: Where to run, set until the first text is encoded; by default the accelerator if there is one.
         disable_tqdm: Whether to hide progress bars.
 
     Attributes:
@@ -107,7 +110,7 @@ class TextEncoder:
         self.batch_size = batch_size
         self.cache_dir = Path(cache_dir or Path(huggingface_hub.constants.HF_HOME) / "vecaf_hf" / "text")
         self.trust_remote_code = trust_remote_code
-        self.device = torch.device(device or _accelerator())
+        self.device = device
         self.disable_tqdm = disable_tqdm
         self.forwards = 0
         self.truncated = 0
@@ -122,9 +125,7 @@ class TextEncoder:
     @property
     def is_dual(self) -> bool:
         """Whether the encoder also embeds images, into the same space."""
-        return hasattr(self._model_class, "get_text_features") and hasattr(
-            self._model_class, "get_image_features"
-        )
+        return all(hasattr(self._model_class, f"get_{part}_features") for part in ("text", "image"))
 
     @property
     def dimension(self) -> int:
@@ -143,16 +144,13 @@ class TextEncoder:
         """
         for position, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(
-                    f"text {position} is {text!r}: only non-empty strings can be encoded, drop it first"
-                )
+                raise ValueError(f"text {position} is {text!r}: only non-empty strings can be encoded")
         if not texts:
             return torch.empty(0, self.dimension)
         found = self._cache.get(dict.fromkeys(texts))
         missing = [text for text in dict.fromkeys(texts) if text not in found]
-        with tqdm(
-            total=len(missing), desc="Encoding texts", disable=self.disable_tqdm, leave=False
-        ) as progress:
+        progress = tqdm(total=len(missing), desc="Encoding texts", disable=self.disable_tqdm, leave=False)
+        with progress:
             for start in range(0, len(missing), TEXTS_PER_SHARD):
                 shard = missing[start : start + TEXTS_PER_SHARD]
                 embeddings = self._embed(shard, progress)
@@ -170,17 +168,15 @@ class TextEncoder:
         """
         if not self.is_dual:
             raise ValueError(
-                f"{self.name_or_path!r} has no image tower, so it cannot embed images: choose a dual encoder such "
-                'as CLIP or SigLIP, or align its texts with alignment="ridge"'
+                f"{self.name_or_path!r} has no image tower, so it cannot embed images: choose a dual encoder "
+                'such as CLIP or SigLIP, or align its texts with alignment="ridge"'
             )
         if not images:
             return torch.empty(0, self.dimension)
         rows = []
         starts = range(0, len(images), self.batch_size)
         for start in tqdm(starts, "Encoding images", disable=self.disable_tqdm, leave=False):
-            batch = [
-                images[row].convert("RGB") for row in range(start, min(start + self.batch_size, len(images)))
-            ]
+            batch = [images[row].convert("RGB") for row in range(len(images))[start : start + self.batch_size]]
             rows.append(self._image_features(batch))
         return torch.cat(rows)
 
@@ -197,22 +193,12 @@ class TextEncoder:
         embeddings = torch.cat(rows)[torch.tensor(order).argsort()]
         if not bool(embeddings.isfinite().all()):
             position = int((~embeddings.isfinite().all(dim=1)).nonzero()[0, 0])
-            raise ValueError(
-                f"{self.name_or_path!r} gives {texts[position]!r} an embedding that is not finite"
-            )
+            raise ValueError(f"{self.name_or_path!r} has no finite embedding for {texts[position]!r}")
         self.forwards += len(texts)
-        self._count_truncated(sum(length > self._window for length in lengths))
+        if truncated := sum(length > self._window for length in lengths):
+            self.truncated += truncated
+            logger.warning("%d texts lose their end: they exceed %d tokens", truncated, self._window)
         return embeddings
-
-    def _count_truncated(self, count: int) -> None:
-        self.truncated += count
-        if count:
-            logger.warning(
-                "%d texts are longer than the %d tokens that %s takes: their ends are lost",
-                count,
-                self._window,
-                self.name_or_path,
-            )
 
     @torch.inference_mode()
     def _text_features(self, texts: list[str]) -> Tensor:
@@ -224,19 +210,19 @@ class TextEncoder:
             max_length=self._window,
             return_attention_mask=True,
             return_tensors="pt",
-        ).to(self.device)
+        ).to(self._model.device)
         mask = tokens["attention_mask"]
         if self._is_siglip:
             del tokens["attention_mask"]  # Nor was it trained with a mask: padding is part of its input.
         forward = getattr(self._model, "get_text_features", self._model.forward)
-        # Some tokenizers also return what their model has no use for (token types).
+        # A checkpoint's own code may not take all that its tokenizer returns (token types).
         accepted = inspect.signature(forward).parameters
         outputs = forward(**{name: values for name, values in tokens.items() if name in accepted})
         return pool(outputs, mask, self.pooling).float().cpu()
 
     @torch.inference_mode()
     def _image_features(self, images: list[Image.Image]) -> Tensor:
-        pixels = self._image_processor(images=images, return_tensors="pt").to(self.device)
+        pixels = self._image_processor(images=images, return_tensors="pt").to(self._model.device)
         return projected(self._model.get_image_features(**pixels)).float().cpu()
 
     @property
@@ -266,6 +252,11 @@ class TextEncoder:
     @cached_property
     def _tokenizer(self) -> Any:
         tokenizer = self._load(AutoTokenizer, "tokenizer")
+        # Without tokenizer files transformers makes an empty one (T5's knows a blank): all texts would be alike.
+        if len(tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()) <= 1:
+            raise ValueError(
+                f"text encoder {self.name_or_path!r} has no tokenizer files: save its tokenizer beside the model"
+            )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if not self._is_siglip:
@@ -280,53 +271,47 @@ class TextEncoder:
     @cached_property
     def _model(self) -> Any:
         config = copy.deepcopy(self._config)
-        if self._model_class in MODEL_FOR_TEXT_ENCODING_MAPPING.values():
+        if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
             config.is_encoder_decoder = False
         model, report = self._load(
             self._model_class, "weights", config=config, dtype=torch.float32, output_loading_info=True
         )
-        # The pooler is only missed by who asked for it.
-        random = sorted(
-            key for key in report["missing_keys"] if self.pooling == "pooled" or "pooler" not in key
-        )
-        if random:
+        missing = report["missing_keys"]
+        if self.pooling != "pooled":
+            missing = [name for name in missing if "pooler" not in name]
+        if missing:
             raise ValueError(
-                f"{self.name_or_path!r} lacks weights that pooling={self.pooling!r} needs: {random[0]}"
+                f"{self.name_or_path!r} has no weights for pooling={self.pooling!r}: {sorted(missing)[0]} is missing"
             )
         encoder = model.get_encoder() if config.is_encoder_decoder else model
-        return encoder.eval().requires_grad_(False).to(self.device)
+        return encoder.eval().requires_grad_(False).to(self.device or _accelerator())
 
     def _find_model_class(self) -> Any:
-        config = self._config
-        projected = [name for name in config.architectures or () if name.endswith("TextModelWithProjection")]
-        if projected and hasattr(transformers, projected[0]):
-            return getattr(transformers, projected[0])
-        found: Any = None
-        if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        """The least that turns text into vectors: of a T5, the encoder."""
+        config, found = self._config, None
+        projecting = [name for name in config.architectures or [] if name.endswith(PROJECTING)]
+        if projecting and hasattr(transformers, projecting[0]):
+            found = getattr(transformers, projecting[0])
+        elif config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
             found = MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
         elif type(config) in MODEL_MAPPING:
             found = MODEL_MAPPING[type(config)]
-        elif "AutoModel" in (code := getattr(config, "auto_map", {})):
-            found = get_class_from_dynamic_module(
-                code["AutoModel"], self.name_or_path, revision=self._revision
-            )
+        elif self.trust_remote_code and "AutoModel" in getattr(config, "auto_map", {}):
+            code = config.auto_map["AutoModel"]
+            found = get_class_from_dynamic_module(code, self.name_or_path, revision=self._revision)
         found = found[0] if isinstance(found, tuple) else found
-        if found is None or (
-            found.main_input_name != "input_ids" and not hasattr(found, "get_text_features")
-        ):
-            raise ValueError(
-                f"{self.name_or_path!r} ({config.model_type}) is no text encoder: it takes no text"
-            )
+        if getattr(found, "main_input_name", None) != "input_ids" and not hasattr(found, "get_text_features"):
+            raise ValueError(f"{self.name_or_path!r} is no text encoder: a {config.model_type} takes no text")
         return found
 
     def _find_pooling(self) -> str:
-        kind = self._config.model_type
-        if hasattr(self._model_class, "get_text_features") or kind == "clip_text_model":
-            return "pooled"
-        if self._model_class.__name__.endswith("TextModelWithProjection"):
+        name, kind = self._model_class.__name__, self._config.model_type
+        projects = hasattr(self._model_class, "get_text_features") or name.endswith(PROJECTING)
+        if projects or kind == "clip_text_model":
             return "pooled"
         causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        return self._sentence_pooling() or ("last" if causal else "mean")
+        default = "last" if causal and not self._config.is_encoder_decoder else "mean"
+        return self._sentence_pooling() or default
 
     def _sentence_pooling(self) -> str | None:
         """The pooling of a sentence-transformers checkpoint; None for any other."""
@@ -337,14 +322,14 @@ class TextEncoder:
             named = config.get("pooling_mode") or [
                 name.removeprefix("pooling_mode_")
                 for name, on in config.items()
-                if "pooling_mode_" in name and on
+                if name.startswith("pooling_mode_") and on
             ]
-            names = [named] if isinstance(named, str) else list(named)
+            names = [named] if isinstance(named, str) else named
             if len(names) == 1 and names[0] in SENTENCE_POOLINGS:
                 return SENTENCE_POOLINGS[names[0]]
             raise ValueError(
-                f"{self.name_or_path!r} pools by {' and '.join(names) or 'nothing'}, which is not supported: choose "
-                f"a pooling of {', '.join(POOLINGS[1:])}"
+                f"{self.name_or_path!r} pools by {names}, which is not supported: choose pooling from "
+                f"{', '.join(POOLINGS[1:])}"
             )
         return None
 
@@ -363,11 +348,9 @@ class TextEncoder:
         options |= {"revision": self._revision, "trust_remote_code": self.trust_remote_code}
         try:
             return source.from_pretrained(self.name_or_path, **options)
-        except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().split("\n")[0]
-            advice = ""
-            if isinstance(error, OSError):
-                advice = " Check the spelling, log in with `hf auth login` if it is gated or private, or pass a local folder."
+        except Exception as error:  # Of any type, by what the checkpoint lacks.
+            reason = " ".join(str(error).split())
+            advice = f"; {LOADING_ADVICE}" if isinstance(error, OSError) else ""
             raise ValueError(
                 f"cannot load the {part} of text encoder {self.name_or_path!r}: {reason}{advice}"
             ) from error
@@ -418,5 +401,6 @@ def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return getattr(config, "text_config", None) or config
 
 
-def _accelerator() -> torch.device:
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+def _accelerator() -> torch.device | str:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or "cpu"

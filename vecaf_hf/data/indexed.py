@@ -17,7 +17,7 @@ POOL_INDEX = "vecaf_pool_index"
 class Draw(NamedTuple):
     """A sample to load: its position in the pool, and which pass over which selection asks for it."""
 
-    index: int
+    position: int
     stream: int = 0
     turn: int = 0
 
@@ -36,8 +36,8 @@ class IndexedDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> tuple[int, Any]:
-        with seeded(seed_of(self.seed, draw.stream, draw.turn, draw.index)):
-            return draw.index, self.dataset[draw.index]
+        with seeded(seed_of(self.seed, draw.stream, draw.turn, draw.position)):
+            return draw.position, self.dataset[draw.position]
 
 
 class IndexedCollator:

@@ -29,7 +29,9 @@ def decided_by_main(accelerator: Accelerator, decide: Callable[[], Selection], s
     device = accelerator.device
     if int(broadcast(torch.tensor(int(failure is not None), device=device))):
         raise failure or RuntimeError("the selection failed in the main process; its message says why")
-    weighted = bool(broadcast(torch.tensor(int(selection is not None and selection.weights is not None), device=device)))
+    weighted = bool(
+        broadcast(torch.tensor(int(selection is not None and selection.weights is not None), device=device))
+    )
     indices = torch.zeros(size, dtype=torch.long) if selection is None else selection.indices
     indices = broadcast(indices.to(device)).cpu()
     if not weighted:

@@ -53,7 +53,12 @@ class RunState:
             "schedule": asdict(self.schedule),
             "pool": self.pool,
             "loops": [
-                {"start": stream.start, "offset": stream.offset, "info": selection.info, "record": record.to_json()}
+                {
+                    "start": stream.start,
+                    "offset": stream.offset,
+                    "info": selection.info,
+                    "record": record.to_json(),
+                }
                 for stream, selection, record in zip(self.streams, self.selections, self.records, strict=True)
             ],
             "cost": self.cost,
@@ -88,7 +93,9 @@ class RunState:
             )
         values = json.loads((folder / JSON_FILE).read_text())
         if values["version"] != VERSION:
-            raise ValueError(f"cannot resume: the checkpoint's format is {values['version']}, this version reads {VERSION}")
+            raise ValueError(
+                f"cannot resume: the checkpoint's format is {values['version']}, this version reads {VERSION}"
+            )
         schedule.check_same(values["schedule"])
         if values["pool"] != pool:
             raise ValueError(

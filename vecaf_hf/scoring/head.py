@@ -33,7 +33,9 @@ def find_head(model: nn.Module, name: str | None = None) -> nn.Module:
 
 
 def _without_wrappers(model: nn.Module) -> nn.Module:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    # PEFT wraps the model that has the head.
+    base: Any = getattr(model, "get_base_model", None)
+    return model if base is None else base()
 
 
 def _timm_head(model: Any) -> nn.Module:

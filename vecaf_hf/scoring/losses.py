@@ -73,7 +73,9 @@ def _row(outputs: Any, row: int) -> Any:
     if isinstance(outputs, Tensor):
         return outputs[row : row + 1]
     if isinstance(outputs, Mapping):
-        kept = {key: value[row : row + 1] for key, value in outputs.items() if isinstance(value, Tensor) and value.dim()}
+        kept = {
+            key: value[row : row + 1] for key, value in outputs.items() if isinstance(value, Tensor) and value.dim()
+        }
         return type(outputs)(**kept)
     return type(outputs)(value[row : row + 1] for value in outputs)
 

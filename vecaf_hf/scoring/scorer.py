@@ -64,7 +64,8 @@ class PoolScorer:
         training = model.training
         model.eval()
         try:
-            fields = self._forward(model, head, mine)
+            with self.meter.timed("score"):
+                fields = self._forward(model, head, mine)
         finally:
             model.train(training)
         gathered = {name: self._gather(values)[: len(indices)] for name, values in fields.items()}
@@ -105,7 +106,8 @@ class PoolScorer:
         labels = inputs.pop(self.label_name)
         verify = first and self.verify_loss
         seen.clear()
-        with torch.inference_mode(), self.accelerator.autocast(), self.meter.counted("score", len(indices)):
+        self.meter.add_forwards("score", len(indices))
+        with torch.inference_mode(), self.accelerator.autocast():
             outputs = model(**inputs, **({self.label_name: labels} if verify else {}))
         with torch.inference_mode():
             embeddings, logits = seen[0], logits_of(outputs)

@@ -22,7 +22,9 @@ def linear_of(head: nn.Module) -> nn.Linear:
     """
     layers = [module for module in head.modules() if any(True for _ in module.parameters(recurse=False))]
     if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
-        raise ValueError(f"head_warmup fits a linear head, and this one is {type(head).__name__}: leave head_warmup off")
+        raise ValueError(
+            f"head_warmup fits a linear head, and this one is {type(head).__name__}: leave head_warmup off"
+        )
     return layers[0]
 
 

@@ -45,9 +45,7 @@ def class_cells(labels: Tensor | None, weights: Tensor, budget: int, allocation:
     }[allocation]
     budgets = shares(budget, claims, sizes.cpu())
     rows_by_class = everything[inverse.argsort(stable=True).to(everything.device)].split(sizes.tolist())
-    return [
-        Cell(rows, count) for rows, count in zip(rows_by_class, budgets.tolist(), strict=True) if count > 0
-    ]
+    return [Cell(rows, count) for rows, count in zip(rows_by_class, budgets.tolist(), strict=True) if count > 0]
 
 
 def shares(budget: int, claims: Tensor, capacities: Tensor) -> Tensor:

@@ -52,9 +52,7 @@ class _Preferences:
     def __init__(self, embeddings: Tensor, centroids: Tensor) -> None:
         self.embeddings, self.centroids = embeddings, centroids
         values, rows = top(centroids, embeddings, min(CANDIDATES_PER_CENTROID, len(embeddings)))
-        self.lists = [
-            _without_last_ties(v, r) for v, r in zip(values.tolist(), rows.tolist(), strict=True)
-        ]
+        self.lists = [_without_last_ties(v, r) for v, r in zip(values.tolist(), rows.tolist(), strict=True)]
 
     def next_pair(self, centroid: int, taken: Tensor) -> tuple[float, int, int]:
         """(minus similarity, sample, centroid) of the best pair not handed out yet."""

@@ -40,7 +40,8 @@ def shrunk_covariance(deviations: Tensor) -> Tensor:
     """Ledoit-Wolf covariance of deviations from a known mean. [E, K, d] -> [d, d], float64."""
     rows = deviations.flatten(0, 1).double().cpu().numpy()
     covariance = LedoitWolf(assume_centered=True, store_precision=False).fit(rows).covariance_
-    # Few rows can leave it singular (one centroid in two members: rank 1, shrinkage 0), identical members zero.
+    # Few rows can leave it singular (one centroid in two members: rank 1, no shrinkage), identical members
+    # zero: a ridge that is small against Sigma, and positive, leaves the direction of the step as it is.
     limits = torch.finfo(torch.float64)
     ridge = limits.eps**0.5 * covariance.trace() / len(covariance) + limits.tiny**0.5
     return torch.as_tensor(covariance, device=deviations.device) + ridge * torch.eye(

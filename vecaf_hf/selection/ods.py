@@ -29,9 +29,7 @@ from vecaf_hf.selection.weighting import loss_weights, target_distribution
 CONVERGENCE_WINDOW = 10
 
 
-def ods(
-    candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator
-) -> Selection:
+def ods(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Select `budget` samples whose embeddings cover the pool where the finetuning loss is large."""
     assert candidates.embeddings is not None and candidates.losses is not None
     embeddings = unit(candidates.embeddings.float())  # [M, d]
@@ -55,9 +53,7 @@ def ods(
     )
 
 
-def activeft(
-    candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator
-) -> Selection:
+def activeft(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """ActiveFT (arXiv 2303.14382): ODS in the whole pool with the same weight for every sample."""
     assert candidates.embeddings is not None
     blind = replace(candidates, losses=torch.ones_like(candidates.embeddings[:, 0]), relevance=None)

@@ -59,17 +59,13 @@ class SelectionOptions:
         default="random",
         metadata={"help": "Where centroids start: random pool samples, or k-means++ on the pool."},
     )
-    selection_learning_rate: float = field(
-        default=1e-3, metadata={"help": "Adam's learning rate for ODS's centroids."}
-    )
+    selection_learning_rate: float = field(default=1e-3, metadata={"help": "Adam's learning rate for ODS's centroids."})
     selection_steps: int = field(
         default=300, metadata={"help": "Most Adam steps per selection; ODS stops earlier once it has converged."}
     )
     selection_tolerance: float = field(
         default=1e-4,
-        metadata={
-            "help": "ODS has converged when its objective changed by less than this fraction over 10 steps."
-        },
+        metadata={"help": "ODS has converged when its objective changed by less than this fraction over 10 steps."},
     )
 
     def __post_init__(self) -> None:
@@ -103,4 +99,5 @@ def check_positive(option: str, value: float) -> None:
 
 def check_at_least(option: str, value: float, least: float) -> None:
     if not least <= value < math.inf:
-        raise ValueError(f"{option} is {value}; it must be at least {least}{' and finite' * (value == math.inf)}")
+        finite = " and finite" if value == math.inf else ""
+        raise ValueError(f"{option} is {value}; it must be at least {least}{finite}")

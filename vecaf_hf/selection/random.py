@@ -11,16 +11,12 @@ from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 
 
-def random(
-    candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator
-) -> Selection:
+def random(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """K samples, each as likely as any other."""
     return Selection(candidates.indices.cpu()[_draw(len(candidates), budget, generator)])
 
 
-def balanced(
-    candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator
-) -> Selection:
+def balanced(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """K random samples, the same number of each class as far as the class has them."""
     cells = class_cells(candidates.labels, torch.ones(len(candidates)), budget, "class")
     rows = torch.cat([cell.rows[_draw(len(cell.rows), cell.budget, generator)] for cell in cells])

@@ -37,7 +37,8 @@ class Selection:
             raise ValueError(f"a selection holds sample {int(values[counts > 1][0])} more than once")
         if self.weights is not None:
             weights = torch.as_tensor(self.weights, dtype=torch.float32).cpu()
-            if weights.shape != indices.shape or not bool((weights.isfinite() & (weights >= 0)).all()) or weights.sum() == 0:
+            valid = weights.isfinite() & (weights >= 0)
+            if weights.shape != indices.shape or not bool(valid.all()) or weights.sum() == 0:
                 raise ValueError("weights must be one finite, non-negative number per selected sample, not all zero")
             object.__setattr__(self, "weights", weights / weights.mean())
 

@@ -1,0 +1,19 @@
+"""Caltech101 in the paper's setting: 5 % per loop, 3 loops, 1,500 batches of 256 (Section 4.1).
+
+accelerate launch recipes/caltech101.py
+"""
+
+from finetune import main
+from imagenet import PAPER
+
+CALTECH101 = PAPER | {
+    "dataset_name": "flwrlabs/caltech101",
+    "test_split": None,
+    "validation_fraction": 0.2,
+    "selection_fraction": 0.05,
+    "max_steps": 1_500,
+    "output_dir": "runs/caltech101",
+}
+
+if __name__ == "__main__":
+    main(CALTECH101)

@@ -1,0 +1,224 @@
+"""What all recipes share: arguments, data, model, training and the summary at the end.
+
+A recipe is a dictionary of defaults. A YAML file (`--config`) overrides it, the command line overrides both.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from sklearn.metrics import accuracy_score
+from torch import Tensor
+from torchvision.transforms import v2
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    EvalPrediction,
+    HfArgumentParser,
+    PreTrainedModel,
+)
+
+sys.path.insert(0, str(Path(__file__).parent))
+from local_models import resolve_model
+
+from vecaf_hf import CEACallback, VeCAFArguments, VeCAFTrainer
+from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.data.columns import find_label_column
+from vecaf_hf.reporting import summarise, write_plots
+from vecaf_hf.selection.options import check_choice
+
+
+@dataclass
+class RecipeArguments:
+    dataset_name: str = field(
+        default="", metadata={"help": "A dataset's Hub id, or a folder of parquet files or class folders."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "The dataset's configuration."})
+    train_split: str = field(default="train", metadata={"help": "Split that is the pool."})
+    validation_split: str | None = field(
+        default=None, metadata={"help": "Split to evaluate on after each loop; see validation_fraction."}
+    )
+    validation_fraction: float = field(
+        default=0.02,
+        metadata={"help": "Part of the training split held out where there is no validation_split."},
+    )
+    test_split: str | None = field(
+        default="test",
+        metadata={"help": "Split to evaluate on once, at the end; nothing is tuned or chosen on it."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Cut the pool to its first samples."})
+    model_name_or_path: str = field(
+        default="facebook/dino-vitb16",
+        metadata={"help": "Pretrained vision model: a Hub id (timm's too), a folder, or pypi:PACKAGE."},
+    )
+    text_encoder: str | None = field(
+        default="openai/clip-vit-large-patch14",
+        metadata={"help": "Text encoder of CEA: a Hub id, a folder, or pypi:PACKAGE; `none` trains without CEA."},
+    )
+    captions: str = field(
+        default="a photo of a {label}",
+        metadata={"help": "Column of captions, or a template over class names."},
+    )
+    image_size: int = field(default=224, metadata={"help": "Height and width of the model's input, in pixels."})
+    crop_scale: float = field(
+        default=0.08,
+        metadata={"help": "Least part of a training image's area in its random crop; 1 for no crop."},
+    )
+    horizontal_flip: bool = field(default=True, metadata={"help": "Mirror training images at random."})
+
+
+Arguments = tuple[RecipeArguments, CEAOptions, VeCAFArguments]
+
+
+def parse(defaults: Mapping[str, Any], command_line: list[str] | None = None) -> Arguments:
+    """Defaults of the recipe, overridden by the YAML file of `--config`, overridden by the command line.
+
+    Raises:
+        ValueError: The file has a key that is no option; the nearest option is suggested.
+    """
+    parser = HfArgumentParser([RecipeArguments, CEAOptions, VeCAFArguments])  # type: ignore[list-item]
+    parser.add_argument("--config", help="YAML file of options, overridden by the command line.")
+    parser.set_defaults(**defaults)
+    known, _ = parser.parse_known_args(command_line)
+    if known.config is not None:
+        values = yaml.safe_load(Path(known.config).read_text()) or {}
+        for key in values:
+            check_choice(f"a key of {known.config}", key, vars(known))
+        parser.set_defaults(**values)
+    recipe, cea, args, _ = parser.parse_args_into_dataclasses(command_line, return_remaining_strings=False)
+    return recipe, cea, args
+
+
+def load_splits(recipe: RecipeArguments, label_column: str | None, seed: int) -> tuple[DatasetDict, str]:
+    """The splits `train`, `validation` and (where there is one) `test`, and the name of the label column."""
+    data = load_dataset(recipe.dataset_name, recipe.dataset_config_name)
+    for split in (recipe.train_split, recipe.validation_split, recipe.test_split):
+        if split is not None:
+            check_choice(f"a split of {recipe.dataset_name}", split, data)
+    train = data[recipe.train_split]
+    label = find_label_column(train, label_column)
+    if label is None:
+        raise ValueError(f"which of the columns {', '.join(train.column_names)} holds the label? Set label_column")
+    if not isinstance(train.features[label], ClassLabel):
+        data = data.class_encode_column(label)
+        train = data[recipe.train_split]
+    if recipe.validation_split is not None:
+        validation = data[recipe.validation_split]
+    else:
+        halves = train.train_test_split(recipe.validation_fraction, seed=seed, stratify_by_column=label)
+        train, validation = halves["train"], halves["test"]
+    if recipe.max_train_samples is not None:
+        train = train.select(range(min(recipe.max_train_samples, len(train))))
+    splits = DatasetDict(train=train, validation=validation)
+    if recipe.test_split is not None:
+        splits["test"] = data[recipe.test_split]
+    return splits, label
+
+
+def load_model(name: str, class_names: list[str]) -> PreTrainedModel:
+    """The pretrained model with a fresh head for these classes."""
+    return AutoModelForImageClassification.from_pretrained(
+        name,
+        num_labels=len(class_names),
+        id2label=dict(enumerate(class_names)),
+        label2id={name: index for index, name in enumerate(class_names)},
+        ignore_mismatched_sizes=True,
+    )
+
+
+def image_transforms(recipe: RecipeArguments, processor: Any) -> tuple[v2.Transform, v2.Transform]:
+    """The transform of training and that of evaluation, with the model's own mean and deviation."""
+    statistics = getattr(processor, "data_config", None) or {
+        "mean": processor.image_mean,
+        "std": processor.image_std,
+    }
+    size = recipe.image_size
+    to_tensor = [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(statistics["mean"], statistics["std"]),
+    ]
+    crop = (
+        v2.RandomResizedCrop(size, scale=(recipe.crop_scale, 1.0)) if recipe.crop_scale < 1 else v2.Resize((size, size))
+    )
+    flip = [v2.RandomHorizontalFlip()] if recipe.horizontal_flip else []
+    # ImageNet's convention: the short side an eighth longer than the crop.
+    centre = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)] if recipe.crop_scale < 1 else [v2.Resize((size, size))]
+    return v2.Compose([crop, *flip, *to_tensor]), v2.Compose([*centre, *to_tensor])
+
+
+def with_images(dataset: Dataset, transform: v2.Transform, image: str, label: str) -> Dataset:
+    """The dataset giving what the model takes."""
+
+    def apply(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        pixels = [transform(picture.convert("RGB")) for picture in batch[image]]
+        return {"pixel_values": pixels, "labels": batch[label]}
+
+    return dataset.with_transform(apply)
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    return {
+        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+        "labels": torch.tensor([sample["labels"] for sample in samples]),
+    }
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    return {"accuracy": accuracy_score(prediction.label_ids, np.argmax(prediction.predictions, axis=-1))}
+
+
+def build_trainer(
+    recipe: RecipeArguments, cea: CEAOptions, args: VeCAFArguments
+) -> tuple[VeCAFTrainer, Dataset | None]:
+    """The trainer, and the test split."""
+    # The transforms read columns that the model does not know.
+    args.remove_unused_columns = False
+    splits, label = load_splits(recipe, args.label_column, args.seed)
+    args.label_column = label
+    name = resolve_model(recipe.model_name_or_path)
+    processor = AutoImageProcessor.from_pretrained(name)
+    train_transform, eval_transform = image_transforms(recipe, processor)
+    callbacks = []
+    if recipe.text_encoder not in (None, "none"):
+        encoder = resolve_model(str(recipe.text_encoder))
+        callbacks.append(CEACallback(encoder, recipe.captions, **vars(cea)))
+    view: Callable[[str, v2.Transform], Dataset] = lambda split, transform: with_images(  # noqa: E731
+        splits[split], transform, cea.image_column, label
+    )
+    trainer = VeCAFTrainer(
+        model=load_model(name, splits["train"].features[label].names),
+        args=args,
+        train_dataset=view("train", train_transform),
+        scoring_dataset=view("train", eval_transform),
+        eval_dataset=view("validation", eval_transform),
+        processing_class=processor,
+        data_collator=collate,
+        compute_metrics=accuracy,
+        callbacks=callbacks,
+    )
+    return trainer, view("test", eval_transform) if "test" in splits else None
+
+
+def main(defaults: Mapping[str, Any]) -> None:
+    """Parse, train, evaluate once on the test split, save, and say what happened."""
+    recipe, cea, args = parse(defaults)
+    trainer, test = build_trainer(recipe, cea, args)
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    metrics = trainer.evaluate(test, metric_key_prefix="test") if test is not None else {}
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        trainer.save_metrics("test", metrics)
+        plots = write_plots(trainer, Path(str(args.output_dir)) / "plots")
+        print(summarise(trainer, metrics, plots))
+    if args.push_to_hub:
+        trainer.push_to_hub()

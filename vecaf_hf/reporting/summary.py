@@ -1,0 +1,118 @@
+"""A run in a terminal: its loops, its result, what it cost, and where its files are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vecaf_hf.cost import KINDS, Work
+from vecaf_hf.loop.record import LoopRecord
+
+if TYPE_CHECKING:
+    from vecaf_hf.trainer import VeCAFTrainer
+
+# Classes named one by one in the loops' table; more are counted.
+NAMED_CLASSES = 12
+
+
+def summarise(trainer: VeCAFTrainer, metrics: Mapping[str, float], plots: Iterable[Path]) -> str:
+    """The text that a recipe ends with."""
+    folder = Path(str(trainer.args.output_dir))
+    history = trainer.state.log_history
+    sections = [
+        ("Selection by loop", loop_table(trainer.loop_records, history)),
+        ("Selected samples by class", class_table(trainer.loop_records, trainer.class_names)),
+        ("Cost", cost_table(trainer.meter.state()["work"])),
+        (
+            "Result",
+            table([[name, f"{value:.4f}"] for name, value in metrics.items()]) if metrics else "  no test split",
+        ),
+        (
+            "Files",
+            table(
+                [
+                    ["checkpoint", str(folder)],
+                    ["log", str(folder / "trainer_state.json")],
+                    *(["plot", str(plot)] for plot in plots),
+                ]
+            ),
+        ),
+    ]
+    return "\n".join(f"\n{title}\n{text}" for title, text in sections)
+
+
+def loop_table(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any]]) -> str:
+    """One row a loop: what was selected, and how training and evaluation went until the next one."""
+    rows = [["loop", "steps", "selected", "new", "pool loss", "selected loss", "train loss", "eval accuracy"]]
+    for record, until in zip(records, [*(r.step for r in records[1:]), None], strict=True):
+        logs = [log for log in history if record.step < log["step"] <= (until or log["step"])]
+        losses = [log["loss"] for log in logs if "loss" in log]
+        accuracies = [log["eval_accuracy"] for log in logs if "eval_accuracy" in log]
+        last = max((log["step"] for log in logs), default=record.step)
+        rows.append(
+            [
+                str(record.loop),
+                f"{record.step}-{last}",
+                str(record.selected),
+                str(record.new),
+                _number(record.pool_loss),
+                _number(record.selected_loss),
+                _number(sum(losses) / len(losses) if losses else None),
+                _number(accuracies[-1] if accuracies else None),
+            ]
+        )
+    return table(rows)
+
+
+def class_table(records: Sequence[LoopRecord], names: Sequence[str]) -> str:
+    """Selected samples of each class, one column a loop; of many classes only how many are covered."""
+    classes = sorted({label for record in records for label in record.class_counts})
+    if not classes:
+        return "no labels"
+    if len(classes) > NAMED_CLASSES:
+        return table(
+            [["loop", "classes", "fewest", "most"]]
+            + [
+                [
+                    str(r.loop),
+                    str(len(r.class_counts)),
+                    str(min(r.class_counts.values())),
+                    str(max(r.class_counts.values())),
+                ]
+                for r in records
+            ]
+        )
+    rows = [["class", *(f"loop {record.loop}" for record in records)]]
+    for label in classes:
+        name = names[label] if label < len(names) else str(label)
+        rows.append([name, *(str(record.class_counts.get(label, 0)) for record in records)])
+    return table(rows)
+
+
+def cost_table(work: Mapping[str, Mapping[str, float]]) -> str:
+    """One row a kind of work, and their sum."""
+    rows = [["work", "samples", "TFLOPs", "seconds"]]
+    total = Work()
+    for kind in KINDS:
+        entry = Work(**work[kind])  # type: ignore[arg-type]
+        rows.append([kind, f"{entry.samples:,}", f"{entry.flops / 1e12:.3f}", f"{entry.seconds:.1f}"])
+        total.flops += entry.flops
+        total.seconds += entry.seconds
+    return table([*rows, ["all", "", f"{total.flops / 1e12:.3f}", f"{total.seconds:.1f}"]])
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded to their widest cell, the first to the left, numbers to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

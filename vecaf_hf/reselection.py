@@ -1,0 +1,107 @@
+"""One loop boundary: score the pool, augment the candidates, select, and settle what the loop's augmentation is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from vecaf_hf.arguments import VeCAFArguments
+from vecaf_hf.augmentation import CEACallback
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.cost import CostMeter
+from vecaf_hf.loop.agreement import decided_by_main
+from vecaf_hf.scoring.candidate_set import candidate_set
+from vecaf_hf.scoring.losses import SampleLoss
+from vecaf_hf.scoring.warmup import fit_head, rescored
+from vecaf_hf.seeding import seed_of, seeded
+from vecaf_hf.selection import Selection, find_strategy, run_strategy
+
+
+class Reselection:
+    """Makes each loop's selection.
+
+    Args:
+        args: The run's options.
+        budget: K.
+        pool_size: N.
+        seed: The run's; with the loop it fixes everything random here.
+        labels: Class of each sample, LongTensor [N], or None.
+        score: Candidates of these positions of the pool under the current model.
+        head: The model's classification head, for its warm-up.
+        sample_loss: (outputs, labels) -> [n], for the warm-up.
+        cea: The run's augmentation, or None.
+        meter: Counts the selection's work.
+        accelerator: Its main process decides.
+    """
+
+    def __init__(
+        self,
+        args: VeCAFArguments,
+        budget: int,
+        pool_size: int,
+        seed: int,
+        labels: Tensor | None,
+        score: Callable[[Tensor], Candidates],
+        head: nn.Module,
+        sample_loss: SampleLoss,
+        cea: CEACallback | None,
+        meter: CostMeter,
+        accelerator: Accelerator,
+    ) -> None:
+        self.args, self.budget, self.pool_size, self.seed, self.labels = args, budget, pool_size, seed, labels
+        self.score, self.head, self.sample_loss = score, head, sample_loss
+        self.cea, self.meter, self.accelerator = cea, meter, accelerator
+        self.strategy = find_strategy(args.strategy)
+
+    def select(self, loop: int, earlier: list[Selection]) -> tuple[Selection, Candidates, dict[str, float]]:
+        """The selection of a loop after the earlier loops' ones, what it was made from, and figures for the log."""
+        seed = seed_of(self.seed, loop)
+        # Transforms, models and strategies may draw from the global generators: not at the training's expense.
+        with seeded(seed):
+            if self.args.single_run and earlier:
+                candidates = Candidates(torch.arange(self.pool_size), labels=self.labels)
+                selection = earlier[0]
+            else:
+                candidates = self._candidates(seed, warmup=self.args.head_warmup and loop == 0)
+                selection = self._select_from(candidates, seed)
+            figures = self._begin_augmentation(selection, candidates) if self.cea is not None else {}
+        return selection, candidates, figures
+
+    def _candidates(self, seed: int, warmup: bool) -> Candidates:
+        """What the strategy chooses from: scored only if it, or a warm-up of the head, needs that."""
+        if not (self.strategy.needs_forward or warmup):
+            return Candidates(torch.arange(self.pool_size), labels=self.labels)
+        count = max(self.budget, round(self.args.scoring_fraction * self.pool_size))
+        generator = torch.Generator().manual_seed(seed)
+        candidates = self.score(candidate_set(self.pool_size, count, self.labels, generator))
+        if not warmup:
+            return candidates
+        if self.accelerator.is_main_process:
+            fit_head(self.head, candidates)
+        if self.accelerator.num_processes > 1:
+            broadcast([parameter.data for parameter in self.head.parameters()])
+        return rescored(self.head, candidates, self.sample_loss)
+
+    def _select_from(self, candidates: Candidates, seed: int) -> Selection:
+        if self.cea is not None and candidates.embeddings is not None:
+            candidates = self.cea.before_selection(candidates)
+        size = len(candidates) if self.strategy.takes_all else self.budget
+        run = partial(run_strategy, self.strategy, candidates, self.budget, self.args, seed)
+        with self.meter.timed("select"):
+            selection = decided_by_main(self.accelerator, run, size)
+        self.meter.add("select", len(selection), selection.info.get("flops", 0.0))
+        return selection
+
+    def _begin_augmentation(self, selection: Selection, candidates: Candidates) -> dict[str, float]:
+        assert self.cea is not None
+        scored = candidates.embeddings is not None
+        if scored:
+            selected = candidates.take(torch.isin(candidates.indices, selection.indices))
+        else:
+            selected = self.score(selection.indices.sort().values)
+        return self.cea.begin_loop(selected, refit=not scored)
