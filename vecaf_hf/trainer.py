@@ -263,8 +263,8 @@ class VeCAFTrainer(Trainer):
         """
         if not isinstance(self.model, PreTrainedModel):
             return False
-        saved: Any
-        saved, info = type(self.model).from_pretrained(folder, config=self.model.config, output_loading_info=True)
+        loaded: Any = type(self.model).from_pretrained(folder, config=self.model.config, output_loading_info=True)
+        saved, info = loaded
         if info["missing_keys"] or info["mismatched_keys"]:
             raise ValueError(
                 f"{folder} lacks weights of {type(self.model).__name__}: {sorted(info['missing_keys'])[:5]}"
