@@ -29,21 +29,11 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import cached_file
 
 from vecaf_hf.augmentation.text_cache import TextCache, encoder_fingerprint
+from vecaf_hf.augmentation.text_pooling import POOLINGS, SENTENCE_POOLINGS, pool, projected
 from vecaf_hf.selection.options import check_at_least, check_choice
 
 logger = logging.getLogger(__name__)
 
-POOLINGS = ("auto", "pooled", "mean", "last", "cls", "max")
-# What sentence-transformers calls them, as a flag `pooling_mode_<name>` or as the value of `pooling_mode`.
-SENTENCE_POOLINGS = {
-    "cls": "cls",
-    "cls_token": "cls",
-    "lasttoken": "last",
-    "max": "max",
-    "max_tokens": "max",
-    "mean": "mean",
-    "mean_tokens": "mean",
-}
 # The end of the names of CLIP's and its kin's text towers that have a projection.
 PROJECTING = "TextModelWithProjection"
 # The window of an encoder with relative positions whose tokenizer names no limit (mT5).
@@ -354,46 +344,6 @@ class TextEncoder:
             raise ValueError(
                 f"cannot load the {part} of text encoder {self.name_or_path!r}: {reason}{advice}"
             ) from error
-
-
-def pool(outputs: Any, mask: Tensor, pooling: str) -> Tensor:
-    """One vector per text out of what the model returned.
-
-    Args:
-        outputs: A tensor of vectors [n, d_t], or transformers' outputs with `last_hidden_state` [n, L, d_t].
-        mask: 1 where there is a token, 0 where there is padding, on either side. [n, L].
-        pooling: One of `POOLINGS` but auto.
-
-    Returns:
-        [n, d_t].
-
-    Raises:
-        ValueError: The model returns no such output.
-    """
-    if pooling == "pooled":
-        return projected(outputs)
-    hidden = getattr(outputs, "last_hidden_state", None)
-    if hidden is None:
-        raise ValueError(f'this encoder returns no tokens for pooling={pooling!r}: choose pooling="pooled"')
-    rows = torch.arange(len(hidden), device=hidden.device)
-    if pooling == "cls":
-        return hidden[rows, mask.argmax(dim=1)]
-    if pooling == "last":
-        return hidden[rows, mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)]
-    if pooling == "max":
-        return hidden.masked_fill(mask[:, :, None] == 0, -torch.inf).amax(dim=1)
-    return (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
-
-
-def projected(outputs: Any) -> Tensor:
-    """The model's own vector per text or image: projected where the model projects. [n, d_t]."""
-    vectors = outputs if isinstance(outputs, Tensor) else getattr(outputs, "text_embeds", None)
-    if vectors is None:
-        vectors = getattr(outputs, "pooler_output", None)
-    if vectors is None:
-        raise ValueError('this encoder has no pooled output: choose pooling="auto"')
-    # FLAVA projects every token; its contrastive loss takes the first.
-    return vectors[:, 0] if vectors.dim() == 3 else vectors
 
 
 def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 # With more classes than this, a heat map's rows go unlabelled.
 LABELLED_CLASSES = 40
+# Up to this many, the heat map's cells show their numbers.
+NUMBERED_CELLS = 120
 
 
 def write_plots(trainer: VeCAFTrainer, folder: Path) -> list[Path]:
@@ -62,18 +64,23 @@ def selection(records: Sequence[LoopRecord], names: Sequence[str]) -> Figure:
     classes = sorted({label for record in records for label in record.class_counts})
     if classes:
         counts = np.array([[record.class_counts.get(label, 0) for record in records] for label in classes])
-        image = by_class.imshow(counts, aspect="auto", cmap="viridis", vmin=0, interpolation="nearest")
-        figure.colorbar(image, ax=by_class, label="selected samples")
+        image = by_class.imshow(counts, aspect="auto", cmap="Blues", vmin=0, vmax=1.3 * counts.max())
+        if counts.size <= NUMBERED_CELLS:
+            for (row, column), count in np.ndenumerate(counts):
+                by_class.text(column, row, str(count), ha="center", va="center")
+        else:
+            figure.colorbar(image, ax=by_class, label="selected samples")
         if len(classes) <= LABELLED_CLASSES:
             by_class.set_yticks(range(len(classes)), [_plain(names[c] if c < len(names) else str(c)) for c in classes])
-    by_class.set(title="Classes", xlabel="loop")
+    by_class.set(title="Selected samples by class", xlabel="loop")
     loops = [record.loop for record in records]
     new = [record.new for record in records]
     again = [record.selected - record.new for record in records]
     novelty.bar(loops, new, color=BLUE, label="new")
     novelty.bar(loops, again, bottom=new, color=GREY, label="selected before")
-    novelty.set(title="Novelty", xlabel="loop", ylabel="selected samples")
-    novelty.legend(frameon=False, loc="lower right", facecolor="white", framealpha=0.9).set_frame_on(True)
+    novelty.set(title="Selected for the first time?", xlabel="loop", ylabel="selected samples")
+    novelty.margins(y=0.18)
+    novelty.legend(frameon=False, loc="upper center", ncols=2)
     for axes in (by_class, novelty):
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     return figure
@@ -117,5 +124,5 @@ def _line(
 
 
 def _plain(name: str) -> str:
-    """A class name that matplotlib takes as text, not as mathematics."""
-    return name.replace("$", r"\$")
+    """A class name on one line, taken by matplotlib as text, not as mathematics."""
+    return " ".join(name.split()).replace("$", r"\$")
