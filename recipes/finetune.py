@@ -100,6 +100,10 @@ def parse(defaults: Mapping[str, Any], command_line: list[str] | None = None) ->
 def load_splits(recipe: RecipeArguments, label_column: str | None, seed: int) -> tuple[DatasetDict, str]:
     """The splits `train`, `validation` and (where there is one) `test`, and the name of the label column."""
     data = load_dataset(recipe.dataset_name, recipe.dataset_config_name)
+    if recipe.test_split in (recipe.train_split, recipe.validation_split):
+        raise ValueError(
+            f"test_split is {recipe.test_split!r}, which the run trains on or watches: name another or none"
+        )
     for split in (recipe.train_split, recipe.validation_split, recipe.test_split):
         if split is not None:
             check_choice(f"a split of {recipe.dataset_name}", split, data)
@@ -218,6 +222,7 @@ def main(defaults: Mapping[str, Any]) -> None:
     trainer.save_state()
     if trainer.is_world_process_zero():
         trainer.save_metrics("test", metrics)
+        trainer.create_model_card(tasks="image-classification")
         plots = write_plots(trainer, Path(str(args.output_dir)) / "plots")
         print(summarise(trainer, metrics, plots))
     if args.push_to_hub:

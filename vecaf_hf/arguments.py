@@ -79,7 +79,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         TrainingArguments.__post_init__(self)
         SelectionOptions.__post_init__(self)
         check_choice("strategy", self.strategy, STRATEGIES)
-        check_choice("sample_weights", self.sample_weights, SAMPLE_WEIGHTS)
+        check_choice("sample_weights", self.sample_weights, SAMPLE_WEIGHTS, or_callable=False)
         check_at_least("num_loops", self.num_loops, 1)
         self._check_sizes()
         self._refuse_what_breaks_loops()

@@ -33,6 +33,7 @@ from vecaf_hf.loop import (
     updates_over_pool,
 )
 from vecaf_hf.loop.state import pool_fingerprint
+from vecaf_hf.reporting.card import add_selection_section
 from vecaf_hf.reselection import Reselection
 from vecaf_hf.scoring import PoolScorer, find_head
 from vecaf_hf.scoring.losses import SampleLoss, classification_losses, one_by_one, weighted_mean
@@ -271,6 +272,12 @@ class VeCAFTrainer(Trainer):
             )
         self.model.load_state_dict(saved.state_dict(), strict=True)
         return True
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's model card, with a section on the selection."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero() and self.selection_history:
+            add_selection_section(os.path.join(str(self.args.output_dir), "README.md"), self)
 
     # --- The loop ---
 

@@ -61,5 +61,5 @@ def domain_affinity(embeddings: Tensor, domain: Tensor, temperature: float) -> T
 
 
 def _norm_ratio(texts: Tensor, embeddings: Tensor) -> Tensor:
-    norms = texts.detach().norm(dim=1, keepdim=True).clamp(min=torch.finfo(texts.dtype).tiny)
+    norms = texts.detach().norm(dim=1, keepdim=True).clamp(min=1e-12)
     return embeddings.detach().norm(dim=1, keepdim=True) / norms

@@ -67,13 +67,13 @@ class CEAOptions:
     )
 
     def __post_init__(self) -> None:
-        check_choice("attention", self.attention, ATTENTIONS)
-        check_choice("alignment", self.alignment, ALIGNMENTS)
-        check_choice("toward", self.toward, DIRECTIONS)
+        check_choice("attention", self.attention, ATTENTIONS, or_callable=False)
+        check_choice("alignment", self.alignment, ALIGNMENTS, or_callable=False)
+        check_choice("toward", self.toward, DIRECTIONS, or_callable=False)
         for place in self.act_on:
-            check_choice("act_on", place, PLACES[:2])
+            check_choice("act_on", place, PLACES[:2], or_callable=False)
         for place in self.prompt_in:
-            check_choice("prompt_in", place, PLACES)
+            check_choice("prompt_in", place, PLACES, or_callable=False)
         check_at_least("step_size", self.step_size, 0)
         check_at_least("alignment_samples", self.alignment_samples, 2)
         if self.domain_affinity is not None:

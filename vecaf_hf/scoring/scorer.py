@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -110,13 +110,15 @@ class PoolScorer:
         with torch.inference_mode(), self.accelerator.autocast():
             outputs = model(**inputs, **({self.label_name: labels} if verify else {}))
         with torch.inference_mode():
+            if verify:
+                model_loss, outputs = _split_loss(model, outputs)
             embeddings, logits = seen[0], logits_of(outputs)
             losses = self.sample_loss(outputs, labels)
             if first:
                 with self.accelerator.autocast():
                     check_head(head, embeddings, logits)
             if verify:
-                _check_loss(outputs, losses)
+                _check_loss(model_loss, losses)
         fields = {"embeddings": embeddings.float(), "losses": losses.float(), "logits": logits.float()}
         return {"indices": indices, "labels": labels.cpu()} | {name: v.cpu() for name, v in fields.items()}
 
@@ -132,9 +134,21 @@ class PoolScorer:
         return torch.cat(parts)
 
 
-def _check_loss(outputs: Any, losses: Tensor) -> None:
-    model_loss = outputs["loss"].float()
-    if not torch.allclose(model_loss, losses.float().mean(), rtol=1e-2, atol=1e-3):
+def _split_loss(model: nn.Module, outputs: Any) -> tuple[Tensor, Any]:
+    """The model's own loss, found as Trainer finds it, and its output as it is without labels."""
+    if isinstance(outputs, tuple):
+        return outputs[0], outputs[1:]
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
+    if loss is None:
+        raise ValueError(
+            f"{type(model).__name__} returns no loss when it is given labels: pass its objective as "
+            "sample_loss_func(outputs, labels) -> Tensor[N]"
+        )
+    return loss, outputs
+
+
+def _check_loss(model_loss: Tensor, losses: Tensor) -> None:
+    if not torch.allclose(model_loss.float(), losses.float().mean(), rtol=1e-2, atol=1e-3):
         raise ValueError(
             f"the model's own loss ({float(model_loss):g}) is not the mean of the per-sample losses "
             f"({float(losses.mean()):g}): it trains another objective than its problem_type says. Pass that objective "

@@ -12,15 +12,22 @@ from vecaf_hf.candidates import Candidates
 from vecaf_hf.scoring.losses import SampleLoss
 
 MAX_ITERATIONS = 200
+# What may stand beside the linear layer: none of them changes an embedding when the model is evaluated.
+PASSING = (nn.Identity, nn.Dropout, nn.Flatten)
 
 
 def linear_of(head: nn.Module) -> nn.Linear:
-    """The linear layer that a head is, or that it ends with after layers without parameters.
+    """The linear layer that a head is, but for layers that pass an embedding on as it is.
 
     Raises:
-        ValueError: The head has other layers with parameters.
+        ValueError: The head has other layers.
     """
-    layers = [module for module in head.modules() if any(True for _ in module.parameters(recurse=False))]
+    layers = [
+        module
+        for module in head.modules()
+        if not isinstance(module, PASSING)
+        and (any(True for _ in module.parameters(recurse=False)) or not any(True for _ in module.children()))
+    ]
     if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
         raise ValueError(
             f"head_warmup fits a linear head, and this one is {type(head).__name__}: leave head_warmup off"
@@ -43,7 +50,7 @@ def fit_head(head: nn.Module, candidates: Candidates) -> None:
     if labels is None or labels.dim() != 1 or labels.is_floating_point():
         raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
     scale = embeddings.std().clamp(min=1e-12)
-    solver = LogisticRegression(max_iter=MAX_ITERATIONS)
+    solver = LogisticRegression(max_iter=MAX_ITERATIONS, fit_intercept=layer.bias is not None)
     solver.fit((embeddings / scale).numpy(), labels.numpy())
     weight, bias = torch.as_tensor(solver.coef_ / float(scale)), torch.as_tensor(solver.intercept_)
     classes = torch.as_tensor(solver.classes_)
@@ -52,7 +59,8 @@ def fit_head(head: nn.Module, candidates: Candidates) -> None:
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     with torch.no_grad():
         layer.weight[classes.to(layer.weight.device)] = weight.to(layer.weight)
-        layer.bias[classes.to(layer.bias.device)] = bias.to(layer.bias)
+        if layer.bias is not None:
+            layer.bias[classes.to(layer.bias.device)] = bias.to(layer.bias)
 
 
 def rescored(head: nn.Module, candidates: Candidates, sample_loss: SampleLoss) -> Candidates:

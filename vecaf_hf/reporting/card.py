@@ -1,0 +1,47 @@
+"""VeCAF's section of a model card."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelCard
+
+from vecaf_hf.reporting.summary import class_table, cost_table, loop_table
+
+if TYPE_CHECKING:
+    from vecaf_hf.trainer import VeCAFTrainer
+
+TITLE = "## How the training data were selected"
+
+
+def selection_section(trainer: VeCAFTrainer) -> str:
+    """What was selected in each loop, and what the run cost, in Markdown."""
+    args = trainer.args
+    budget = trainer.selection.indices.numel()
+    return "\n".join(
+        [
+            TITLE,
+            "",
+            f"Finetuned with [vecaf_hf](https://arxiv.org/abs/2401.07853): strategy `{args.strategy}`, "
+            f"{len(trainer.loop_records)} loops, {budget} samples per loop out of {len(trainer.train_dataset)}.",
+            "",
+            *_block(loop_table(trainer.loop_records, trainer.state.log_history)),
+            "Selected samples by class:",
+            "",
+            *_block(class_table(trainer.loop_records, trainer.class_names)),
+            "What the run cost, all passes counted:",
+            "",
+            *_block(cost_table(trainer.meter.state()["work"])),
+        ]
+    )
+
+
+def add_selection_section(path: str, trainer: VeCAFTrainer) -> None:
+    """Put the section at the end of a card, in place of an earlier one."""
+    card = ModelCard.load(path)
+    card.text = card.text.split(TITLE)[0].rstrip() + "\n\n" + selection_section(trainer)
+    card.save(path)
+
+
+def _block(text: str) -> list[str]:
+    return ["```text", text.replace("```", "'''"), "```", ""]
