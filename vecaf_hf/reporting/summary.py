@@ -20,24 +20,14 @@ def summarise(trainer: VeCAFTrainer, metrics: Mapping[str, float], plots: Iterab
     """The text that a recipe ends with."""
     folder = Path(str(trainer.args.output_dir))
     history = trainer.state.log_history
+    results = [[name, f"{value:.4f}"] for name, value in metrics.items() if name.endswith(("loss", "accuracy"))]
+    files = [("checkpoint", folder), ("log", folder / "trainer_state.json"), *(("plot", plot) for plot in plots)]
     sections = [
         ("Selection by loop", loop_table(trainer.loop_records, history)),
         ("Selected samples by class", class_table(trainer.loop_records, trainer.class_names)),
         ("Cost", cost_table(trainer.meter.state()["work"])),
-        (
-            "Result",
-            table([[name, f"{value:.4f}"] for name, value in metrics.items()]) if metrics else "  no test split",
-        ),
-        (
-            "Files",
-            table(
-                [
-                    ["checkpoint", str(folder)],
-                    ["log", str(folder / "trainer_state.json")],
-                    *(["plot", str(plot)] for plot in plots),
-                ]
-            ),
-        ),
+        ("Result", table(results) if results else "  no test split"),
+        ("Files", "\n".join(f"  {name.ljust(10)}  {path}" for name, path in files)),
     ]
     return "\n".join(f"\n{title}\n{text}" for title, text in sections)
 
