@@ -52,7 +52,7 @@ class RecipeArguments:
     )
     test_split: str | None = field(
         default="test",
-        metadata={"help": "Split to evaluate on once, at the end; nothing is tuned or chosen on it."},
+        metadata={"help": "Split to evaluate on once, at the end, never chosen on; `none` for none."},
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Cut the pool to its first samples."})
     model_name_or_path: str = field(
@@ -73,6 +73,12 @@ class RecipeArguments:
         metadata={"help": "Least part of a training image's area in its random crop; 1 for no crop."},
     )
     horizontal_flip: bool = field(default=True, metadata={"help": "Mirror training images at random."})
+
+    def __post_init__(self) -> None:
+        # The command line has no other way to say None.
+        for name in ("validation_split", "test_split", "text_encoder"):
+            if getattr(self, name) == "none":
+                setattr(self, name, None)
 
 
 Arguments = tuple[RecipeArguments, CEAOptions, VeCAFArguments]
@@ -192,8 +198,8 @@ def build_trainer(
     processor = AutoImageProcessor.from_pretrained(name)
     train_transform, eval_transform = image_transforms(recipe, processor)
     callbacks = []
-    if recipe.text_encoder not in (None, "none"):
-        encoder = resolve_model(str(recipe.text_encoder))
+    if recipe.text_encoder is not None:
+        encoder = resolve_model(recipe.text_encoder)
         callbacks.append(CEACallback(encoder, recipe.captions, **vars(cea)))
     view: Callable[[str, v2.Transform], Dataset] = lambda split, transform: with_images(  # noqa: E731
         splits[split], transform, cea.image_column, label

@@ -217,7 +217,7 @@ class VeCAFTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step, counted."""
-        self.meter.add_training(len(inputs[POOL_INDEX]))
+        self.meter.add_training(len(inputs[POOL_INDEX]) * self.args.world_size)
         return super().training_step(model, inputs, *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -49,5 +49,9 @@ def read_labels(dataset: Any, column: str | None = None) -> Tensor | None:
     values = read_column(dataset, found) if found else getattr(dataset, "targets", None)
     if values is None:
         return None
-    labels = torch.as_tensor(values)
-    return labels if labels.dim() == 1 and not labels.is_floating_point() else None
+    try:
+        labels = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        # Names, gaps or lists of several lengths: a transform or the collator makes labels of them.
+        return None
+    return labels.long() if labels.dim() == 1 and not labels.is_floating_point() else None

@@ -71,8 +71,9 @@ def record_loop(
     before = torch.cat([past.indices for past in earlier]) if earlier else selection.indices[:0]
     chosen = torch.isin(candidates.indices, selection.indices)
     losses = candidates.losses
-    if labels is None and candidates.labels is not None and candidates.labels.dim() == 1:
-        classes = candidates.labels[chosen]
+    scored = candidates.labels
+    if labels is None and scored is not None and scored.dim() == 1 and not scored.is_floating_point():
+        classes = scored[chosen]
     else:
         classes = selection.indices[:0] if labels is None else labels[selection.indices]
     values, counts = classes.unique(return_counts=True)

@@ -68,7 +68,9 @@ class RunState:
             if stream.start == loop:
                 tensors[f"indices.{loop}"] = stream.indices.int()
             if selection.weights is not None:
-                tensors[f"weights.{loop}"] = selection.weights
+                # In the stream's order: a selection of the same set may list it in another one.
+                rows = selection.indices.argsort()[stream.indices.argsort().argsort()]
+                tensors[f"weights.{loop}"] = selection.weights[rows]
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}

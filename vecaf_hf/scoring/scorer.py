@@ -106,7 +106,7 @@ class PoolScorer:
         labels = inputs.pop(self.label_name)
         verify = first and self.verify_loss
         seen.clear()
-        self.meter.add_forwards("score", len(indices))
+        self.meter.add_forwards("score", len(indices) * self.accelerator.num_processes)
         with torch.inference_mode(), self.accelerator.autocast():
             outputs = model(**inputs, **({self.label_name: labels} if verify else {}))
         with torch.inference_mode():

@@ -40,7 +40,9 @@ class Selection:
             valid = weights.isfinite() & (weights >= 0)
             if weights.shape != indices.shape or not bool(valid.all()) or weights.sum() == 0:
                 raise ValueError("weights must be one finite, non-negative number per selected sample, not all zero")
-            object.__setattr__(self, "weights", weights / weights.mean())
+            # Those of another selection or a checkpoint have mean 1 already, and stay as they are to the last bit.
+            mean = float(weights.double().mean())
+            object.__setattr__(self, "weights", weights if abs(mean - 1) < 1e-6 else weights / mean)
 
     def __len__(self) -> int:
         return len(self.indices)
