@@ -32,7 +32,8 @@ TRAINING_FACTOR = 3
 
 
 class CostMeter:
-    """Counts work by kind, of all processes together; seconds are this process's. `state()` and `load_state()` carry the counters through a checkpoint.
+    """Counts work by kind, of all processes together; seconds are this process's. `state()` and `load_state()` carry
+    the counters through a checkpoint.
 
     The model's FLOPs per sample are measured once, on a forward pass at the evaluation transform, and stand for all
     of its passes; a training pass counts as three.

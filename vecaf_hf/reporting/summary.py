@@ -67,8 +67,8 @@ def class_table(records: Sequence[LoopRecord], names: Sequence[str]) -> str:
                 [
                     str(r.loop),
                     str(len(r.class_counts)),
-                    str(min(r.class_counts.values())),
-                    str(max(r.class_counts.values())),
+                    str(min(r.class_counts.values(), default=0)),
+                    str(max(r.class_counts.values(), default=0)),
                 ]
                 for r in records
             ]
@@ -76,7 +76,7 @@ def class_table(records: Sequence[LoopRecord], names: Sequence[str]) -> str:
     rows = [["class", *(f"loop {record.loop}" for record in records)]]
     for label in classes:
         name = names[label] if label < len(names) else str(label)
-        rows.append([name, *(str(record.class_counts.get(label, 0)) for record in records)])
+        rows.append([" ".join(name.split()), *(str(record.class_counts.get(label, 0)) for record in records)])
     return table(rows)
 
 
