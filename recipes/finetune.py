@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
 from sklearn.metrics import accuracy_score
 from torch import Tensor
 from torchvision.transforms import v2
@@ -33,7 +33,7 @@ from vecaf_hf import CEACallback, VeCAFArguments, VeCAFTrainer
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.data.columns import find_label_column
 from vecaf_hf.reporting import summarise, write_plots
-from vecaf_hf.selection.options import check_choice
+from vecaf_hf.validation import check_choice
 
 
 @dataclass
@@ -54,7 +54,17 @@ class RecipeArguments:
         default="test",
         metadata={"help": "Split to evaluate on once, at the end, never chosen on; `none` for none."},
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Cut the pool to its first samples."})
+    test_fraction: float = field(
+        default=0.0, metadata={"help": "Part of the training split held out for the test where there is no test_split."}
+    )
+    split_seed: int = field(
+        default=0, metadata={"help": "Seed of what is held out: the same for every `seed`, whose runs share one pool."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Cut the pool to this many random samples."})
+    total_train_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Samples per optimizer step over all processes; sets per_device_train_batch_size."},
+    )
     model_name_or_path: str = field(
         default="facebook/dino-vitb16",
         metadata={"help": "Pretrained vision model: a Hub id (timm's too), a folder, or pypi:PACKAGE."},
@@ -81,6 +91,8 @@ class RecipeArguments:
                 setattr(self, name, None)
 
 
+TASK = "image-classification"
+
 Arguments = tuple[RecipeArguments, CEAOptions, VeCAFArguments]
 
 
@@ -100,10 +112,23 @@ def parse(defaults: Mapping[str, Any], command_line: list[str] | None = None) ->
             check_choice(f"a key of {known.config}", key, vars(known))
         parser.set_defaults(**values)
     recipe, cea, args, _ = parser.parse_args_into_dataclasses(command_line, return_remaining_strings=False)
+    if recipe.total_train_batch_size is not None:
+        args.per_device_train_batch_size = batch_per_device(recipe.total_train_batch_size, args)
     return recipe, cea, args
 
 
-def load_splits(recipe: RecipeArguments, label_column: str | None, seed: int) -> tuple[DatasetDict, str]:
+def batch_per_device(total: int, args: VeCAFArguments) -> int:
+    """The batch of one process and micro-step that makes steps of `total` samples."""
+    shares = args.world_size * args.gradient_accumulation_steps
+    if total % shares:
+        raise ValueError(
+            f"total_train_batch_size is {total}, which {args.world_size} processes with "
+            f"{args.gradient_accumulation_steps} accumulation steps cannot share evenly"
+        )
+    return total // shares
+
+
+def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[DatasetDict, str]:
     """The splits `train`, `validation` and (where there is one) `test`, and the name of the label column."""
     data = load_dataset(recipe.dataset_name, recipe.dataset_config_name)
     if recipe.test_split in (recipe.train_split, recipe.validation_split):
@@ -118,18 +143,21 @@ def load_splits(recipe: RecipeArguments, label_column: str | None, seed: int) ->
     if label is None:
         raise ValueError(f"which of the columns {', '.join(train.column_names)} holds the label? Set label_column")
     if not isinstance(train.features[label], ClassLabel):
-        data = data.class_encode_column(label)
+        # By the training split's classes: encoded by itself, a split that lacks a class would number them otherwise.
+        classes = ClassLabel(names=sorted({str(value) for value in train.unique(label)}))
+        data = data.cast_column(label, Value("string")).cast_column(label, classes)
         train = data[recipe.train_split]
-    if recipe.validation_split is not None:
-        validation = data[recipe.validation_split]
-    else:
-        halves = train.train_test_split(recipe.validation_fraction, seed=seed, stratify_by_column=label)
-        train, validation = halves["train"], halves["test"]
+    held_out = {"validation": recipe.validation_split, "test": recipe.test_split}
+    fractions = {"validation": recipe.validation_fraction, "test": recipe.test_fraction}
+    for name, fraction in fractions.items():
+        if held_out[name] is None and fraction > 0:
+            halves = train.train_test_split(fraction, seed=recipe.split_seed, stratify_by_column=label)
+            train, data[name] = halves["train"], halves["test"]
+            held_out[name] = name
     if recipe.max_train_samples is not None:
-        train = train.select(range(min(recipe.max_train_samples, len(train))))
-    splits = DatasetDict(train=train, validation=validation)
-    if recipe.test_split is not None:
-        splits["test"] = data[recipe.test_split]
+        count = min(recipe.max_train_samples, len(train))
+        train = train.shuffle(seed=recipe.split_seed).select(range(count))
+    splits = DatasetDict({name: data[split] for name, split in held_out.items() if split is not None}, train=train)
     return splits, label
 
 
@@ -160,7 +188,7 @@ def image_transforms(recipe: RecipeArguments, processor: Any) -> tuple[v2.Transf
         v2.RandomResizedCrop(size, scale=(recipe.crop_scale, 1.0)) if recipe.crop_scale < 1 else v2.Resize((size, size))
     )
     flip = [v2.RandomHorizontalFlip()] if recipe.horizontal_flip else []
-    # ImageNet's convention: the short side an eighth longer than the crop.
+    # ImageNet's convention: the short side a seventh longer than the crop.
     centre = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)] if recipe.crop_scale < 1 else [v2.Resize((size, size))]
     return v2.Compose([crop, *flip, *to_tensor]), v2.Compose([*centre, *to_tensor])
 
@@ -192,7 +220,7 @@ def build_trainer(
     """The trainer, and the test split."""
     # The transforms read columns that the model does not know.
     args.remove_unused_columns = False
-    splits, label = load_splits(recipe, args.label_column, args.seed)
+    splits, label = load_splits(recipe, args.label_column)
     args.label_column = label
     name = resolve_model(recipe.model_name_or_path)
     processor = AutoImageProcessor.from_pretrained(name)
@@ -228,8 +256,8 @@ def main(defaults: Mapping[str, Any]) -> None:
     trainer.save_state()
     if trainer.is_world_process_zero():
         trainer.save_metrics("test", metrics)
-        trainer.create_model_card(tasks="image-classification")
+        trainer.create_model_card(tasks=TASK)
         plots = write_plots(trainer, Path(str(args.output_dir)) / "plots")
         print(summarise(trainer, metrics, plots))
     if args.push_to_hub:
-        trainer.push_to_hub()
+        trainer.push_to_hub(tasks=TASK)

@@ -45,7 +45,9 @@ def with_tables(text: str) -> str:
     for name, table in TABLES.items():
         marker = f"<!-- {name} -->"
         assert marker in text, f"README has no {marker}"
-        text = re.sub(re.escape(marker) + r"\n\n(\|[^\n]*\n)*\n?", lambda _, block=f"{marker}\n\n{table}\n\n": block, text)
+        text = re.sub(
+            re.escape(marker) + r"\n\n(\|[^\n]*\n)*\n?", lambda _, block=f"{marker}\n\n{table}\n\n": block, text
+        )
     return text
 
 

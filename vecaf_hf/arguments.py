@@ -7,8 +7,9 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from vecaf_hf.selection.options import SelectionOptions, check_at_least, check_choice
+from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.registry import STRATEGIES
+from vecaf_hf.validation import check_at_least, check_choice
 
 SAMPLE_WEIGHTS = ("none", "mass")
 DEFAULT_FRACTION = 0.1

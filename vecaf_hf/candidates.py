@@ -76,6 +76,12 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def classes(self) -> Tensor | None:
+        """The labels where they are one class per sample, LongTensor [M]; None for others (multi-label, regression)."""
+        labels = self.labels
+        return labels if labels is not None and labels.dim() == 1 and not labels.is_floating_point() else None
+
     def take(self, rows: Tensor) -> Candidates:
         """The candidates at these rows (LongTensor or a mask over rows)."""
         return replace(self, **{name: values[rows] for name, values in self._present().items()})

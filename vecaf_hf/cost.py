@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 KINDS = {
     "score": "forward passes over the pool for embeddings and losses",
     "select": "optimising the selection",
-    "encode_text": "forward passes of the text encoder",
+    "encode_text": "forward passes of the text encoder, and of its image tower",
     "train": "forward and backward passes of finetuning",
     "evaluate": "forward passes of evaluation",
 }
@@ -69,16 +70,20 @@ class CostMeter:
         self._since = now
 
     @contextmanager
-    def measured_forward(self, samples: int) -> Iterator[None]:
-        """Measure the model's FLOPs per sample: the block is one forward pass over this many samples."""
-        with FlopCounterMode(display=False) as counter:
+    def forward(self, kind: str, samples: int, processes: int = 1) -> Iterator[None]:
+        """Count one forward pass of the model over this many samples in each process; the first one is measured."""
+        if self.forward_flops:
             yield
-        self.forward_flops = counter.get_total_flops() / samples
+        else:
+            with _flops() as counter:
+                yield
+            self.forward_flops = counter.get_total_flops() / samples
+        self.add_forwards(kind, samples * processes)
 
     @contextmanager
     def measured(self, kind: str) -> Iterator[None]:
         """Book the block's seconds and its FLOPs, operation by operation."""
-        with self.timed(kind), FlopCounterMode(display=False) as counter:
+        with self.timed(kind), _flops() as counter:
             yield
         self.add(kind, flops=counter.get_total_flops())
 
@@ -105,3 +110,10 @@ class CostMeter:
     def load_state(self, state: dict[str, Any]) -> None:
         self.work = {kind: Work(**state["work"].get(kind, {})) for kind in KINDS}
         self.forward_flops = state["forward_flops"]
+
+
+@contextmanager
+def _flops() -> Iterator[FlopCounterMode]:
+    # Attention in plain products of matrices: torch counts none for the fused kernel of the CPU.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        yield counter

@@ -14,12 +14,12 @@ from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.loop.agreement import decided_by_main
-from vecaf_hf.scoring.candidate_set import candidate_set
+from vecaf_hf.loop.agreement import decided_by_main, on_main
 from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.warmup import fit_head, rescored
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection, find_strategy, run_strategy
+from vecaf_hf.selection.candidate_set import candidate_set
 
 
 class Reselection:
@@ -81,8 +81,8 @@ class Reselection:
         candidates = self.score(candidate_set(self.pool_size, count, self.labels, generator))
         if not warmup:
             return candidates
-        if self.accelerator.is_main_process:
-            fit_head(self.head, candidates)
+        with self.meter.timed("select"):
+            on_main(self.accelerator, partial(fit_head, self.head, candidates))
         if self.accelerator.num_processes > 1:
             broadcast([parameter.data for parameter in self.head.parameters()])
         return rescored(self.head, candidates, self.sample_loss)
@@ -91,7 +91,11 @@ class Reselection:
         if self.cea is not None and candidates.embeddings is not None:
             candidates = self.cea.before_selection(candidates)
         size = len(candidates) if self.strategy.takes_all else self.budget
-        run = partial(run_strategy, self.strategy, candidates, self.budget, self.args, seed)
+
+        def run() -> Selection:
+            moved = candidates.to(self.accelerator.device)
+            return run_strategy(self.strategy, moved, self.budget, self.args, seed)
+
         with self.meter.timed("select"):
             selection = decided_by_main(self.accelerator, run, size)
         self.meter.add("select", len(selection), selection.info.get("flops", 0.0))

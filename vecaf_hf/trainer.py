@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -37,7 +38,13 @@ from vecaf_hf.reporting.card import add_selection_section
 from vecaf_hf.reselection import Reselection
 from vecaf_hf.scoring import PoolScorer, find_head
 from vecaf_hf.scoring.losses import SampleLoss, classification_losses, one_by_one, weighted_mean
-from vecaf_hf.selection import Selection, find_strategy
+from vecaf_hf.scoring.warmup import linear_of
+from vecaf_hf.selection import STRATEGIES, Selection, find_strategy
+
+logger = logging.getLogger(__name__)
+
+# Samples that a run tries before it trains.
+PROBED_SAMPLES = 16
 
 
 class VeCAFTrainer(Trainer):
@@ -73,16 +80,20 @@ class VeCAFTrainer(Trainer):
     ) -> None:
         args = args if args is not None else VeCAFArguments(output_dir="tmp_trainer")
         super().__init__(model, args, **kwargs)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "FSDP and DeepSpeed are not supported: the head of a sharded model sees no whole embedding"
+            )
         if args.n_gpu > 1:
             raise ValueError(
                 f"one process sees {args.n_gpu} GPUs: start one process per GPU with `accelerate launch`, or choose "
                 "one with CUDA_VISIBLE_DEVICES"
             )
         self.scoring_dataset = scoring_dataset if scoring_dataset is not None else self.train_dataset
-        self.cea = next((cb for cb in self.callback_handler.callbacks if isinstance(cb, CEACallback)), None)
+        self.cea = self._find_cea()
+        self.label_name = self.label_names[0] if self.label_names else "labels"
         self.meter = CostMeter()
-        # The model's own loss is known to be a mean over samples only if it equals ours.
-        self._verify_loss = sample_loss_func is None and self.compute_loss_func is None and self.label_smoother is None
+        self._reference_loss = self._find_reference_loss(sample_loss_func)
         self._sample_loss = self._make_sample_loss(sample_loss_func)
         self._weights: Tensor | None = None  # [N], of the current selection
         self._batch_indices: Tensor | None = None
@@ -136,8 +147,35 @@ class VeCAFTrainer(Trainer):
         self._labels = read_labels(pool, self.args.label_column)
         self._head = find_head(self.model, self.args.head)
         self._schedule = self._make_schedule()
+        if self._schedule.num_loops != self.args.num_loops:
+            logger.warning(
+                "%d steps in %d loops make loops of %d steps, and so only %d of them",
+                self._schedule.total_updates,
+                self.args.num_loops,
+                self._schedule.updates_per_loop,
+                self._schedule.num_loops,
+            )
+        if self.args.head_warmup:
+            linear_of(self._head)
         if self.cea is not None:
             self.cea.read_captions(pool, self._labels, self.class_names)
+
+    def _find_cea(self) -> CEACallback | None:
+        found = [callback for callback in self.callback_handler.callbacks if isinstance(callback, CEACallback)]
+        if len(found) > 1:
+            raise ValueError("there are two CEACallbacks: keep one")
+        if found and found[0].options.domain_affinity is not None and self.args.strategy in STRATEGIES.keys() - {"ods"}:
+            raise ValueError(f"domain_affinity acts on the weights of strategy 'ods', not on {self.args.strategy!r}")
+        return found[0] if found else None
+
+    def _find_reference_loss(self, sample_loss_func: SampleLoss | None) -> Callable[[Any, Tensor], Tensor] | None:
+        """What the mean of the per-sample losses must equal: the user's objective, or the model's own loss."""
+        objective = self.compute_loss_func
+        if objective is not None:
+            return lambda outputs, labels: objective(outputs, labels, num_items_in_batch=labels.numel())
+        if sample_loss_func is not None or self.label_smoother is not None:
+            return None
+        return lambda outputs, labels: outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
 
     def _make_sample_loss(self, sample_loss_func: SampleLoss | None) -> SampleLoss:
         if sample_loss_func is not None:
@@ -222,11 +260,11 @@ class VeCAFTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's optimizer, and in it the alignment when that is learned."""
-        fresh = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        aligner = self.cea.augmenter.aligner if self.cea and self.cea.augmenter else None
-        if fresh and aligner is not None and aligner.weight.requires_grad:
-            optimizer.add_param_group({"params": list(aligner.parameters()), "weight_decay": 0.0})
+        learned = self.cea.learned_parameters() if self.cea else []
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if any(id(parameter) not in held for parameter in learned):
+            optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
         return optimizer
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> Any:
@@ -283,13 +321,14 @@ class VeCAFTrainer(Trainer):
 
     def _begin_run(self) -> None:
         """A fresh state, or a checkpoint's; whatever is wrong with the data shows here, on one sample."""
-        schedule = self._schedule
-        self.meter = CostMeter()
+        # Anew: a hyperparameter search may have changed arguments and model since construction.
+        schedule = self._schedule = self._make_schedule()
+        self.meter, self._weights = CostMeter(), None
         self._head = find_head(self.model, self.args.head)
-        with self.meter.measured_forward(samples=1):
-            probe = self._score(torch.tensor([0]))
+        probe = self._probe(schedule.pool_size)
         self.meter.forget_work()
-        if self._labels is None and "labels" in find_strategy(self.args.strategy).needs:
+        strategy = find_strategy(self.args.strategy)
+        if self._labels is None and "labels" in strategy.needs and not strategy.needs_forward:
             self._labels = self._labels_through_collator()
         self._reselection = Reselection(
             args=self.args,
@@ -309,6 +348,21 @@ class VeCAFTrainer(Trainer):
             self.cea.prepare(self._head, probe.embeddings.shape[1], self.accelerator, self.meter)
         self._run = self._resumed_state() or RunState(schedule, pool_fingerprint(schedule.pool_size, self._labels))
 
+    def _probe(self, pool_size: int) -> Candidates:
+        """A few samples through collator, model, head and loss: whatever is wrong with them shows before training."""
+        probe = self._score(torch.linspace(0, pool_size - 1, min(pool_size, PROBED_SAMPLES)).round().long())
+        if self._labels is not None and probe.classes is not None:
+            differing = (self._labels[probe.indices] != probe.classes).nonzero().squeeze(1)
+            if len(differing):
+                index = int(probe.indices[differing[0]])
+                raise ValueError(
+                    f"the label column gives sample {index} class {int(self._labels[index])}, and the collator's batch "
+                    f"{int(probe.classes[differing[0]])}: set label_column to the column that the model trains on"
+                )
+        if self.args.head_warmup and probe.classes is None:
+            raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
+        return probe
+
     def _resumed_state(self) -> RunState | None:
         if self._resume_folder is None:
             return None
@@ -316,6 +370,10 @@ class VeCAFTrainer(Trainer):
         state = RunState.load(self._resume_folder, self._schedule, fingerprint)
         self._resume_folder = None
         self.meter.load_state(state.cost)
+        if (self.cea is not None) != bool(state.augmentation):
+            raise ValueError(
+                "cannot resume: the run had a CEACallback when the checkpoint was written, or has one only now"
+            )
         if self.cea is not None:
             self.cea.load_state(state.augmentation)
         return state
@@ -331,7 +389,9 @@ class VeCAFTrainer(Trainer):
             self._select(self._run, loop)
         selection = self._run.selections[loop]
         self._sampler.stream = self._run.streams[loop]
-        if self.args.sample_weights == "mass" and selection.weights is not None:
+        if self.args.sample_weights == "mass":
+            if selection.weights is None:
+                raise ValueError(f"sample_weights='mass', and strategy {self.args.strategy!r} gives no weights")
             self._weights = torch.zeros(self._schedule.pool_size, device=self.args.device)
             self._weights[selection.indices.to(self.args.device)] = selection.weights.to(self.args.device)
         self.meter.start("train")
@@ -358,9 +418,10 @@ class VeCAFTrainer(Trainer):
             accelerator=self.accelerator,
             sample_loss=self._sample_loss,
             load=self._scoring_loader,
-            label_name=self.label_names[0],
+            reference_loss=self._reference_loss,
+            label_name=self.label_name,
             meter=self.meter,
-            verify_loss=self._verify_loss,
+            keep_logits="logits" in find_strategy(self.args.strategy).needs,
             disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
         )
         return scorer.score(self.model, self._head, indices)
@@ -368,7 +429,7 @@ class VeCAFTrainer(Trainer):
     def _labels_through_collator(self) -> Tensor:
         """Class of each sample where no column has it: loads the whole pool once, without the model."""
         batches = self._scoring_loader(range(self._schedule.pool_size))
-        return torch.cat([batch[self.label_names[0]] for batch in batches])
+        return torch.cat([batch[self.label_name] for batch in batches])
 
     def _scoring_loader(self, indices: Iterable[int]) -> DataLoader:
         # Not prepared by Accelerate: the scorer deals the indices out to the processes itself.

@@ -9,7 +9,7 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from vecaf_hf.selection.ensemble import debiased, matched, shrunk_covariance
-from vecaf_hf.selection.similarity import unit
+from vecaf_hf.vectors import unit
 
 
 def members_around(count: int, dimension: int, members: int, spread: float, scale: float = 1.0) -> list[Tensor]:

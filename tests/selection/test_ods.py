@@ -15,7 +15,8 @@ from vecaf_hf.selection.ods import (
     starting_centroids,
     tangent,
 )
-from vecaf_hf.selection.similarity import nearest, top, unit
+from vecaf_hf.selection.similarity import nearest, top
+from vecaf_hf.vectors import unit
 
 
 def dense_objective(

@@ -10,7 +10,7 @@ from torch import Tensor
 from vecaf_hf.selection import STRATEGIES, Selection, SelectionOptions, find_strategy, select
 from vecaf_hf.selection.ods import replace_options
 from vecaf_hf.selection.options import ALLOCATIONS, CENTROID_STARTS, ENSEMBLES
-from vecaf_hf.selection.similarity import unit
+from vecaf_hf.vectors import unit
 from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS
 
 GENERATOR = torch.Generator().manual_seed(0)

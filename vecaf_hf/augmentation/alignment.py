@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 Fit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-# Penalty on the map from unit-norm text embeddings: enough to settle directions that few captions span.
+# Penalty on the map from text embeddings of unit norm: settles the directions that few captions span.
 RIDGE_PENALTY = 1.0
 
 

@@ -20,25 +20,33 @@ CHUNK_ROWS = 2**16
 
 @dataclass(frozen=True)
 class Texts:
-    """What pulls at n samples.
+    """What pulls at n samples. Each distinct text is held once: thousands of samples may share a class's caption.
 
     Args:
-        targets: Text embeddings to move towards. [n, d_t].
-        references: Text embeddings to move away from, or None to move away from the image embedding. [n, d_t].
+        targets: Distinct text embeddings to move towards. [u, d_t].
+        target_rows: Row of each sample's target. LongTensor [n].
+        references: Distinct text embeddings to move away from; empty to move away from the image embedding. [v, d_t].
+        reference_rows: Row of each sample's reference, all 0 without references. LongTensor [n].
         alpha: Strength of the pull, 0 for samples without a caption. [n].
     """
 
     targets: Tensor
-    references: Tensor | None
+    target_rows: Tensor
+    references: Tensor
+    reference_rows: Tensor
     alpha: Tensor
 
     def take(self, rows: Tensor | slice) -> Texts:
-        references = None if self.references is None else self.references[rows]
-        return Texts(self.targets[rows], references, self.alpha[rows])
+        """The same for some of the samples."""
+        return replace(
+            self,
+            target_rows=self.target_rows[rows],
+            reference_rows=self.reference_rows[rows],
+            alpha=self.alpha[rows],
+        )
 
     def to(self, device: torch.device) -> Texts:
-        references = None if self.references is None else self.references.to(device)
-        return Texts(self.targets.to(device), references, self.alpha.to(device))
+        return Texts(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
 class Augmenter:
@@ -73,24 +81,25 @@ class Augmenter:
 
     def texts(self, candidates: Candidates, place: str) -> Texts:
         """What pulls at these samples in `training` or in `selection`."""
-        assert candidates.embeddings is not None
         indices, options = candidates.indices, self.options
-        references = None
+        alpha = self._alpha(candidates)
+        targets, target_rows = _distinct(self.table.texts(place in options.prompt_in), self.table.rows[indices])
+        references, reference_rows = targets[:0], torch.zeros_like(target_rows)
         if options.toward == "difference":
-            references = self.table.of(indices, prompted=False)
+            references, reference_rows = _distinct(self.table.texts(prompted=False), self.table.rows[indices])
         elif options.toward == "instance":
             assert self._class_texts is not None and self._labels is not None
-            references = self._class_texts[self._labels[indices]]
-        targets = self.table.of(indices, prompted=place in options.prompt_in)
-        return Texts(targets, references, self._alpha(candidates))
+            references, reference_rows = _distinct(self._class_texts, self._labels[indices])
+        return Texts(targets, target_rows, references, reference_rows, alpha)
 
     def moved(self, embeddings: Tensor, texts: Texts) -> Tensor:
         """Eq. 9. Embeddings, texts and aligner on one device. [n, d] -> [n, d]."""
-        targets = self.aligner(texts.targets)
-        if texts.references is None:
+        targets = self.aligner(texts.targets[texts.target_rows])
+        if len(texts.references) == 0:
             direction = toward_caption(embeddings, targets)
         else:
-            direction = toward_difference(embeddings, targets, self.aligner(texts.references))
+            references = self.aligner(texts.references[texts.reference_rows])
+            direction = toward_difference(embeddings, targets, references)
         return augmented(embeddings, direction, texts.alpha, self.options.step_size)
 
     @torch.no_grad()
@@ -98,15 +107,12 @@ class Augmenter:
         """The candidates as the next selection sees them."""
         assert candidates.embeddings is not None
         device = self.aligner.weight.device
-        parts = []
-        alpha = self._alpha(candidates)
+        texts = self.texts(candidates, "selection").to(device)
+        moved = torch.empty_like(candidates.embeddings)
         for start in range(0, len(candidates), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            part = candidates.take(torch.arange(len(candidates))[rows])
-            texts = replace(self.texts(part, "selection"), alpha=alpha[rows]).to(device)
-            assert part.embeddings is not None
-            parts.append(self.moved(part.embeddings.to(device), texts).cpu())
-        return replace(candidates, embeddings=torch.cat(parts))
+            moved[rows] = self.moved(candidates.embeddings[rows].to(device), texts.take(rows)).cpu()
+        return replace(candidates, embeddings=moved)
 
     @torch.no_grad()
     def with_affinity(self, candidates: Candidates, domain: Tensor) -> Candidates:
@@ -141,7 +147,15 @@ def _class_means(table: CaptionTable, labels: Tensor | None) -> Tensor:
     if labels is None:
         raise ValueError('toward="instance" needs one class per sample, and no labels could be read: set label_column')
     captioned = table.rows >= 0
-    labels_, rows = labels[captioned], table.rows[captioned]
-    counts = torch.zeros(int(labels.max()) + 1, len(table.plain))
-    counts.index_put_((labels_, rows), torch.ones(len(rows)), accumulate=True)
-    return counts @ table.plain / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    classes, rows = labels[captioned], table.rows[captioned]
+    sums = torch.zeros(int(labels.max()) + 1, table.plain.shape[1])
+    for part in torch.arange(len(rows)).split(CHUNK_ROWS):
+        sums.index_add_(0, classes[part], table.plain[rows[part]])
+    counts = torch.bincount(classes, minlength=len(sums))
+    return sums / counts[:, None].clamp(min=1)
+
+
+def _distinct(vectors: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors that occur, and the row of each occurrence among them; -1 counts as the first. [u, d], [n]."""
+    kept, inverse = rows.clamp(min=0).unique(return_inverse=True)
+    return vectors[kept], inverse

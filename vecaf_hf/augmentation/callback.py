@@ -3,13 +3,15 @@ selection."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce
+from PIL import Image
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -20,6 +22,12 @@ from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.scoring.head import flat
+from vecaf_hf.vectors import unit
+
+# Samples that the log's figure of the shift is taken on.
+FIGURE_SAMPLES = 4096
+# Raw images in memory at once.
+IMAGES_AT_ONCE = 256
 
 
 class CEACallback(TrainerCallback):
@@ -53,30 +61,61 @@ class CEACallback(TrainerCallback):
         self._position: Tensor | None = None  # [N], row of a sample in _texts
         self._texts: Texts | None = None  # of the loop's selected samples
         self._batch: Tensor | None = None
+        self._domain: Tensor | None = None
+        self._image_rows: dict[int, Tensor] = {}
 
     # --- Before training ---
 
     def read_captions(self, dataset: Any, labels: Tensor | None, class_names: Sequence[str]) -> None:
-        """Find every sample's caption, without encoding any: raises what is wrong with them (`find_captions`)."""
+        """Find every sample's caption, and whatever else the options need, without encoding anything.
+
+        Raises:
+            ValueError: What is wrong with the captions (`find_captions`); or the options need labels, raw images or
+                an image tower that are not there.
+        """
         self._found = find_captions(self.captions, dataset, labels, class_names)
-        self._dataset, self._labels, self._table = dataset, labels, None
+        self._labels, self._table = labels, None
+        if self.options.toward == "instance" and labels is None:
+            raise ValueError(
+                'toward="instance" needs one class per sample, and no labels can be read: set label_column'
+            )
+        if self.options.alignment == "dual":
+            self._images = raw_images(dataset, self.options.image_column)
+            if not self.encoder.is_dual:
+                raise ValueError(
+                    f'alignment="dual" needs an encoder of texts and images, and {self.encoder.name_or_path!r} has no '
+                    'image tower: use alignment="ridge", or CLIP or SigLIP'
+                )
 
     def prepare(self, head: nn.Module, dimension: int, accelerator: Accelerator, meter: CostMeter) -> None:
         """Encode the captions and set the hook on the head, which takes embeddings of this dimension."""
+        self._accelerator, self._meter, self._texts = accelerator, meter, None
+        self._check_learned(accelerator)
         if self._table is None:
-            self.encoder.device = self.encoder.device or accelerator.device
-            before = self.encoder.forwards
-            # One process encodes, the others then read its cache.
-            with accelerator.main_process_first(), meter.measured("encode_text"):
-                self._table = caption_table(self._found, self.options.domain_prompt, self.encoder)
-            meter.add("encode_text", self.encoder.forwards - before)
+            self._encode(accelerator, meter)
+        assert self._table is not None
         self.augmenter = Augmenter(self.options, self._table, dimension, self._labels)
         self.augmenter.aligner.to(accelerator.device)
         if self.options.alignment == "identity":
             self.augmenter.fit(self._table.plain, torch.zeros(1, dimension))
-        self._accelerator, self._texts = accelerator, None
         self._detach()
         self._hook = head.register_forward_pre_hook(self._move_head_input)
+
+    def _encode(self, accelerator: Accelerator, meter: CostMeter) -> None:
+        self.encoder.device = self.encoder.device or accelerator.device
+        before, prompt = self.encoder.forwards, self.options.domain_prompt
+        # One process of a machine encodes, the others then read its cache.
+        with accelerator.local_main_process_first(), meter.measured("encode_text"):
+            self._table = caption_table(self._found, prompt, self.encoder)
+            self._domain = unit(self.encoder.encode([prompt]))[0] if self.options.domain_affinity and prompt else None
+        meter.add("encode_text", self.encoder.forwards - before)
+        if self.options.alignment != "dual":
+            self.encoder.release()
+
+    def _check_learned(self, accelerator: Accelerator) -> None:
+        fp16 = accelerator.mixed_precision == "fp16"
+        if self.options.alignment == "learned" and fp16 and accelerator.num_processes > 1:
+            raise ValueError('alignment="learned" on several processes does not go with fp16: use bf16')
 
     def _detach(self) -> None:
         if self._hook is not None:
@@ -94,10 +133,8 @@ class CEACallback(TrainerCallback):
         """Refit the alignment on the candidates, and return them as the selection should see them."""
         self._fit(candidates)
         assert self.augmenter is not None
-        if self.options.domain_affinity is not None:
-            assert self.options.domain_prompt is not None
-            domain = self.encoder.encode([self.options.domain_prompt])[0]
-            candidates = self.augmenter.with_affinity(candidates, domain)
+        if self._domain is not None:
+            candidates = self.augmenter.with_affinity(candidates, self._domain)
         return self.augmenter.augment(candidates) if "selection" in self.options.act_on else candidates
 
     def begin_loop(self, selected: Candidates, refit: bool) -> dict[str, float]:
@@ -113,10 +150,10 @@ class CEACallback(TrainerCallback):
         assert augmenter is not None and table is not None and selected.embeddings is not None
         texts = augmenter.texts(selected, "training")
         self._hold(selected.indices, texts)
-        assert self._texts is not None
+        shown = torch.arange(len(selected))[:FIGURE_SAMPLES]
         with torch.no_grad():
-            embeddings = selected.embeddings.to(self._accelerator.device)
-            shift = (augmenter.moved(embeddings, self._texts) - embeddings).norm(dim=1)
+            embeddings = selected.embeddings[shown].to(self._accelerator.device)
+            shift = (augmenter.moved(embeddings, texts.take(shown).to(embeddings.device)) - embeddings).norm(dim=1)
         return {
             "cea_alpha_max": float(texts.alpha.max()),
             "cea_relative_shift": float((shift / embeddings.norm(dim=1).clamp(min=1e-12)).mean()),
@@ -128,19 +165,19 @@ class CEACallback(TrainerCallback):
         """What a run that resumes inside a loop needs."""
         assert self.augmenter is not None and self._position is not None and self._texts is not None
         held = (self._position >= 0).nonzero().squeeze(1)
-        tensors: dict[str, Tensor | None] = {
+        tensors = {
             "weight": self.augmenter.aligner.weight.detach(),
             "bias": self.augmenter.aligner.bias.detach(),
             "indices": held,
             **vars(self._texts.take(self._position[held])),
         }
-        return {name: tensor.cpu() for name, tensor in tensors.items() if tensor is not None}
+        return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         assert self.augmenter is not None
         self.augmenter.aligner.set(state["weight"], state["bias"])
         self.augmenter.fitted = True
-        self._hold(state["indices"], Texts(state["targets"], state.get("references"), state["alpha"]))
+        self._hold(state["indices"], Texts(**{name: state[name] for name in Texts.__dataclass_fields__}))
 
     def _fit(self, candidates: Candidates) -> None:
         augmenter = self.augmenter
@@ -152,7 +189,7 @@ class CEACallback(TrainerCallback):
             )
         sources = augmenter.table.of(candidates.indices[rows], prompted=False)
         if self.options.alignment == "dual":
-            sources = self.encoder.encode_images(self._images(candidates.indices[rows]))
+            sources = self._image_texts(candidates.indices[rows])
         augmenter.fit(sources, candidates.embeddings[rows])
 
     def _hold(self, indices: Tensor, texts: Texts) -> None:
@@ -161,15 +198,16 @@ class CEACallback(TrainerCallback):
         self._position[indices.to(device)] = torch.arange(len(indices), device=device)
         self._texts = texts.to(device)
 
-    def _images(self, indices: Tensor) -> list[Any]:
-        """Raw images for a dual encoder's image tower."""
-        raw = getattr(self._dataset, "with_format", lambda _: None)(None)
-        if raw is None or self.options.image_column not in raw.column_names:
-            raise ValueError(
-                f'alignment="dual" reads raw images from the column {self.options.image_column!r} of a '
-                'datasets.Dataset, and the training dataset has none: set image_column, or use alignment="ridge"'
-            )
-        return [image.convert("RGB") for image in raw.select(indices.tolist())[self.options.image_column]]
+    def _image_texts(self, indices: Tensor) -> Tensor:
+        """The encoder's own embeddings of these samples' images, unit rows; each image is encoded once. [n, d_t]."""
+        missing = [index for index in indices.tolist() if index not in self._image_rows]
+        with self._meter.measured("encode_text"):
+            for start in range(0, len(missing), IMAGES_AT_ONCE):
+                part = missing[start : start + IMAGES_AT_ONCE]
+                rows = self.encoder.encode_images([self._images(index) for index in part])
+                self._image_rows.update(zip(part, unit(rows), strict=True))
+        self._meter.add("encode_text", len(missing))
+        return torch.stack([self._image_rows[index] for index in indices.tolist()])
 
     # --- In a training step ---
 
@@ -194,11 +232,37 @@ class CEACallback(TrainerCallback):
             moved = self.augmenter.moved(embeddings.float(), texts)
         return (moved.to(inputs[0].dtype).reshape(inputs[0].shape), *inputs[1:])
 
+    # The learned map is in the optimizer but not in the model, so what Trainer, Accelerate and DistributedDataParallel
+    # do to the model's gradients is done here to its own.
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # A learned map is not inside the model, so DistributedDataParallel does not average its gradient.
-        if self.options.alignment == "learned" and self.augmenter is not None and self._accelerator.num_processes > 1:
-            for parameter in self.augmenter.aligner.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = reduce(parameter.grad, reduction="mean")
+        for parameter in self.learned_parameters():
+            if parameter.grad is not None and self._accelerator.num_processes > 1:
+                parameter.grad = reduce(parameter.grad, reduction="mean")
+        if args.max_grad_norm and self.learned_parameters():
+            nn.utils.clip_grad_norm_(self.learned_parameters(), args.max_grad_norm)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for parameter in self.learned_parameters():
+            parameter.grad = None
+
+    def learned_parameters(self) -> list[nn.Parameter]:
+        """What is trained with the model: the alignment, where that is learned."""
+        if self.augmenter is None:
+            return []
+        return [parameter for parameter in self.augmenter.aligner.parameters() if parameter.requires_grad]
+
+
+def raw_images(dataset: Any, column: str) -> Callable[[int], Image.Image]:
+    """The images of a `datasets.Dataset` by position, whatever transform it has."""
+    if not isinstance(dataset, datasets.Dataset) or column not in dataset.column_names:
+        raise ValueError(
+            f'alignment="dual" reads raw images from the column {column!r} of a datasets.Dataset, and the training '
+            'dataset has none: set image_column, or use alignment="ridge"'
+        )
+    raw = dataset.with_format(None)
+    return lambda index: raw[index][column].convert("RGB")

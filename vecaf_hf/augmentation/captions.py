@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.data.columns import read_column
+from vecaf_hf.vectors import unit
 
 LABEL_FIELD = "{label}"
 
@@ -68,7 +69,7 @@ class CaptionTable:
 
     Args:
         rows: Row of each sample's caption, -1 for none. LongTensor [N].
-        plain: Embeddings of the captions. [U, d_t].
+        plain: Embeddings of the captions, unit rows: encoders differ in scale by orders of magnitude. [U, d_t].
         prompted: Embeddings of the captions with the domain prompt; the plain ones without a prompt. [U, d_t].
     """
 
@@ -84,9 +85,13 @@ class CaptionTable:
         """Whether each sample has a caption. [n] -> bool [n]."""
         return self.rows[indices] >= 0
 
+    def texts(self, prompted: bool) -> Tensor:
+        """The distinct text embeddings. [U, d_t]."""
+        return self.prompted if prompted else self.plain
+
     def of(self, indices: Tensor, prompted: bool) -> Tensor:
         """Text embeddings of samples; any row for one without a caption. [n] -> [n, d_t]."""
-        return (self.prompted if prompted else self.plain)[self.rows[indices]]
+        return self.texts(prompted)[self.rows[indices]]
 
 
 def caption_table(captions: Sequence[str | None], prompt: str | None, encoder: TextEncoder) -> CaptionTable:
@@ -99,8 +104,8 @@ def caption_table(captions: Sequence[str | None], prompt: str | None, encoder: T
     if not distinct:
         raise ValueError("no sample of the training dataset has a caption")
     texts = list(distinct)
-    plain = encoder.encode(texts)
-    prompted = encoder.encode([with_prompt(text, prompt) for text in texts]) if prompt else plain
+    plain = unit(encoder.encode(texts))
+    prompted = unit(encoder.encode([with_prompt(text, prompt) for text in texts])) if prompt else plain
     rows = torch.tensor([-1 if caption is None else distinct[caption] for caption in captions])
     return CaptionTable(rows, plain, prompted)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from vecaf_hf.augmentation.alignment import ALIGNMENTS
 from vecaf_hf.augmentation.cea import ATTENTIONS
-from vecaf_hf.selection.options import check_at_least, check_choice, check_positive
+from vecaf_hf.validation import check_at_least, check_choice, check_positive
 
 DIRECTIONS = ("caption", "difference", "instance")
 PLACES = ("training", "selection", "attention")
@@ -63,7 +63,7 @@ class CEAOptions:
     )
     alignment_samples: int = field(default=10_000, metadata={"help": "Most samples that an alignment is fitted on."})
     image_column: str = field(
-        default="image", metadata={"help": "The dataset's column of raw images (read by alignment dual)."}
+        default="image", metadata={"help": "The dataset's column of images, read by alignment dual and by the recipes."}
     )
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ from transformers.utils import cached_file
 
 from vecaf_hf.augmentation.text_cache import TextCache, encoder_fingerprint
 from vecaf_hf.augmentation.text_pooling import POOLINGS, SENTENCE_POOLINGS, pool, projected
-from vecaf_hf.selection.options import check_at_least, check_choice
+from vecaf_hf.validation import check_at_least, check_choice
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +169,10 @@ class TextEncoder:
             batch = [images[row].convert("RGB") for row in range(len(images))[start : start + self.batch_size]]
             rows.append(self._image_features(batch))
         return torch.cat(rows)
+
+    def release(self) -> None:
+        """Free the weights; what is in the cache stays at hand, and anything else loads them again."""
+        self.__dict__.pop("_model", None)
 
     def _embed(self, texts: Sequence[str], progress: tqdm[NoReturn]) -> Tensor:
         """The embeddings of texts that no cache holds, longest first so that a batch is padded little."""

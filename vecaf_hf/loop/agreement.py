@@ -1,4 +1,4 @@
-"""One selection for all processes."""
+"""What one process does for all of them."""
 
 from __future__ import annotations
 
@@ -11,31 +11,36 @@ from accelerate.utils import broadcast
 from vecaf_hf.selection import Selection
 
 
-def decided_by_main(accelerator: Accelerator, decide: Callable[[], Selection], size: int) -> Selection:
-    """The main process's selection of `size` samples, in every process.
+def on_main(accelerator: Accelerator, work: Callable[[], Selection | None]) -> Selection | None:
+    """Run `work` in the main process; returns its result there and None in the others.
 
     Raises:
-        Exception: In the main process what `decide` raised, in the others a RuntimeError that points there: a
-            failure ends all of them at once, none waits for the others.
+        Exception: In the main process what `work` raised, in the others a RuntimeError that points there: a failure
+            ends all of them at once, none waits for the others.
     """
     if accelerator.num_processes == 1:
-        return decide()
-    selection, failure = None, None
+        return work()
+    result, failure = None, None
     if accelerator.is_main_process:
         try:
-            selection = decide()
+            result = work()
         except Exception as error:
             failure = error
+    if int(broadcast(torch.tensor(int(failure is not None), device=accelerator.device))):
+        raise failure or RuntimeError("the main process failed while the others waited; its message says why")
+    return result
+
+
+def decided_by_main(accelerator: Accelerator, decide: Callable[[], Selection], size: int) -> Selection:
+    """The main process's selection of `size` samples, in every process."""
+    selection = on_main(accelerator, decide)
+    if selection is not None and accelerator.num_processes == 1:
+        return selection
     device = accelerator.device
-    if int(broadcast(torch.tensor(int(failure is not None), device=device))):
-        raise failure or RuntimeError("the selection failed in the main process; its message says why")
-    weighted = bool(
-        broadcast(torch.tensor(int(selection is not None and selection.weights is not None), device=device))
-    )
+    weighted = torch.tensor(int(selection is not None and selection.weights is not None), device=device)
     indices = torch.zeros(size, dtype=torch.long) if selection is None else selection.indices
+    weights = None if selection is None else selection.weights
     indices = broadcast(indices.to(device)).cpu()
-    if not weighted:
-        return selection or Selection(indices)
-    weights = torch.ones(size) if selection is None or selection.weights is None else selection.weights
-    weights = broadcast(weights.to(device)).cpu()
+    if int(broadcast(weighted)):
+        weights = broadcast((torch.ones(size) if weights is None else weights).to(device)).cpu()
     return selection or Selection(indices, weights)

@@ -12,11 +12,11 @@ from torch.nn import functional
 SampleLoss = Callable[[Any, Tensor], Tensor]
 
 
-def logits_of(outputs: Any) -> Tensor:
-    """The logits [N, C] in a model's output: an attribute, a key, or the output itself."""
+def logits_of(outputs: Any, with_loss: bool = False) -> Tensor:
+    """The logits [N, C] in a model's output: a key, the output itself, or a tuple's first element after the loss."""
     if isinstance(outputs, Tensor):
         return outputs
-    return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+    return outputs["logits"] if isinstance(outputs, Mapping) else outputs[int(with_loss)]
 
 
 def classification_losses(

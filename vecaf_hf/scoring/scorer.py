@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -26,11 +26,13 @@ class PoolScorer:
 
     Args:
         accelerator: Moves batches, casts under its mixed precision and gathers.
-        sample_loss: (outputs, labels) -> [N].
+        sample_loss: (outputs, labels) -> [n].
+        reference_loss: (outputs, labels) -> [], the loss that training averages to: the first batch's mean of
+            `sample_loss` must equal it. None to trust `sample_loss`.
         load: Makes a loader over these positions of the pool (a list) with batches that hold POOL_INDEX.
         label_name: The batch's key for the labels.
         meter: Counts the forward passes.
-        verify_loss: Check once that `sample_loss` averages to the loss that the model itself returns.
+        keep_logits: Whether candidates get their logits [M, C], the largest of all fields with many classes.
         disable_tqdm: Whether to hide the progress bar.
     """
 
@@ -38,15 +40,16 @@ class PoolScorer:
         self,
         accelerator: Accelerator,
         sample_loss: SampleLoss,
+        reference_loss: Callable[[Any, Tensor], Tensor] | None,
         load: Callable[[list[int]], Iterable[dict[str, Any]]],
         label_name: str,
         meter: CostMeter,
-        verify_loss: bool,
+        keep_logits: bool,
         disable_tqdm: bool,
     ) -> None:
-        self.accelerator, self.sample_loss, self.load = accelerator, sample_loss, load
-        self.label_name, self.meter = label_name, meter
-        self.verify_loss, self.disable_tqdm = verify_loss, disable_tqdm
+        self.accelerator, self.sample_loss, self.reference_loss = accelerator, sample_loss, reference_loss
+        self.load, self.label_name, self.meter = load, label_name, meter
+        self.keep_logits, self.disable_tqdm = keep_logits, disable_tqdm
 
     def score(self, model: nn.Module, head: nn.Module, indices: Tensor) -> Candidates:
         """Candidates for these positions of the pool. LongTensor [M].
@@ -103,54 +106,44 @@ class PoolScorer:
                 "labels; if a column is missing, set remove_unused_columns=False"
             )
         inputs = send_to_device(inputs, self.accelerator.device)
-        labels = inputs.pop(self.label_name)
-        verify = first and self.verify_loss
+        labels = inputs[self.label_name]
+        if not first or self.reference_loss is None:
+            del inputs[self.label_name]
         seen.clear()
-        self.meter.add_forwards("score", len(indices) * self.accelerator.num_processes)
+        counted = self.meter.forward("score", len(indices), self.accelerator.num_processes)
         with torch.inference_mode(), self.accelerator.autocast():
-            outputs = model(**inputs, **({self.label_name: labels} if verify else {}))
-        with torch.inference_mode():
-            if verify:
-                model_loss, outputs = _split_loss(model, outputs)
-            embeddings, logits = seen[0], logits_of(outputs)
-            losses = self.sample_loss(outputs, labels)
+            with counted:
+                outputs = model(**inputs)
+            embeddings, logits = seen[0], logits_of(outputs, self.label_name in inputs)
             if first:
-                with self.accelerator.autocast():
-                    check_head(head, embeddings, logits)
-            if verify:
-                _check_loss(model_loss, losses)
-        fields = {"embeddings": embeddings.float(), "losses": losses.float(), "logits": logits.float()}
-        return {"indices": indices, "labels": labels.cpu()} | {name: v.cpu() for name, v in fields.items()}
+                check_head(head, embeddings, logits)
+        with torch.inference_mode():
+            # A tuple begins with the model's loss when it was given labels.
+            tuple_with_loss = isinstance(outputs, tuple) and self.label_name in inputs
+            losses = self.sample_loss(outputs[1:] if tuple_with_loss else outputs, labels)
+            if first and self.reference_loss is not None:
+                _check_loss(self.reference_loss(outputs, labels), losses)
+        fields = {"embeddings": embeddings, "losses": losses} | ({"logits": logits} if self.keep_logits else {})
+        return {"indices": indices, "labels": labels.cpu()} | {name: v.float().cpu() for name, v in fields.items()}
 
     def _gather(self, values: Tensor) -> Tensor:
         """All processes' rows, in the order in which `mine` was dealt out."""
         if self.accelerator.num_processes == 1:
             return values
-        parts = []
-        for block in values.split(GATHER_ROWS):
-            gathered = self.accelerator.gather(block.to(self.accelerator.device)).cpu()
-            dealt = gathered.unflatten(0, (self.accelerator.num_processes, len(block)))
-            parts.append(dealt.transpose(0, 1).flatten(0, 1))
-        return torch.cat(parts)
+        world, device = self.accelerator.num_processes, self.accelerator.device
+        rows = values.new_empty((len(values) * world, *values.shape[1:]))
+        for start in range(0, len(values), GATHER_ROWS):
+            block = values[start : start + GATHER_ROWS]
+            gathered = self.accelerator.gather(block.to(device)).cpu().unflatten(0, (world, len(block)))
+            rows[start * world :][: len(block) * world] = gathered.transpose(0, 1).flatten(0, 1)
+        return rows
 
 
-def _split_loss(model: nn.Module, outputs: Any) -> tuple[Tensor, Any]:
-    """The model's own loss, found as Trainer finds it, and its output as it is without labels."""
-    if isinstance(outputs, tuple):
-        return outputs[0], outputs[1:]
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
-    if loss is None:
+def _check_loss(reference: Tensor, losses: Tensor) -> None:
+    reference, mean = reference.float(), losses.float().mean()
+    if not torch.allclose(reference, mean, rtol=1e-2, atol=1e-3):
         raise ValueError(
-            f"{type(model).__name__} returns no loss when it is given labels: pass its objective as "
-            "sample_loss_func(outputs, labels) -> Tensor[N]"
-        )
-    return loss, outputs
-
-
-def _check_loss(model_loss: Tensor, losses: Tensor) -> None:
-    if not torch.allclose(model_loss.float(), losses.float().mean(), rtol=1e-2, atol=1e-3):
-        raise ValueError(
-            f"the model's own loss ({float(model_loss):g}) is not the mean of the per-sample losses "
-            f"({float(losses.mean()):g}): it trains another objective than its problem_type says. Pass that objective "
-            "as sample_loss_func(outputs, labels) -> Tensor[N]"
+            f"training's loss of a batch ({float(reference):g}) is not the mean of its per-sample losses "
+            f"({float(mean):g}): the model computes another loss than its problem_type says, or the objective weighs "
+            "samples against each other. Pass the objective as sample_loss_func(outputs, labels) -> Tensor[N]"
         )

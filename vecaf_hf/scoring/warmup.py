@@ -12,6 +12,8 @@ from vecaf_hf.candidates import Candidates
 from vecaf_hf.scoring.losses import SampleLoss
 
 MAX_ITERATIONS = 200
+# Most samples that a head is fitted on: more change it little, and the solver's time grows with them.
+MAX_SAMPLES = 50_000
 # What may stand beside the linear layer: none of them changes an embedding when the model is evaluated.
 PASSING = (nn.Identity, nn.Dropout, nn.Flatten)
 
@@ -38,8 +40,8 @@ def linear_of(head: nn.Module) -> nn.Linear:
 def fit_head(head: nn.Module, candidates: Candidates) -> None:
     """Set a linear head to the multinomial logistic regression on the candidates' embeddings.
 
-    Costs no forward pass. Embeddings are standardised by one common scale for the solver; classes that the
-    candidates lack keep their rows.
+    Costs no forward pass. Fitted on at most MAX_SAMPLES candidates, evenly spaced. Embeddings are standardised by one
+    common scale for the solver; classes that the candidates lack keep their rows.
 
     Raises:
         ValueError: The head is not linear, or the labels are not one class per sample.
@@ -49,6 +51,8 @@ def fit_head(head: nn.Module, candidates: Candidates) -> None:
     assert embeddings is not None
     if labels is None or labels.dim() != 1 or labels.is_floating_point():
         raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
+    kept = torch.linspace(0, len(labels) - 1, min(len(labels), MAX_SAMPLES)).round().long()
+    labels, embeddings = labels[kept], embeddings[kept]
     scale = embeddings.std().clamp(min=1e-12)
     solver = LogisticRegression(max_iter=MAX_ITERATIONS, fit_intercept=layer.bias is not None)
     solver.fit((embeddings / scale).numpy(), labels.numpy())

@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
-from vecaf_hf.selection.similarity import unit
+from vecaf_hf.vectors import unit
 
 
 def matched(members: list[Tensor]) -> Tensor:

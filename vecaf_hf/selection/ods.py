@@ -22,8 +22,9 @@ from vecaf_hf.selection.assignment import distinct_nearest
 from vecaf_hf.selection.ensemble import debiased
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
-from vecaf_hf.selection.similarity import chunks, nearest, unit
+from vecaf_hf.selection.similarity import chunks, nearest
 from vecaf_hf.selection.weighting import loss_weights, target_distribution
+from vecaf_hf.vectors import unit
 
 # Steps over which the objective must have settled for the optimisation to stop.
 CONVERGENCE_WINDOW = 10
@@ -37,7 +38,7 @@ def ods(candidates: Candidates, budget: int, options: SelectionOptions, generato
     if candidates.relevance is not None:
         weights = weights * candidates.relevance.float()
 
-    cells = class_cells(candidates.labels, weights, budget, options.allocation)
+    cells = class_cells(candidates.classes, weights, budget, options.allocation)
     hidden = getattr(options, "disable_tqdm", True)  # Trainer's arguments have it
     parts = [
         _select_in_cell(cell.rows, cell.budget, embeddings, weights, options, generator)

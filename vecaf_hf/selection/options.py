@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS
+from vecaf_hf.validation import check_at_least, check_choice, check_positive
 
 ALLOCATIONS = ("class", "class_proportional", "class_loss", "global")
 ENSEMBLES = ("best", "debias")
@@ -42,7 +40,7 @@ class SelectionOptions:
         metadata={
             "help": "Where ODS's centroids may live: global (the paper) in the whole pool; class gives each class "
             "an equal share of the budget, capped by the class's size; class_proportional a share by its size; "
-            "class_loss a share by its summed loss weight. A pool without labels counts as one class."
+            "class_loss a share by its summed loss weight. A pool without one class per sample counts as one class."
         },
     )
     ensemble_size: int = field(
@@ -79,25 +77,3 @@ class SelectionOptions:
         check_at_least("selection_tolerance", self.selection_tolerance, 0)
         check_at_least("selection_steps", self.selection_steps, 0)
         check_at_least("ensemble_size", self.ensemble_size, 1)
-
-
-def check_choice(option: str, value: object, choices: Iterable[str], or_callable: bool = True) -> None:
-    """Raise a ValueError that suggests the nearest choice, unless `value` is one of them or (where the option
-    takes one) a callable."""
-    choices = list(choices)
-    if (or_callable and callable(value)) or value in choices:
-        return
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"{option} is {value!r}{hint}; choose one of {', '.join(choices)}")
-
-
-def check_positive(option: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{option} is {value}; it must be positive and finite")
-
-
-def check_at_least(option: str, value: float, least: float) -> None:
-    if not least <= value < math.inf:
-        finite = " and finite" if value == math.inf else ""
-        raise ValueError(f"{option} is {value}; it must be at least {least}{finite}")

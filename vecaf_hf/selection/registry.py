@@ -11,10 +11,11 @@ from torch import Tensor
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection.full import full
 from vecaf_hf.selection.ods import activeft, ods
-from vecaf_hf.selection.options import SelectionOptions, check_choice
+from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.random import balanced, random
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.topk_loss import topk_loss
+from vecaf_hf.validation import check_choice
 
 Select = Callable[[Candidates, int, SelectionOptions, torch.Generator], "Selection | Tensor"]
 
@@ -30,6 +31,7 @@ class Strategy:
     select: Select
     needs: frozenset[str]
     takes_all: bool = False
+    insists: bool = True  # False: works with what of its needs there is
 
     @property
     def needs_forward(self) -> bool:
@@ -39,8 +41,6 @@ class Strategy:
     def summary(self) -> str:
         return (self.select.__doc__ or "").strip().split("\n")[0]
 
-
-EVERYTHING = frozenset({"embeddings", "losses", "labels", "logits"})
 
 STRATEGIES: dict[str, Strategy] = {
     "ods": Strategy(ods, frozenset({"embeddings", "losses"})),
@@ -59,7 +59,9 @@ def find_strategy(strategy: str | Select) -> Strategy:
         ValueError: No strategy has that name.
     """
     check_choice("strategy", strategy, STRATEGIES)
-    return Strategy(strategy, EVERYTHING) if callable(strategy) else STRATEGIES[strategy]
+    if callable(strategy):
+        return Strategy(strategy, frozenset({"embeddings", "losses", "labels", "logits"}), insists=False)
+    return STRATEGIES[strategy]
 
 
 def run_strategy(
@@ -72,7 +74,7 @@ def run_strategy(
             returned another number of samples or samples that are no candidates.
     """
     missing = sorted(name for name in strategy.needs if getattr(candidates, name) is None)
-    if missing and strategy.needs != EVERYTHING:
+    if missing and strategy.insists:
         raise ValueError(f"strategy {options.strategy!r} needs {' and '.join(missing)}, which were not given")
     expected = len(candidates) if strategy.takes_all else budget
     if not 1 <= expected <= len(candidates):

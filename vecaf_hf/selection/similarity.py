@@ -6,15 +6,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 # Similarities held at once: 2^24 floats are 64 MiB.
 CHUNK_ELEMENTS = 2**24
-
-
-def unit(vectors: Tensor) -> Tensor:
-    """Rows divided by their l2 norm; a zero row stays zero (its cosine with anything counts as 0)."""
-    return normalize(vectors, dim=-1)
 
 
 def chunks(rows: Tensor, columns: int) -> Iterator[tuple[slice, Tensor]]:
