@@ -12,7 +12,7 @@ import torch
 
 def seed_of(*parts: int) -> int:
     """A 32-bit seed from whole numbers of at least 0; every part matters, the order too."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+    return int(np.random.SeedSequence((len(parts), *parts)).generate_state(1)[0])
 
 
 @contextmanager

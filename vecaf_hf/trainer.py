@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import datasets
@@ -37,7 +36,8 @@ from vecaf_hf.loop.state import pool_fingerprint
 from vecaf_hf.reporting.card import add_selection_section
 from vecaf_hf.reselection import Reselection
 from vecaf_hf.scoring import PoolScorer, find_head
-from vecaf_hf.scoring.losses import SampleLoss, classification_losses, one_by_one, weighted_mean
+from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
+from vecaf_hf.scoring.objective import find_objective
 from vecaf_hf.scoring.warmup import linear_of
 from vecaf_hf.selection import STRATEGIES, Selection, find_strategy
 
@@ -93,8 +93,12 @@ class VeCAFTrainer(Trainer):
         self.cea = self._find_cea()
         self.label_name = self.label_names[0] if self.label_names else "labels"
         self.meter = CostMeter()
-        self._reference_loss = self._find_reference_loss(sample_loss_func)
-        self._sample_loss = self._make_sample_loss(sample_loss_func)
+        self._objective = find_objective(
+            sample_loss_func,
+            self.compute_loss_func,
+            getattr(getattr(self.model, "config", None), "problem_type", None),
+            args.label_smoothing_factor,
+        )
         self._weights: Tensor | None = None  # [N], of the current selection
         self._batch_indices: Tensor | None = None
         self._run: RunState | None = None
@@ -167,28 +171,6 @@ class VeCAFTrainer(Trainer):
         if found and found[0].options.domain_affinity is not None and self.args.strategy in STRATEGIES.keys() - {"ods"}:
             raise ValueError(f"domain_affinity acts on the weights of strategy 'ods', not on {self.args.strategy!r}")
         return found[0] if found else None
-
-    def _find_reference_loss(self, sample_loss_func: SampleLoss | None) -> Callable[[Any, Tensor], Tensor] | None:
-        """What the mean of the per-sample losses must equal: the user's objective, or the model's own loss."""
-        objective = self.compute_loss_func
-        if objective is not None:
-            return lambda outputs, labels: objective(outputs, labels, num_items_in_batch=labels.numel())
-        if sample_loss_func is not None or self.label_smoother is not None:
-            return None
-        return lambda outputs, labels: outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
-
-    def _make_sample_loss(self, sample_loss_func: SampleLoss | None) -> SampleLoss:
-        if sample_loss_func is not None:
-            if self.compute_loss_func is not None:
-                raise ValueError("sample_loss_func and compute_loss_func are both given: keep sample_loss_func")
-            return sample_loss_func
-        if self.compute_loss_func is not None:
-            return one_by_one(self.compute_loss_func)
-        return partial(
-            classification_losses,
-            problem_type=getattr(getattr(self.model, "config", None), "problem_type", None),
-            label_smoothing=self.args.label_smoothing_factor,
-        )
 
     def _make_schedule(self) -> LoopSchedule:
         args, pool_size, world = self.args, len(self.train_dataset), self.args.world_size
@@ -338,7 +320,7 @@ class VeCAFTrainer(Trainer):
             labels=self._labels,
             score=self._score,
             head=self._head,
-            sample_loss=self._sample_loss,
+            sample_loss=self._objective.sample_losses,
             cea=self.cea,
             meter=self.meter,
             accelerator=self.accelerator,
@@ -416,9 +398,8 @@ class VeCAFTrainer(Trainer):
         """Embeddings, losses, logits and labels of these samples under the current model."""
         scorer = PoolScorer(
             accelerator=self.accelerator,
-            sample_loss=self._sample_loss,
+            objective=self._objective,
             load=self._scoring_loader,
-            reference_loss=self._reference_loss,
             label_name=self.label_name,
             meter=self.meter,
             keep_logits="logits" in find_strategy(self.args.strategy).needs,
@@ -447,7 +428,7 @@ class VeCAFTrainer(Trainer):
 
     def _weighted_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
         """The objective per sample, weighted and averaged: stands in for Trainer's `compute_loss_func`."""
-        losses = self._sample_loss(outputs, labels)
+        losses = self._objective.sample_losses(outputs, labels)
         weights = torch.ones_like(losses)
         if self._batch_indices is not None and self._weights is not None:
             weights = self._weights[self._batch_indices]

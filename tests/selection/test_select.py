@@ -10,8 +10,8 @@ from torch import Tensor
 from vecaf_hf.selection import STRATEGIES, Selection, SelectionOptions, find_strategy, select
 from vecaf_hf.selection.ods import replace_options
 from vecaf_hf.selection.options import ALLOCATIONS, CENTROID_STARTS, ENSEMBLES
-from vecaf_hf.vectors import unit
 from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS
+from vecaf_hf.vectors import unit
 
 GENERATOR = torch.Generator().manual_seed(0)
 EMBEDDINGS = torch.randn(50, 6, generator=GENERATOR)

@@ -265,8 +265,8 @@ def test_random_takes_every_sample_equally_often(make_pool):
 
 
 @pytest.mark.parametrize("allocation", ["class", "class_proportional", "class_loss"])
-def test_ods_by_class_refuses_multi_label_targets(allocation, make_pool):
+def test_ods_by_class_takes_multi_label_targets_as_one_cell(allocation, make_pool):
     pool = replace(make_pool(), labels=torch.zeros(60, 3))
-    with pytest.raises(ValueError, match='use allocation="global"'):
-        Variant("ods", {"allocation": allocation}).run(pool)
-    check_contract(Variant("ods", {"allocation": "global"}), pool, BUDGET)
+    by_class = run_strategy(STRATEGIES["ods"], pool, 10, SelectionOptions(allocation=allocation), seed=0)
+    whole = run_strategy(STRATEGIES["ods"], pool, 10, SelectionOptions(allocation="global"), seed=0)
+    assert torch.equal(by_class.indices, whole.indices)

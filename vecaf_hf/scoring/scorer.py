@@ -15,7 +15,8 @@ from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.scoring.head import captured_embeddings, check_head
-from vecaf_hf.scoring.losses import SampleLoss, logits_of
+from vecaf_hf.scoring.losses import logits_of
+from vecaf_hf.scoring.objective import Objective
 
 # Rows exchanged between processes at once: bounds the memory of a gather on the accelerator.
 GATHER_ROWS = 2**16
@@ -26,9 +27,7 @@ class PoolScorer:
 
     Args:
         accelerator: Moves batches, casts under its mixed precision and gathers.
-        sample_loss: (outputs, labels) -> [n].
-        reference_loss: (outputs, labels) -> [], the loss that training averages to: the first batch's mean of
-            `sample_loss` must equal it. None to trust `sample_loss`.
+        objective: Gives each sample's loss; the first batch's mean is checked against its reference.
         load: Makes a loader over these positions of the pool (a list) with batches that hold POOL_INDEX.
         label_name: The batch's key for the labels.
         meter: Counts the forward passes.
@@ -39,15 +38,14 @@ class PoolScorer:
     def __init__(
         self,
         accelerator: Accelerator,
-        sample_loss: SampleLoss,
-        reference_loss: Callable[[Any, Tensor], Tensor] | None,
+        objective: Objective,
         load: Callable[[list[int]], Iterable[dict[str, Any]]],
         label_name: str,
         meter: CostMeter,
         keep_logits: bool,
         disable_tqdm: bool,
     ) -> None:
-        self.accelerator, self.sample_loss, self.reference_loss = accelerator, sample_loss, reference_loss
+        self.accelerator, self.objective = accelerator, objective
         self.load, self.label_name, self.meter = load, label_name, meter
         self.keep_logits, self.disable_tqdm = keep_logits, disable_tqdm
 
@@ -107,22 +105,24 @@ class PoolScorer:
             )
         inputs = send_to_device(inputs, self.accelerator.device)
         labels = inputs[self.label_name]
-        if not first or self.reference_loss is None:
+        reference = self.objective.reference if first else None
+        own_loss = reference is not None and self.objective.reference_from_model
+        if not own_loss:
             del inputs[self.label_name]
         seen.clear()
         counted = self.meter.forward("score", len(indices), self.accelerator.num_processes)
         with torch.inference_mode(), self.accelerator.autocast():
             with counted:
                 outputs = model(**inputs)
-            embeddings, logits = seen[0], logits_of(outputs, self.label_name in inputs)
+            embeddings, logits = seen[0], logits_of(outputs, own_loss)
             if first:
                 check_head(head, embeddings, logits)
         with torch.inference_mode():
             # A tuple begins with the model's loss when it was given labels.
-            tuple_with_loss = isinstance(outputs, tuple) and self.label_name in inputs
-            losses = self.sample_loss(outputs[1:] if tuple_with_loss else outputs, labels)
-            if first and self.reference_loss is not None:
-                _check_loss(self.reference_loss(outputs, labels), losses)
+            rest = outputs[1:] if own_loss and isinstance(outputs, tuple) else outputs
+            losses = self.objective.sample_losses(rest, labels)
+            if reference is not None:
+                _check_loss(reference(outputs, labels), losses)
         fields = {"embeddings": embeddings, "losses": losses} | ({"logits": logits} if self.keep_logits else {})
         return {"indices": indices, "labels": labels.cpu()} | {name: v.float().cpu() for name, v in fields.items()}
 

@@ -1,0 +1,478 @@
+"""The augmenter against a loop over samples, and the callback's hook on a small head."""
+
+import math
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import datasets
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+from torch.nn.functional import normalize
+
+from vecaf_hf.augmentation import CEACallback, TextEncoder, augmenter
+from vecaf_hf.augmentation.alignment import ridge
+from vecaf_hf.augmentation.augmenter import Augmenter
+from vecaf_hf.augmentation.captions import CaptionTable
+from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.cost import CostMeter
+
+N, D, DT = 12, 5, 3
+ROWS = torch.tensor([0, 1, -1, 2, 0, 3, -1, 4, 1, 2, 3, 0])
+LABELS = torch.tensor([0, 1, 2, 0, 0, 1, 2, 1, 1, 0, 1, 0])
+PROMPT = "It snows."
+
+
+def randn(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make_table() -> CaptionTable:
+    return CaptionTable(ROWS, randn(5, DT, seed=1), randn(5, DT, seed=2))
+
+
+def make_candidates(indices: list[int] | None = None) -> Candidates:
+    indices = indices or [7, 2, 0, 4, 11, 9, 6, 3]
+    return Candidates(torch.tensor(indices), embeddings=4 * randn(N, D, seed=3)[indices])
+
+
+def make_augmenter(**options) -> Augmenter:
+    made = Augmenter(CEAOptions(domain_prompt=PROMPT, **options), make_table(), D, LABELS)
+    made.aligner.set(randn(D, DT, seed=4), randn(D, seed=5))
+    return made
+
+
+# --- Brute force ---
+
+
+def align(text: torch.Tensor) -> torch.Tensor:
+    return randn(D, DT, seed=4).double() @ text.double() + randn(D, seed=5).double()
+
+
+def class_mean(label: int) -> torch.Tensor:
+    """Mean text of the class's captioned samples in the whole pool."""
+    table = make_table()
+    texts = [table.plain[ROWS[i]] for i in range(N) if LABELS[i] == label and ROWS[i] >= 0]
+    return sum(texts) / len(texts) if texts else torch.zeros(DT)
+
+
+def by_hand(candidates: Candidates, place: str, options: CEAOptions) -> torch.Tensor:
+    """Eq. 8 and 9, sample by sample, in float64."""
+    table, embeddings = make_table(), candidates.embeddings.double()
+    captioned = [r for r, i in enumerate(candidates.indices.tolist()) if ROWS[i] >= 0]
+    scores = {}
+    for r in captioned:
+        source = table.prompted if "attention" in options.prompt_in else table.plain
+        text = align(source[ROWS[candidates.indices[r]]])
+        e = embeddings[r]
+        scores[r] = math.exp(float(e @ text / (e.norm() * text.norm())))
+    moved = embeddings.clone()
+    for r in captioned:
+        index, e = int(candidates.indices[r]), embeddings[r]
+        source = table.prompted if place in options.prompt_in else table.plain
+        target = align(source[ROWS[index]])
+        ratio = e.norm() / target.norm()
+        if options.toward == "caption":
+            direction = target * ratio - e
+        else:
+            plain = table.plain[ROWS[index]]
+            reference = align(plain if options.toward == "difference" else class_mean(int(LABELS[index])))
+            direction = (target - reference) * ratio
+        share = scores[r] / sum(scores.values())
+        alpha = {
+            "none": 1.0,
+            "paper": share,
+            "mean_one": min(len(captioned) * share, 1 / options.step_size),
+        }[options.attention]
+        moved[r] = e + options.step_size * alpha * direction
+    return moved.float()
+
+
+@pytest.mark.parametrize("toward", ["caption", "difference", "instance"])
+@pytest.mark.parametrize("attention", ["mean_one", "paper", "none"])
+@pytest.mark.parametrize("prompt_in", [[], ["selection"], ["attention"], ["training", "selection", "attention"]])
+@pytest.mark.parametrize("step_size", [0.2, 0.9])
+def test_augment_is_equations_8_and_9_sample_by_sample(toward, attention, prompt_in, step_size):
+    made = make_augmenter(toward=toward, attention=attention, prompt_in=prompt_in, step_size=step_size)
+    candidates = make_candidates()
+    found = made.augment(candidates)
+    torch.testing.assert_close(found.embeddings, by_hand(candidates, "selection", made.options), rtol=1e-5, atol=1e-5)
+    assert torch.equal(found.indices, candidates.indices)
+    missing = ROWS[candidates.indices] < 0
+    assert int(missing.sum()) == 2
+    assert torch.equal(found.embeddings[missing], candidates.embeddings[missing])
+
+
+@pytest.mark.parametrize("prompt_in", [["training"], ["selection"]])
+@pytest.mark.parametrize("place", ["training", "selection"])
+def test_the_prompt_acts_only_where_it_should(place, prompt_in):
+    made, candidates = make_augmenter(prompt_in=prompt_in), make_candidates()
+    texts = made.texts(candidates, place)
+    captioned = make_table().captioned(candidates.indices)
+    expected = make_table().of(candidates.indices, prompted=place in prompt_in)
+    assert torch.equal(texts.targets[texts.target_rows][captioned], expected[captioned])
+    moved = made.moved(candidates.embeddings, texts).detach()
+    torch.testing.assert_close(moved, by_hand(candidates, place, made.options), rtol=1e-5, atol=1e-5)
+
+
+@given(chunk=st.integers(1, 9), order=st.permutations(range(N)))
+@settings(deadline=None, max_examples=25)
+def test_chunks_and_order_change_nothing(chunk, order):
+    made = make_augmenter(toward="instance")
+    whole = made.augment(make_candidates(list(range(N)))).embeddings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augmenter, "CHUNK_ROWS", chunk)
+        found = made.augment(make_candidates(list(order))).embeddings
+    torch.testing.assert_close(found, whole[list(order)], rtol=1e-5, atol=1e-5)
+
+
+def test_candidates_without_any_caption_stay_as_they_are():
+    candidates = make_candidates([2, 6])
+    assert torch.equal(make_augmenter().augment(candidates).embeddings, candidates.embeddings)
+
+
+def test_affinity_is_relative_to_the_aligned_prompt():
+    made, candidates, domain = make_augmenter(domain_affinity=0.5), make_candidates(), randn(DT, seed=8)
+    found = made.with_affinity(candidates, domain)
+    text = align(domain)
+    cosines = [float(e @ text / (e.norm() * text.norm())) for e in candidates.embeddings.double()]
+    expected = torch.tensor([math.exp((cosine - max(cosines)) / 0.5) for cosine in cosines])
+    torch.testing.assert_close(found.relevance, expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(found.embeddings, candidates.embeddings)
+
+
+def test_alignment_rows_are_captioned_and_spread_evenly():
+    assert make_augmenter().alignment_rows(make_candidates()).tolist() == [0, 2, 3, 4, 5, 7]
+    assert make_augmenter(alignment_samples=2).alignment_rows(make_candidates()).tolist() == [0, 7]
+    assert make_augmenter(alignment_samples=3).alignment_rows(make_candidates()).tolist() == [0, 3, 7]
+    assert make_augmenter().alignment_rows(make_candidates([2, 6])).tolist() == []
+
+
+@pytest.mark.parametrize(("alignment", "refits"), [("ridge", True), ("dual", True), ("learned", False)])
+def test_only_a_learned_alignment_keeps_its_first_fit(alignment, refits):
+    made = make_augmenter(alignment=alignment)
+    made.fit(randn(9, DT, seed=1), randn(9, D, seed=2))
+    before = made.aligner.weight.detach().clone()
+    made.fit(randn(9, DT, seed=3), randn(9, D, seed=4))
+    assert torch.equal(before, made.aligner.weight) is not refits
+    assert made.aligner.weight.requires_grad is (alignment == "learned")
+
+
+def test_instance_without_labels_is_refused_before_anything_is_encoded():
+    callback = CEACallback(StubEncoder(), ["a", "b"], toward="instance")
+    with pytest.raises(ValueError, match=r'"instance" needs one class per sample.*set label_column'):
+        callback.read_captions(range(2), None, [])
+    assert callback.encoder.forwards == 0
+
+
+def test_instance_needs_labels():
+    with pytest.raises(ValueError, match=r'"instance" needs one class per sample.*set label_column'):
+        Augmenter(CEAOptions(toward="instance"), make_table(), D, None)
+
+
+@pytest.mark.parametrize("toward", ["caption", "difference", "instance"])
+def test_texts_of_some_samples_hold_each_distinct_text_once(toward):
+    made, candidates = make_augmenter(toward=toward), make_candidates()
+    whole = made.texts(candidates, "training")
+    assert len(whole.targets) < len(candidates) and len(whole.references) < len(candidates)
+    rows = torch.tensor([5, 0])
+    for part in (rows, slice(1, 4)):
+        moved = made.moved(candidates.embeddings[part], whole.take(part))
+        assert torch.equal(moved, made.moved(candidates.embeddings, whole)[part])
+
+
+# --- Options ---
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"attention": "mean-one"},
+            "attention is 'mean-one' .did you mean 'mean_one'..; choose one of mean_one, paper",
+        ),
+        ({"attention": len}, "attention is .*len"),
+        ({"alignment": "rigde"}, "alignment is 'rigde' .did you mean 'ridge'"),
+        ({"toward": "captions"}, "toward is 'captions' .did you mean 'caption'"),
+        ({"act_on": ["trainig"]}, "act_on is 'trainig' .did you mean 'training'"),
+        ({"act_on": ["attention"]}, "act_on is 'attention'; choose one of training, selection$"),
+        ({"prompt_in": ["selections"]}, "prompt_in is 'selections' .did you mean 'selection'"),
+        ({"step_size": -0.1}, "step_size is -0.1; it must be at least 0"),
+        ({"step_size": math.inf}, "step_size is inf; it must be at least 0 and finite"),
+        ({"step_size": math.nan}, "step_size is nan"),
+        ({"alignment_samples": 1}, "alignment_samples is 1; it must be at least 2"),
+        ({"domain_affinity": 0.0, "domain_prompt": PROMPT}, "domain_affinity is 0.0; it must be positive"),
+        ({"domain_affinity": 0.1}, "domain_affinity need a domain_prompt"),
+        ({"toward": "difference"}, r'"difference" and domain_affinity need a domain_prompt'),
+    ],
+)
+def test_an_option_without_meaning_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        CEACallback(StubEncoder(), **options)
+
+
+# --- The callback ---
+
+
+class StubEncoder(TextEncoder):
+    """Texts embedded by their hash; counts forwards as a TextEncoder does."""
+
+    is_dual, name_or_path = False, "stub"
+
+    def __init__(self):
+        self.device, self.forwards, self.truncated = None, 0, 0
+
+    def release(self):
+        pass
+
+    def encode(self, texts):
+        self.forwards += len(texts)
+        seeds = [sum(ord(letter) * (place + 1) for place, letter in enumerate(text)) for text in texts]
+        return torch.stack([randn(DT, seed=seed) for seed in seeds])
+
+
+class DualStub(StubEncoder):
+    is_dual = True
+
+
+def make_head() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(D, 4))
+
+
+def make_callback(head: nn.Module, captions=None, **options) -> CEACallback:
+    callback = CEACallback(
+        StubEncoder(), captions or [f"caption {i % 5}" if i != 2 else None for i in range(N)], **options
+    )
+    callback.read_captions(range(N), LABELS, ["x", "y", "z"])
+    callback.prepare(head, D, Accelerator(cpu=True), CostMeter())
+    return callback
+
+
+def passed(head: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """What the layer behind the hook sees."""
+    seen = []
+    handle = head[0].register_forward_hook(lambda module, args, output: seen.append(output))
+    head(inputs)
+    handle.remove()
+    return seen[0]
+
+
+def in_training(callback: CEACallback, candidates: Candidates, embeddings: torch.Tensor) -> torch.Tensor:
+    texts = callback.augmenter.texts(candidates, "training")
+    return callback.augmenter.moved(embeddings, texts).detach()
+
+
+@pytest.fixture
+def run():
+    """A head in training mode, its callback in the first loop, and the loop's selected samples."""
+    head = make_head().train()
+    callback = make_callback(head)
+    selected = make_candidates()
+    callback.begin_loop(selected, refit=True)
+    return head, callback, selected
+
+
+def test_the_batch_that_enters_the_head_in_training_is_moved(run):
+    head, callback, selected = run
+    rows = torch.tensor([5, 0, 1])
+    inputs = 4 * randn(3, D, seed=9)
+    with callback.batch(selected.indices[rows]):
+        found = passed(head, inputs)
+    # Its alpha was settled when the loop began, over all selected samples; the embedding is today's.
+    texts = callback.augmenter.texts(selected, "training").take(rows)
+    torch.testing.assert_close(found, callback.augmenter.moved(inputs, texts))
+    assert torch.equal(found[2], inputs[2])  # sample 2 has no caption
+    assert not torch.equal(found[0], inputs[0])
+
+
+@pytest.mark.parametrize(
+    ("training", "inside", "moved"), [(True, True, True), (False, True, False), (True, False, False)]
+)
+def test_only_in_training_mode_and_inside_a_batch(run, training, inside, moved):
+    head, callback, selected = run
+    head.train(training)
+    inputs = randn(len(selected), D, seed=9)
+    with callback.batch(selected.indices) if inside else nullcontext():
+        assert torch.equal(passed(head, inputs), inputs) is not moved
+
+
+def test_after_a_batch_that_failed_nothing_is_moved(run):
+    head, callback, selected = run
+    inputs = randn(len(selected), D, seed=9)
+    with pytest.raises(KeyError), callback.batch(selected.indices):
+        raise KeyError
+    assert torch.equal(passed(head, inputs), inputs)
+
+
+def test_maps_of_one_pixel_keep_their_shape(run):
+    head, callback, selected = run
+    inputs = randn(len(selected), D, seed=9)
+    seen = []
+    head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with callback.batch(selected.indices):
+        flat = passed(head, inputs)
+        maps = passed(head, inputs[:, :, None, None])
+    assert [tuple(x.shape) for x in seen] == [(8, D), (8, D, 1, 1)]
+    assert torch.equal(flat, maps)
+
+
+def test_a_bf16_input_is_moved_in_float32_and_stays_bf16(run):
+    head, callback, selected = run
+    inputs = randn(len(selected), D, seed=9).bfloat16()
+    with callback.batch(selected.indices), torch.autocast("cpu", torch.bfloat16):
+        found = passed(head.bfloat16(), inputs)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, in_training(callback, selected, inputs.float()).bfloat16())
+
+
+def test_without_training_in_act_on_the_head_is_left_alone():
+    head, selected = make_head().train(), make_candidates()
+    callback = make_callback(head, act_on=["selection"])
+    callback.begin_loop(selected, refit=True)
+    with callback.batch(selected.indices):
+        assert torch.equal(passed(head, selected.embeddings), selected.embeddings)
+    assert not torch.equal(callback.before_selection(selected).embeddings, selected.embeddings)
+
+
+def test_without_selection_in_act_on_candidates_are_left_alone():
+    callback, candidates = make_callback(make_head(), act_on=["training"]), make_candidates()
+    assert callback.before_selection(candidates) is candidates
+
+
+def test_affinity_comes_with_a_selection():
+    callback = make_callback(make_head(), domain_prompt=PROMPT, domain_affinity=0.3)
+    candidates = callback.before_selection(make_candidates())
+    assert candidates.relevance is not None and float(candidates.relevance.max()) == 1
+
+
+def test_the_hook_goes_with_the_end_of_training(run):
+    head, callback, selected = run
+    callback.on_train_end(None, None, None)
+    with callback.batch(selected.indices):
+        assert torch.equal(passed(head, selected.embeddings), selected.embeddings)
+
+
+def test_preparing_again_leaves_one_hook_and_encodes_nothing_anew():
+    head, meter = make_head(), CostMeter()
+    callback = make_callback(head)
+    assert callback.encoder.forwards == 5
+    callback.prepare(head, D, Accelerator(cpu=True), meter)
+    assert len(head._forward_pre_hooks) == 1
+    assert callback.encoder.forwards == 5 and meter.work["encode_text"].samples == 0
+
+
+def test_texts_are_counted_where_they_are_encoded():
+    callback, meter = CEACallback(StubEncoder(), ["a", "b", "a"], domain_prompt=PROMPT), CostMeter()
+    callback.read_captions(range(3), None, [])
+    callback.prepare(make_head(), D, Accelerator(cpu=True), meter)
+    assert meter.work["encode_text"].samples == 4
+
+
+def test_figures_of_a_loop(run):
+    _, callback, selected = run
+    figures = callback.begin_loop(selected, refit=False)
+    moved = in_training(callback, selected, selected.embeddings)
+    shift = (moved - selected.embeddings).norm(dim=1) / selected.embeddings.norm(dim=1)
+    assert figures["cea_relative_shift"] == pytest.approx(float(shift.mean()))
+    assert figures["cea_alpha_max"] == pytest.approx(float(callback._texts.alpha.max()))
+    assert figures["cea_missing_captions"] == 1 and figures["cea_truncated_captions"] == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"toward": "difference", "domain_prompt": PROMPT}, {"toward": "instance"}])
+def test_a_resumed_loop_moves_its_batches_alike(options):
+    head, selected = make_head().train(), make_candidates()
+    callback = make_callback(head, **options)
+    callback.begin_loop(selected, refit=True)
+    resumed_head = make_head().train()
+    resumed = make_callback(resumed_head, **options)
+    resumed.load_state(callback.state())
+    for rows in (torch.tensor([3, 1]), torch.arange(8)):
+        inputs = randn(len(rows), D, seed=9)
+        with callback.batch(selected.indices[rows]), resumed.batch(selected.indices[rows]):
+            assert torch.equal(passed(head, inputs), passed(resumed_head, inputs))
+    assert resumed.augmenter.fitted
+    for name, tensor in callback.state().items():
+        assert torch.equal(resumed.state()[name], tensor), name
+
+
+def test_a_learned_alignment_is_trained_by_the_loss():
+    head, selected = make_head().train(), make_candidates()
+    callback = make_callback(head, alignment="learned")
+    callback.begin_loop(selected, refit=True)
+    with callback.batch(selected.indices):
+        head(selected.embeddings).square().sum().backward()
+    gradient = callback.augmenter.aligner.weight.grad
+    assert gradient is not None and bool(gradient.isfinite().all()) and float(gradient.abs().max()) > 0
+
+
+def test_identity_needs_no_candidates_and_refuses_other_sizes():
+    with pytest.raises(ValueError, match=f'"identity".* {DT} and {D}'):
+        make_callback(make_head(), alignment="identity")
+    callback = CEACallback(StubEncoder(), ["a", "b"], alignment="identity")
+    callback.read_captions(range(2), None, [])
+    callback.prepare(make_head(), DT, Accelerator(cpu=True), CostMeter())
+    assert torch.equal(callback.augmenter.aligner(torch.eye(DT)), torch.eye(DT))
+
+
+def test_candidates_without_captions_cannot_fit_an_alignment():
+    callback = make_callback(make_head())
+    with pytest.raises(ValueError, match="none of the candidates has a caption"):
+        callback.before_selection(make_candidates([2]))
+
+
+def test_a_dual_alignment_is_fitted_on_the_encoders_embeddings_of_raw_images():
+    shades = [20 * index for index in range(N)]
+    images = [Image.new("L", (2, 2), shade) for shade in shades]
+    features = datasets.Features({"image": datasets.Image()})
+    dataset = datasets.Dataset.from_dict({"image": images}, features=features).with_transform(len)
+    callback = CEACallback(DualStub(), [f"caption {shade}" for shade in shades], alignment="dual")
+    callback.read_captions(dataset, None, [])
+    callback.prepare(make_head(), D, Accelerator(cpu=True), CostMeter())
+    asked = []
+
+    def encode_images(images):
+        assert all(image.mode == "RGB" for image in images)
+        asked.extend(image.getpixel((0, 0))[0] for image in images)
+        return torch.stack([randn(DT, seed=image.getpixel((0, 0))[0]) for image in images])
+
+    callback.encoder.encode_images = encode_images
+    candidates = make_candidates()
+    callback.before_selection(candidates)
+    callback.before_selection(candidates)  # Each image is encoded once.
+    assert asked == [shades[index] for index in candidates.indices.tolist()]
+    encoded = torch.stack([randn(DT, seed=shade) for shade in asked])
+    weight, bias = ridge(normalize(encoded, dim=1), candidates.embeddings)
+    torch.testing.assert_close(callback.augmenter.aligner.weight, weight)
+    torch.testing.assert_close(callback.augmenter.aligner.bias, bias)
+
+
+@pytest.mark.parametrize("dataset", [range(2), datasets.Dataset.from_dict({"picture": [1, 2]})])
+def test_a_dual_alignment_without_raw_images(dataset):
+    callback = CEACallback(DualStub(), ["a", "b"], alignment="dual")
+    with pytest.raises(ValueError, match=r"raw images from the column 'image' .* set image_column"):
+        callback.read_captions(dataset, None, [])
+
+
+def test_a_dual_alignment_without_an_image_tower():
+    callback = CEACallback(StubEncoder(), ["a", "b"], alignment="dual", image_column="x")
+    with pytest.raises(ValueError, match="'stub' has no image tower"):
+        callback.read_captions(datasets.Dataset.from_dict({"x": [1, 2]}), None, [])
+
+
+def test_the_gradient_of_a_learned_alignment_is_clipped_and_cleared():
+    head, selected = make_head().train(), make_candidates()
+    callback = make_callback(head, alignment="learned")
+    callback.begin_loop(selected, refit=True)
+    with callback.batch(selected.indices):
+        (1e3 * head(selected.embeddings).square()).sum().backward()
+    args, parameters = SimpleNamespace(max_grad_norm=0.5), list(callback.augmenter.aligner.parameters())
+    callback.on_pre_optimizer_step(args, None, None)
+    assert float(nn.utils.get_total_norm([p.grad for p in parameters])) == pytest.approx(0.5, rel=1e-4)
+    callback.on_optimizer_step(args, None, None)
+    assert all(parameter.grad is None for parameter in parameters)

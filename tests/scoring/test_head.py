@@ -1,0 +1,175 @@
+"""Heads of real architectures, found, watched and checked."""
+
+import pytest
+import timm
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForImageClassification
+from transformers.models.timm_wrapper import TimmWrapperConfig
+
+from vecaf_hf.scoring.head import captured_embeddings, check_head, find_head, flat
+
+CONFIGS = {
+    "ViT": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8},
+    "Dinov2": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "Beit": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8},
+    "ViTMSN": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8},
+    "DeiT": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8},
+    "Swin": {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2},
+    "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"},
+    "RegNet": {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "groups_width": 4},
+    "ConvNext": {"hidden_sizes": [8, 8], "depths": [1, 1], "num_stages": 2},
+    "MobileNetV2": {"depth_multiplier": 0.1},
+    "PoolFormer": {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]},
+    "FocalNet": {"embed_dim": 8, "depths": [1, 1], "focal_levels": [1, 1], "focal_windows": [1, 1]},
+}
+
+
+def tiny(architecture: str, **changes) -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"image_size": 32, "patch_size": 4} | CONFIGS.get(architecture, {})
+    config = getattr(transformers, f"{architecture}Config")(num_labels=3, **sizes, **changes)
+    return getattr(transformers, f"{architecture}ForImageClassification")(config).eval()
+
+
+def timm_wrapper(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    config = TimmWrapperConfig(architecture=name, num_labels=3)
+    return AutoModelForImageClassification.from_config(config).eval()
+
+
+def pixels(size: int = 32) -> torch.Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def assert_head_makes_the_logits(model: nn.Module, head: nn.Module, size: int = 32) -> torch.Tensor:
+    with torch.inference_mode(), captured_embeddings(head) as seen:
+        logits = model(pixel_values=pixels(size)).logits
+    (embeddings,) = seen
+    assert embeddings.dim() == 2 and len(embeddings) == 2
+    with torch.inference_mode():
+        check_head(head, embeddings, logits)
+    return embeddings
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_the_head_is_found_and_its_input_makes_the_logits(architecture):
+    model = tiny(architecture)
+    head = find_head(model)
+    assert head is model.classifier
+    assert_head_makes_the_logits(model, head)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_timms_head_is_its_classifier(name):
+    model = timm_wrapper(name)
+    head = find_head(model)
+    assert isinstance(head, nn.Linear) and head is model.timm_model.get_classifier()
+    size = model.timm_model.pretrained_cfg["input_size"][-1]
+    assert_head_makes_the_logits(model, head, size)
+
+
+class Distilled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.head_dist = nn.Linear(2, 2), nn.Linear(2, 2)
+
+
+def timm_distilled() -> nn.Module:
+    wrapper = nn.Module()
+    wrapper.timm_model = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=1, num_classes=3)
+    return wrapper
+
+
+def transformers_distilled() -> nn.Module:
+    config = transformers.DeiTConfig(image_size=32, patch_size=4, num_labels=3, **CONFIGS["DeiT"])
+    return transformers.DeiTForImageClassificationWithTeacher(config)
+
+
+@pytest.mark.parametrize("make", [Distilled, timm_distilled, transformers_distilled])
+def test_a_distilled_model_has_two_heads(make):
+    with pytest.raises(ValueError, match="has two heads"):
+        find_head(make())
+
+
+def test_a_model_without_a_head_names_what_it_has():
+    model = nn.Sequential()
+    model.backbone, model.output = nn.Linear(2, 2), nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"no classification head found in Sequential .*it has backbone, output"):
+        find_head(model)
+    assert find_head(model, "output") is model.output
+
+
+def test_a_head_without_parameters_is_none():
+    model = nn.Sequential()
+    model.head, model.fc = nn.Identity(), nn.Linear(2, 2)
+    assert find_head(model) is model.fc
+    with pytest.raises(ValueError, match="has no classification head: set num_labels"):
+        wrapper = nn.Module()
+        wrapper.timm_model = timm.create_model("test_resnet", num_classes=0)
+        find_head(wrapper)
+
+
+def test_a_named_head_anywhere_inside_or_an_error():
+    model = tiny("ResNet")
+    assert find_head(model, "classifier.1") is model.classifier[1]
+    assert_head_makes_the_logits(model, model.classifier[1])
+    with pytest.raises(ValueError, match="head is 'clasifier', and ResNetForImageClassification has no such module"):
+        find_head(model, "clasifier")
+
+
+def test_a_wrapper_around_the_model_is_looked_through():
+    class Wrapper(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def get_base_model(self):
+            return self.inner
+
+    model = tiny("ViT")
+    assert find_head(Wrapper(model)) is model.classifier
+    assert find_head(Wrapper(model), "classifier") is model.classifier
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 1, 1), (3, 5, 1), (1, 1, 1, 1)])
+def test_one_embedding_a_sample_is_flattened(shape):
+    embedding = torch.randn(shape)
+    assert torch.equal(flat(embedding), embedding.reshape(shape[:2]))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 2), (3, 5, 7, 7), (3, 1, 2, 1)])
+def test_a_sequence_or_a_map_is_no_embedding(shape):
+    with pytest.raises(ValueError, match=r"not one embedding per sample: name with `head`"):
+        flat(torch.randn(shape))
+
+
+def test_captures_each_forward_and_only_inside_the_block():
+    head = nn.Linear(4, 2)
+    with captured_embeddings(head) as seen:
+        head(torch.zeros(3, 4))
+        head(torch.ones(2, 4))
+    head(torch.zeros(1, 4))
+    assert [len(embeddings) for embeddings in seen] == [3, 2]
+    assert not head._forward_pre_hooks
+    with pytest.raises(KeyError), captured_embeddings(head):
+        raise KeyError
+    assert not head._forward_pre_hooks
+
+
+def test_a_convolutional_head_is_checked_on_maps():
+    head = nn.Conv2d(4, 2, kernel_size=1)
+    embeddings = torch.randn(3, 4)
+    check_head(head, embeddings, head(embeddings[:, :, None, None]).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda logits: logits * 1.05 + 0.1, lambda logits: logits.softmax(dim=1), lambda logits: logits[:, :1]],
+)
+def test_a_module_that_is_not_the_whole_head_is_refused(wrong):
+    head, embeddings = nn.Linear(4, 2), 3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    check_head(head, embeddings, head(embeddings))
+    with pytest.raises(ValueError, match="Linear does not turn the embedding into the model's logits"):
+        check_head(head, embeddings, wrong(head(embeddings)))

@@ -1,0 +1,179 @@
+"""The scoring pass against a bare loop, on one process."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from vecaf_hf.cost import CostMeter
+from vecaf_hf.data.indexed import POOL_INDEX, Draw, IndexedCollator, IndexedDataset
+from vecaf_hf.scoring.losses import classification_losses
+from vecaf_hf.scoring.objective import Objective
+from vecaf_hf.scoring.scorer import PoolScorer
+
+N, D, C = 23, 6, 3
+
+
+class Model(nn.Module):
+    """A classifier with dropout and batch statistics, so that its mode matters."""
+
+    def __init__(self, returns="output", factor=1.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, D), nn.BatchNorm1d(D), nn.Dropout(0.5))
+        self.head = nn.Linear(D, C)
+        self.returns, self.factor, self.calls = returns, factor, []
+
+    def forward(self, pixel_values, labels=None):
+        self.calls.append((self.training, labels is not None))
+        logits = self.head(self.body(pixel_values))
+        loss = None if labels is None else self.factor * nn.functional.cross_entropy(logits, labels)
+        if self.returns == "output":
+            return ImageClassifierOutput(loss=loss, logits=logits)
+        if self.returns == "tuple":
+            return (logits,) if loss is None else (loss, logits)
+        return {"logits": logits} if loss is None else {"loss": loss, "logits": logits}
+
+
+class Pool:
+    def __init__(self):
+        generator = torch.Generator().manual_seed(1)
+        self.pixels = torch.randn(N, 4, generator=generator)
+        self.labels = torch.randint(C, (N,), generator=generator)
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        return {"pixel_values": self.pixels[index], "labels": self.labels[index]}
+
+
+def stack(samples):
+    return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def own_loss(outputs, labels):
+    return outputs["loss"] if isinstance(outputs, dict) else outputs[0]
+
+
+def make_scorer(
+    collator=stack, sample_loss=classification_losses, reference_loss=own_loss, meter=None, keep_logits=True
+) -> PoolScorer:
+    def load(indices):
+        draws = [Draw(index) for index in indices]
+        dataset = IndexedDataset(Pool(), seed=0)
+        return DataLoader(dataset, batch_size=5, sampler=draws, collate_fn=IndexedCollator(collator))
+
+    return PoolScorer(
+        accelerator=Accelerator(cpu=True),
+        objective=Objective(sample_loss, reference_loss, reference_from_model=reference_loss is not None),
+        load=load,
+        label_name="labels",
+        meter=meter or CostMeter(),
+        keep_logits=keep_logits,
+        disable_tqdm=True,
+    )
+
+
+@pytest.mark.parametrize("reference_loss", [own_loss, None])
+@pytest.mark.parametrize("returns", ["output", "tuple", "dict"])
+@pytest.mark.parametrize("indices", [list(range(N)), [9, 2, 22, 17, 0, 5, 1], [3]])
+def test_scores_are_those_of_a_bare_loop(indices, returns, reference_loss):
+    model, pool = Model(returns).train(), Pool()
+    found = make_scorer(reference_loss=reference_loss).score(model, model.head, torch.tensor(indices))
+    model.eval()
+    for row, index in enumerate(indices):
+        sample = pool[index]
+        with torch.no_grad():
+            embedding = model.body(sample["pixel_values"][None])
+            logits = model.head(embedding)
+            loss = nn.functional.cross_entropy(logits, sample["labels"][None])
+        torch.testing.assert_close(found.embeddings[row], embedding[0])
+        torch.testing.assert_close(found.logits[row], logits[0])
+        torch.testing.assert_close(found.losses[row], loss)
+        assert found.labels[row] == sample["labels"] and found.indices[row] == index
+    assert not found.embeddings.is_inference()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_scored_in_eval_mode_and_left_in_its_own(training):
+    model = Model().train(training)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    make_scorer().score(model, model.head, torch.arange(N))
+    assert all(module.training is training for module in model.modules())
+    assert {mode for mode, _ in model.calls} == {False}
+    assert not model.head._forward_pre_hooks
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_the_mode_is_restored_after_a_failure():
+    model = Model().train()
+    with pytest.raises(ValueError, match="no 'labels'"):
+        make_scorer(lambda samples: {"pixel_values": stack(samples)["pixel_values"]}).score(
+            model, model.head, torch.arange(N)
+        )
+    assert model.training
+
+
+def test_only_the_first_batch_is_verified_and_every_forward_is_counted():
+    model, meter = Model(), CostMeter()
+    make_scorer(meter=meter).score(model, model.head, torch.arange(N))
+    assert [with_labels for _, with_labels in model.calls] == [True, False, False, False, False]
+    assert meter.forward_flops == 2 * (4 * D + D * C)
+    assert (meter.work["score"].samples, meter.work["score"].flops) == (N, meter.forward_flops * N)
+
+
+@pytest.mark.parametrize("labels", [{}, {"labels": None}])
+def test_batches_without_labels_name_what_they_have(labels):
+    model = Model()
+    scorer = make_scorer(lambda samples: {"pixel_values": stack(samples)["pixel_values"], **labels})
+    with pytest.raises(ValueError, match=r"batches have no 'labels' \(they have pixel_values.*remove_unused_columns"):
+        scorer.score(model, model.head, torch.arange(N))
+
+
+@pytest.mark.parametrize("field", ["embeddings", "losses"])
+def test_a_nan_names_the_sample(field):
+    def broken(samples):
+        batch = stack(samples)
+        wrong = (batch["pixel_values"] == Pool().pixels[13]).all(dim=1)
+        batch["pixel_values"][wrong] = torch.nan
+        return batch
+
+    def broken_loss(outputs, labels):
+        losses = classification_losses(outputs, labels)
+        return losses.masked_fill((losses - expected).abs() < 1e-6, torch.nan)
+
+    model = Model()
+    expected = make_scorer().score(model, model.head, torch.tensor([13])).losses[0]
+    scorer = make_scorer(broken) if field == "embeddings" else make_scorer(sample_loss=broken_loss)
+    order = torch.arange(N).flip(0)
+    with pytest.raises(ValueError, match=f"{field} of sample 13 is not finite"):
+        scorer.score(model, model.head, order)
+
+
+def test_a_model_that_trains_another_objective():
+    model = Model(factor=1.5)
+    with pytest.raises(ValueError, match=r"is not the mean .*Pass the objective as sample_loss_func"):
+        make_scorer().score(model, model.head, torch.arange(N))
+    make_scorer(reference_loss=None).score(model, model.head, torch.arange(N))
+
+
+def test_logits_are_kept_only_where_they_are_needed():
+    model = Model()
+    assert make_scorer(keep_logits=False).score(model, model.head, torch.arange(N)).logits is None
+
+
+def test_a_module_that_is_not_the_head():
+    model = Model()
+    with pytest.raises(ValueError, match="BatchNorm1d does not turn the embedding into the model's logits"):
+        make_scorer().score(model, model.body[1], torch.arange(N))
+
+
+def test_the_pool_index_does_not_reach_the_model():
+    model = Model()
+    forward = model.forward
+    model.forward = lambda **inputs: forward(**inputs) if POOL_INDEX not in inputs else pytest.fail("index passed on")
+    make_scorer().score(model, model.head, torch.arange(N))

@@ -1,0 +1,106 @@
+"""A fresh head is set to sklearn's logistic regression."""
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.scoring.losses import classification_losses
+from vecaf_hf.scoring.warmup import MAX_ITERATIONS, fit_head, linear_of, rescored
+
+
+def make_candidates(classes: list[int], count: int = 60, dimension: int = 5, scale: float = 10.0) -> Candidates:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor(classes)[torch.randint(len(classes), (count,), generator=generator)]
+    centres = torch.randn(max(classes) + 1, dimension, generator=generator)
+    embeddings = scale * (centres[labels] + torch.randn(count, dimension, generator=generator))
+    return Candidates(torch.arange(count), embeddings=embeddings, losses=torch.zeros(count), labels=labels)
+
+
+def sklearns(candidates: Candidates) -> torch.Tensor:
+    embeddings = candidates.embeddings / candidates.embeddings.std()
+    solver = LogisticRegression(max_iter=MAX_ITERATIONS).fit(embeddings.numpy(), candidates.labels.numpy())
+    return torch.as_tensor(solver.predict_proba(embeddings.numpy()), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("classes", [[0, 1, 2, 3], [0, 1]])
+def test_the_heads_probabilities_are_sklearns(classes, scale):
+    candidates = make_candidates(classes, scale=scale)
+    head = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(5, len(classes))).eval()
+    fit_head(head, candidates)
+    probabilities = head(candidates.embeddings).softmax(dim=1).detach()
+    torch.testing.assert_close(probabilities, sklearns(candidates), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 3], [1, 3], [2, 3]])
+def test_a_class_without_candidates_keeps_its_row(classes):
+    candidates = make_candidates(classes)
+    head = nn.Linear(5, 4)
+    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    fit_head(head, candidates)
+    absent = [label for label in range(4) if label not in classes]
+    assert torch.equal(head.weight[absent], before["weight"][absent])
+    assert torch.equal(head.bias[absent], before["bias"][absent])
+    among = head(candidates.embeddings)[:, classes].softmax(dim=1).detach()
+    torch.testing.assert_close(among, sklearns(candidates), rtol=0, atol=1e-4)
+
+
+def test_a_head_without_a_bias():
+    candidates = make_candidates([0, 1, 2])
+    head = nn.Linear(5, 3, bias=False)
+    fit_head(head, candidates)
+    accuracy = (head(candidates.embeddings).argmax(dim=1) == candidates.labels).float().mean()
+    assert float(accuracy) > 0.6
+
+
+def test_the_heads_own_type_is_kept():
+    head = nn.Linear(5, 3).bfloat16()
+    fit_head(head, make_candidates([0, 1, 2]))
+    assert head.weight.dtype == head.bias.dtype == torch.bfloat16
+    assert head.weight.requires_grad and head.weight.is_leaf
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)),
+        nn.Sequential(nn.LayerNorm(5), nn.Linear(5, 3)),
+        nn.Sequential(nn.Tanh(), nn.Linear(5, 3)),
+        nn.Sequential(nn.Linear(5, 3), nn.Softmax(dim=1)),
+        nn.Conv2d(5, 3, kernel_size=1),
+        nn.Identity(),
+    ],
+    ids=lambda head: type(head[0] if isinstance(head, nn.Sequential) else head).__name__,
+)
+def test_a_head_that_is_not_linear_is_refused(head):
+    name = type(head).__name__
+    with pytest.raises(ValueError, match=f"fits a linear head, and this one is {name}: leave head_warmup off"):
+        fit_head(head, make_candidates([0, 1, 2]))
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(60), torch.zeros(60, 3)])
+def test_labels_that_are_not_one_class_a_sample(labels):
+    candidates = Candidates(torch.arange(60), embeddings=torch.randn(60, 5), labels=labels)
+    with pytest.raises(ValueError, match="needs one class per sample: leave head_warmup off"):
+        fit_head(nn.Linear(5, 3), candidates)
+
+
+def test_the_linear_layer_behind_layers_without_parameters():
+    layer = nn.Linear(5, 3)
+    assert linear_of(layer) is layer
+    assert linear_of(nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Sequential(nn.Identity(), layer))) is layer
+
+
+def test_rescored_losses_are_those_of_a_forward():
+    candidates = make_candidates([0, 1, 2])
+    head = nn.Sequential(nn.Flatten(), nn.Linear(5, 3))
+    fit_head(head, candidates)
+    found = rescored(head, candidates, classification_losses)
+    logits = head(candidates.embeddings[:, :, None, None]).detach()
+    torch.testing.assert_close(found.logits, logits)
+    expected = nn.functional.cross_entropy(logits, candidates.labels, reduction="none")
+    torch.testing.assert_close(found.losses, expected)
+    assert torch.equal(found.embeddings, candidates.embeddings)
+    assert not found.losses.is_inference() and not found.logits.is_inference()

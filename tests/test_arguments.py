@@ -1,0 +1,202 @@
+"""Every option says what it is, and refuses what has no meaning, at construction."""
+
+import dataclasses
+import json
+import math
+import pickle
+
+import pytest
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from vecaf_hf import VeCAFArguments
+from vecaf_hf.selection import SelectionOptions
+
+OURS = [
+    field
+    for field in dataclasses.fields(VeCAFArguments)
+    if field.name not in {inherited.name for inherited in dataclasses.fields(TrainingArguments)}
+]
+
+
+@pytest.fixture
+def make(tmp_path):
+    return lambda **options: VeCAFArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **options)
+
+
+@pytest.mark.parametrize("field", OURS, ids=lambda field: field.name)
+def test_every_option_has_a_help_that_the_command_line_can_print(field):
+    text = field.metadata["help"]
+    assert text[0].isupper() or text.startswith("Eta") or text.startswith("Lambda")
+    assert text.endswith(".") and len(text) > 20
+    assert "%" not in text.replace("%%", "")
+
+
+def test_a_selections_options_are_all_there_with_their_defaults(make):
+    made = make()
+    for field in dataclasses.fields(SelectionOptions):
+        assert getattr(made, field.name) == field.default
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"strategy": "odds"}, "strategy is 'odds' .did you mean 'ods'"),
+        ({"strategy": None}, "strategy is None"),
+        ({"loss_weighting": "squirt"}, "loss_weighting is 'squirt' .did you mean 'sqrt'"),
+        ({"allocation": "classes"}, "allocation is 'classes' .did you mean 'class'"),
+        ({"allocation": len}, "allocation is <built-in function len>"),
+        ({"ensemble": "bias"}, "ensemble is 'bias' .did you mean 'debias'"),
+        ({"ensemble_size": 0}, "ensemble_size is 0; it must be at least 1"),
+        ({"centroid_start": "kmeans++"}, "centroid_start is 'kmeans[+][+]' .did you mean 'k-means[+][+]'"),
+        ({"diversity_weight": -1.0}, "diversity_weight is -1.0; it must be at least 0"),
+        ({"temperature": 0.0}, "temperature is 0.0; it must be positive and finite"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"selection_learning_rate": math.inf}, "selection_learning_rate is inf"),
+        ({"selection_tolerance": -1e-9}, "selection_tolerance is -1e-09"),
+        ({"selection_steps": -1}, "selection_steps is -1"),
+        ({"num_loops": 0}, "num_loops is 0; it must be at least 1"),
+        ({"num_loops": 5, "max_steps": 4}, r"num_loops is 5, more than max_steps \(4\)"),
+        ({"selection_fraction": 0.0}, "selection_fraction is 0.0; it must be above 0 and at most 1"),
+        ({"selection_fraction": 1.5}, "selection_fraction is 1.5"),
+        ({"selection_fraction": math.nan}, "selection_fraction is nan"),
+        ({"selection_fraction": 0.1, "selection_budget": 10}, "selection_fraction and selection_budget are both given"),
+        ({"selection_budget": 0}, "selection_budget is 0; it must be at least 1"),
+        ({"scoring_fraction": 0.0}, "scoring_fraction is 0.0"),
+        ({"scoring_fraction": 1.01}, "scoring_fraction is 1.01"),
+        ({"scoring_batch_size": 0}, "scoring_batch_size is 0; it must be at least 1"),
+        ({"sample_weights": "mas"}, "sample_weights is 'mas' .did you mean 'mass'"),
+        ({"sample_weights": len}, "sample_weights is <built-in function len>"),
+        ({"ignore_data_skip": True}, "ignore_data_skip does not go with VeCAF"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size does not go with VeCAF"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy=.*group_by_length.* does not go"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy=.*sequential.* does not go"),
+        ({"fsdp": True}, "fsdp does not go with VeCAF"),
+    ],
+    ids=lambda case: " ".join(f"{k}={v}" for k, v in case.items()) if isinstance(case, dict) else "",
+)
+def test_a_value_without_meaning_is_refused_by_its_name(make, options, named):
+    with pytest.raises(ValueError, match=named):
+        make(**options)
+
+
+def test_deepspeed_is_refused(make, monkeypatch):
+    # It is not installed here: what remains is that the option is set.
+    made = make()
+    monkeypatch.setattr(made, "deepspeed", {"zero_optimization": {"stage": 2}})
+    with pytest.raises(ValueError, match="deepspeed does not go with VeCAF"):
+        made._refuse_what_breaks_loops()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"selection_fraction": 1.0},
+        {"selection_fraction": 1e-6},
+        {"scoring_fraction": 1.0},
+        {"num_loops": 4, "max_steps": 4},
+        {"num_loops": 1},
+        {"selection_steps": 0},
+        {"diversity_weight": 0.0},
+        {"train_sampling_strategy": "random"},
+    ],
+)
+def test_values_at_their_bounds_are_taken(make, options):
+    for name, value in options.items():
+        assert getattr(make(**options), name) == value
+
+
+# --- The budget ---
+
+
+@pytest.mark.parametrize(
+    ("options", "pool_size", "budget"),
+    [
+        ({}, 1000, 100),
+        ({}, 3, 1),
+        ({"selection_fraction": 0.05}, 1010, 50),
+        ({"selection_fraction": 1.0}, 7, 7),
+        ({"selection_budget": 7}, 7, 7),
+        ({"selection_budget": 1}, 10**6, 1),
+    ],
+)
+def test_budget(make, options, pool_size, budget):
+    assert make(**options).budget(pool_size) == budget
+
+
+def test_a_budget_above_the_pool(make):
+    with pytest.raises(ValueError, match="selection_budget is 8, more than the pool's 7 samples"):
+        make(selection_budget=8).budget(7)
+
+
+# --- In and out ---
+
+
+def test_output_dir_may_be_positional(tmp_path):
+    assert VeCAFArguments(str(tmp_path)).output_dir == str(tmp_path)
+
+
+@pytest.mark.parametrize("field", OURS, ids=lambda field: field.name)
+def test_every_option_goes_through_the_command_line(tmp_path, field):
+    others = {
+        "strategy": "random",
+        "loss_weighting": "clipped",
+        "allocation": "global",
+        "ensemble": "debias",
+        "centroid_start": "k-means++",
+        "sample_weights": "mass",
+        "head": "classifier.1",
+        "label_column": "kind",
+        "selection_fraction": 0.25,
+        "selection_budget": 12,
+        "scoring_fraction": 0.5,
+        "scoring_batch_size": 7,
+        "single_run": True,
+        "head_warmup": True,
+    }
+    value = others[field.name] if field.name in others else field.default * 2
+    assert value != field.default
+    command = ["--output_dir", str(tmp_path), "--use_cpu", "--report_to", "none", f"--{field.name}", str(value)]
+    (parsed,) = HfArgumentParser(VeCAFArguments).parse_args_into_dataclasses(command)
+    found = getattr(parsed, field.name)
+    assert found == value and type(found) is type(value)
+    for other in OURS:
+        assert other.name == field.name or getattr(parsed, other.name) == other.default
+
+
+def test_the_command_lines_help_can_be_printed(capsys):
+    with pytest.raises(SystemExit):
+        HfArgumentParser(VeCAFArguments).parse_args(["--help"])
+    printed = capsys.readouterr().out
+    assert all(f"--{field.name}" in printed for field in OURS)
+
+
+def test_a_dict_round_trip(make):
+    made = make(strategy="balanced", selection_budget=5, num_loops=2)
+    (again,) = HfArgumentParser(VeCAFArguments).parse_dict(made.to_dict(), allow_extra_keys=True)
+    for field in OURS:
+        assert getattr(again, field.name) == getattr(made, field.name)
+
+
+def by_index(candidates, budget, options, generator):
+    return candidates.indices[:budget]
+
+
+@pytest.mark.parametrize("option", ["strategy", "loss_weighting"])
+def test_a_callable_is_taken_and_written_by_its_name(make, tmp_path, option):
+    made = make(**{option: lambda *arguments: arguments[0]})
+    assert callable(getattr(made, option))
+    name = made.to_dict()[option]
+    assert "lambda" in name
+    assert json.loads(made.to_json_string())[option] == name
+    torch.save(made, tmp_path / "training_args.bin")
+    loaded = torch.load(tmp_path / "training_args.bin", weights_only=False)
+    assert getattr(loaded, option) == name and loaded.num_loops == made.num_loops
+    assert getattr(pickle.loads(pickle.dumps(made)), option) == name
+    # Writing it changed nothing.
+    assert callable(getattr(made, option))
+
+
+def test_a_function_is_written_by_its_name(make):
+    assert make(strategy=by_index).to_dict()["strategy"] == "by_index"
+    assert json.loads(make(strategy=by_index).to_json_string())["strategy"] == "by_index"

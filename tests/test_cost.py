@@ -1,0 +1,177 @@
+"""Seconds booked once, FLOPs as counted by hand."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from vecaf_hf.cost import KINDS, TRAINING_FACTOR, CostMeter
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until the test moves it."""
+
+    class Clock:
+        now = 100.0
+
+        def passes(self, seconds):
+            self.now += seconds
+
+    made = Clock()
+    monkeypatch.setattr("vecaf_hf.cost.time.perf_counter", lambda: made.now)
+    return made
+
+
+def seconds(meter: CostMeter) -> dict[str, float]:
+    return {kind: work.seconds for kind, work in meter.work.items() if work.seconds}
+
+
+def test_a_block_inside_another_books_on_its_own_kind_alone(clock):
+    meter = CostMeter()
+    clock.passes(50)  # before anything runs
+    with meter.timed("train"):
+        clock.passes(1)
+        with meter.timed("score"):
+            clock.passes(2)
+            with meter.timed("select"):
+                clock.passes(4)
+            clock.passes(8)
+        clock.passes(16)
+    clock.passes(50)
+    with meter.timed("score"):
+        clock.passes(32)
+    assert seconds(meter) == {"train": 17, "score": 42, "select": 4}
+
+
+def test_the_same_kind_inside_itself_is_booked_once(clock):
+    meter = CostMeter()
+    with meter.timed("score"), meter.timed("score"):
+        clock.passes(3)
+    assert seconds(meter) == {"score": 3}
+
+
+def test_a_block_that_fails_is_booked_and_closed(clock):
+    meter = CostMeter()
+    with meter.timed("train"):
+        with pytest.raises(KeyError), meter.timed("score"):
+            clock.passes(2)
+            raise KeyError
+        clock.passes(1)
+    assert seconds(meter) == {"score": 2, "train": 1}
+
+
+def test_start_and_stop_are_a_block(clock):
+    meter = CostMeter()
+    meter.start("train")
+    clock.passes(2)
+    with meter.timed("evaluate"):
+        clock.passes(3)
+    meter.stop()
+    clock.passes(9)
+    assert seconds(meter) == {"train": 2, "evaluate": 3}
+
+
+def test_a_state_taken_inside_a_block_counts_up_to_then(clock):
+    meter = CostMeter()
+    meter.start("train")
+    clock.passes(2)
+    assert meter.state()["work"]["train"]["seconds"] == 2
+    clock.passes(3)
+    meter.stop()
+    assert seconds(meter) == {"train": 5}
+
+
+def flops_of(layer: nn.Module, inputs: torch.Tensor) -> float:
+    meter = CostMeter()
+    with meter.forward("score", len(inputs)), torch.inference_mode():
+        layer(inputs)
+    assert (meter.work["score"].samples, meter.work["score"].flops) == (len(inputs), len(inputs) * meter.forward_flops)
+    return meter.forward_flops
+
+
+def test_flops_of_a_linear_layer_and_a_convolution():
+    assert flops_of(nn.Linear(7, 5), torch.zeros(6, 7)) == 2 * 7 * 5
+    # Each of 4 x 4 x 4 outputs sums 3 x 3 x 3 products.
+    convolution = nn.Conv2d(3, 4, kernel_size=3, padding=1, stride=2)
+    assert flops_of(convolution, torch.zeros(2, 3, 8, 8)) == 2 * (4 * 4 * 4) * (3 * 3 * 3)
+
+
+def test_flops_of_attention():
+    class Attention(nn.Module):
+        def forward(self, x):
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    # Scores and values, each 5 x 5 x 8 products in 2 heads.
+    assert flops_of(Attention(), torch.zeros(3, 2, 5, 8)) == 2 * 2 * (2 * 5 * 5 * 8)
+
+
+def test_only_the_first_forward_is_measured_and_processes_count():
+    meter = CostMeter()
+    with meter.forward("score", samples=6):
+        nn.Linear(7, 5)(torch.zeros(6, 7))
+    with meter.forward("score", samples=4, processes=3):
+        pass
+    assert meter.forward_flops == 70
+    assert (meter.work["score"].samples, meter.work["score"].flops) == (6 + 12, 70 * 18)
+
+
+def test_a_pass_counts_by_what_was_measured():
+    meter = CostMeter()
+    meter.forward_flops = 11.0
+    meter.add_forwards("score", 3)
+    meter.add_forwards("score", 4)
+    meter.add_forwards("evaluate", 2)
+    meter.add_training(5)
+    meter.add("select", samples=1, flops=0.5)
+    found = {kind: (work.samples, work.flops) for kind, work in meter.work.items()}
+    assert found == {
+        "score": (7, 77),
+        "select": (1, 0.5),
+        "encode_text": (0, 0),
+        "train": (5, TRAINING_FACTOR * 55),
+        "evaluate": (2, 22),
+    }
+
+
+def test_a_measured_block_books_seconds_and_flops(clock):
+    meter = CostMeter()
+    with meter.measured("encode_text"):
+        nn.Linear(7, 5)(torch.zeros(6, 7))
+        clock.passes(2)
+    work = meter.work["encode_text"]
+    assert (work.seconds, work.flops, work.samples) == (2, 6 * 2 * 7 * 5, 0)
+
+
+def test_forgetting_keeps_what_was_measured(clock):
+    meter = CostMeter()
+    meter.forward_flops = 11.0
+    with meter.timed("train"):
+        clock.passes(1)
+    meter.add_forwards("score", 3)
+    meter.forget_work()
+    assert meter.forward_flops == 11 and not seconds(meter)
+    assert all(work.samples == work.flops == 0 for work in meter.work.values())
+
+
+def test_state_round_trip_through_json(clock):
+    meter = CostMeter()
+    meter.forward_flops = 11.0
+    with meter.timed("train"):
+        clock.passes(1.5)
+    meter.add_training(3)
+    resumed = CostMeter()
+    resumed.load_state(json.loads(json.dumps(meter.state())))
+    assert resumed.state() == meter.state() and resumed.work.keys() == KINDS.keys()
+    resumed.add_forwards("score", 2)
+    with resumed.timed("train"):
+        clock.passes(2)
+    assert resumed.work["train"].seconds == 3.5 and resumed.work["score"].flops == 22
+    assert meter.work["score"].flops == 0
+
+
+def test_a_state_from_before_a_kind_existed():
+    meter = CostMeter()
+    meter.load_state({"work": {"train": {"samples": 3, "flops": 1.0, "seconds": 2.0}}, "forward_flops": 1.0})
+    assert meter.work["train"].samples == 3 and meter.work["score"].samples == 0

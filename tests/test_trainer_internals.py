@@ -1,0 +1,126 @@
+"""What VeCAFTrainer overrides and calls in transformers' Trainer: an upgrade that changes it fails here, by name."""
+
+import inspect
+import re
+
+import pytest
+from transformers import Trainer, TrainerCallback
+
+from vecaf_hf import VeCAFTrainer
+
+# Names of the parameters after self, and whether each has a default.
+SIGNATURES = {
+    "_save_checkpoint": "model, trial",
+    "_load_from_checkpoint": "resume_from_checkpoint, model=",
+    "_load_best_model": "",
+    "_remove_unused_columns": "dataset, description=",
+    "_get_collator_with_removed_columns": "data_collator, description=",
+    "_get_output_dir": "trial",
+    "set_initial_training_values": "args, dataloader",
+    "training_step": "model, inputs, num_items_in_batch=",
+    "compute_loss": "model, inputs, return_outputs=, num_items_in_batch=",
+    "create_optimizer": "model=",
+    "evaluation_loop": "dataloader, description, prediction_loss_only=, ignore_keys=, metric_key_prefix=",
+    "get_train_dataloader": "",
+    "create_model_card": (
+        "language=, license=, tags=, model_name=, finetuned_from=, tasks=, dataset_tags=, dataset=, dataset_args="
+    ),
+    "log": "logs, start_time=",
+    "add_callback": "callback",
+    "__init__": (
+        "model=, args=, data_collator=, train_dataset=, eval_dataset=, processing_class=, model_init=, "
+        "compute_loss_func=, compute_metrics=, callbacks=, optimizers=, optimizer_cls_and_kwargs=, "
+        "preprocess_logits_for_metrics="
+    ),
+}
+
+
+def written(method) -> str:
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    return ", ".join(p.name + ("" if p.default is p.empty else "=") for p in parameters)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature(name):
+    assert written(getattr(Trainer, name)) == SIGNATURES[name]
+
+
+def overridden() -> list[str]:
+    return [name for name, value in vars(VeCAFTrainer).items() if inspect.isfunction(value) and hasattr(Trainer, name)]
+
+
+def test_whatever_has_a_name_of_trainers_is_in_the_table():
+    """Else a method of ours that Trainer comes to have too would be called in its place, unnoticed."""
+    ours = {name for name in vars(VeCAFTrainer) if not name.startswith("__")}
+    assert {name for name in ours if hasattr(Trainer, name)} <= SIGNATURES.keys(), "add it to SIGNATURES"
+
+
+@pytest.mark.parametrize("name", [name for name in overridden() if name != "__init__"])
+def test_an_override_takes_what_trainer_passes(name):
+    theirs, ours = (inspect.signature(getattr(cls, name)) for cls in (Trainer, VeCAFTrainer))
+    parameters = list(theirs.parameters.values())
+    ours.bind(*parameters)
+    given = {p.name: None for p in parameters[1:] if p.default is not p.empty}
+    ours.bind(*(p for p in parameters if p.default is p.empty), **given)
+
+
+def test_the_seven_training_values_in_their_order():
+    documented = re.findall(r"- `(\w+)`", Trainer.set_initial_training_values.__doc__)
+    assert documented == [
+        "num_train_epochs",
+        "num_update_steps_per_epoch",
+        "num_examples",
+        "num_train_samples",
+        "total_train_batch_size",
+        "steps_in_epoch",
+        "max_steps",
+    ]
+    annotation = str(inspect.signature(Trainer.set_initial_training_values).return_annotation)
+    assert annotation == "tuple[int, int, int, int, int, int | None, int]"
+    # As Trainer takes them apart.
+    source = inspect.getsource(Trainer)
+    unpacked = r",\s+".join(documented) + r",\s+\) = self\.set_initial_training_values\(args, train_dataloader\)"
+    assert re.search(unpacked, source)
+
+
+def test_attributes_that_are_read():
+    source = inspect.getsource(Trainer.__init__)
+    for name in ("label_smoother", "compute_loss_func", "label_names", "data_collator", "train_dataset"):
+        assert re.search(rf"self\.{name}\b.*=", source), name
+    assert "self._train_batch_size" in inspect.getsource(Trainer)
+
+
+def test_the_objective_gets_what_ours_takes():
+    """`compute_loss_func(outputs, labels, num_items_in_batch=...)`."""
+    source = inspect.getsource(Trainer.compute_loss)
+    assert re.search(r"self\.compute_loss_func\(\s*outputs,\s*labels,\s*num_items_in_batch=num_items_in_batch", source)
+
+
+def assert_in_order(source: str, parts: list[str]) -> None:
+    assert [source.count(part) for part in parts] == [1] * len(parts)
+    assert sorted(parts, key=source.index) == parts
+
+
+def test_the_order_in_which_a_loop_begins_and_ends():
+    """Selection happens in on_epoch_begin: before the loader is iterated, after the last loop's evaluation."""
+    assert_in_order(
+        inspect.getsource(Trainer._inner_training_loop),
+        [
+            "self.get_train_dataloader()",
+            "self.set_initial_training_values(",
+            "self._prepare_for_training(",
+            "self.callback_handler.on_epoch_begin(",
+            "self._run_epoch(",
+        ],
+    )
+    run_epoch = inspect.getsource(Trainer._run_epoch)
+    assert_in_order(run_epoch, ["iter(train_dataloader)", "self.callback_handler.on_epoch_end("])
+    # Evaluation and saving within an epoch; the last one is after its end.
+    assert run_epoch.rindex("self._maybe_log_save_evaluate(") > run_epoch.index("self.callback_handler.on_epoch_end(")
+
+
+@pytest.mark.parametrize(
+    "event", ["on_epoch_begin", "on_epoch_end", "on_step_begin", "on_train_end", "on_pre_optimizer_step"]
+)
+def test_callback_events(event):
+    assert written(getattr(TrainerCallback, event)) == "args, state, control, kwargs"
