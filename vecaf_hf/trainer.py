@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
 import datasets
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback
 from vecaf_hf.candidates import Candidates
+from vecaf_hf.checkpoint import reload_model
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.data.columns import read_labels
-from vecaf_hf.data.indexed import POOL_INDEX, Draw
-from vecaf_hf.data.loading import indexed_loader
+from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.loop import (
     LoopBoundaryCallback,
     LoopRecord,
@@ -33,6 +31,7 @@ from vecaf_hf.loop import (
     updates_over_pool,
 )
 from vecaf_hf.loop.state import pool_fingerprint
+from vecaf_hf.pool import Collator, Pool
 from vecaf_hf.reporting.card import add_selection_section
 from vecaf_hf.reselection import Reselection
 from vecaf_hf.scoring import PoolScorer, find_head
@@ -89,7 +88,6 @@ class VeCAFTrainer(Trainer):
                 f"one process sees {args.n_gpu} GPUs: start one process per GPU with `accelerate launch`, or choose "
                 "one with CUDA_VISIBLE_DEVICES"
             )
-        self.scoring_dataset = scoring_dataset if scoring_dataset is not None else self.train_dataset
         self.cea = self._find_cea()
         self.label_name = self.label_names[0] if self.label_names else "labels"
         self.meter = CostMeter()
@@ -105,7 +103,9 @@ class VeCAFTrainer(Trainer):
         self._resume_folder: str | None = None
         if sample_loss_func is not None or args.sample_weights != "none":
             self.compute_loss_func = self._weighted_loss
-        self._check_pool()
+        if self.train_dataset is not None:
+            self._pool = Pool(self.train_dataset, scoring_dataset, args, self._without_unused_columns, self.label_name)
+            self._check_run()
         self.add_callback(LoopBoundaryCallback(self._begin_loop, self._end_loop, self._is_first_step, reseed=set_seed))
 
     # --- What users read ---
@@ -135,20 +135,8 @@ class VeCAFTrainer(Trainer):
 
     # --- Construction ---
 
-    def _check_pool(self) -> None:
-        pool = self.train_dataset
-        if pool is None:
-            return
-        if isinstance(pool, (IterableDataset, datasets.IterableDataset)) or not hasattr(pool, "__getitem__"):
-            raise ValueError(
-                "train_dataset is iterable only; selection needs a map-style dataset (with len and [index])"
-            )
-        if len(self.scoring_dataset) != len(pool):
-            raise ValueError(
-                f"scoring_dataset has {len(self.scoring_dataset)} samples and train_dataset {len(pool)}: they must be "
-                "the same samples in the same order"
-            )
-        self._labels = read_labels(pool, self.args.label_column)
+    def _check_run(self) -> None:
+        """Whatever can be told before a sample is loaded."""
         self._head = find_head(self.model, self.args.head)
         self._schedule = self._make_schedule()
         if self._schedule.num_loops != self.args.num_loops:
@@ -162,7 +150,7 @@ class VeCAFTrainer(Trainer):
         if self.args.head_warmup:
             linear_of(self._head)
         if self.cea is not None:
-            self.cea.read_captions(pool, self._labels, self.class_names)
+            self.cea.read_captions(self._pool.dataset, self._pool.labels, self.class_names)
 
     def _find_cea(self) -> CEACallback | None:
         found = [callback for callback in self.callback_handler.callbacks if isinstance(callback, CEACallback)]
@@ -173,7 +161,7 @@ class VeCAFTrainer(Trainer):
         return found[0] if found else None
 
     def _make_schedule(self) -> LoopSchedule:
-        args, pool_size, world = self.args, len(self.train_dataset), self.args.world_size
+        args, pool_size, world = self.args, len(self._pool), self.args.world_size
         # With split_batches the processes share each batch, otherwise each has one of its own.
         batch_world = 1 if self.accelerator.split_batches else world
         total = args.max_steps
@@ -190,7 +178,7 @@ class VeCAFTrainer(Trainer):
             world_size=world,
             pool_size=pool_size,
             budget=args.budget(pool_size),
-            seed=args.seed if args.data_seed is None else args.data_seed,
+            seed=self._pool.seed,
         )
 
     # --- Trainer's hooks ---
@@ -202,10 +190,7 @@ class VeCAFTrainer(Trainer):
         self._begin_run()
         schedule = self._schedule
         self._sampler = LoopSampler(schedule.samples_per_loop, schedule.seed)
-        loader = self._loader(
-            self.train_dataset, self._sampler, schedule.batch_size, self.args.dataloader_persistent_workers
-        )
-        return self.accelerator.prepare(loader)
+        return self.accelerator.prepare(self._pool.training_loader(self._sampler, schedule.batch_size))
 
     def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple[Any, ...]:
         """Trainer's sizes; epochs count passes over the pool, not loops."""
@@ -269,29 +254,12 @@ class VeCAFTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resume_folder = resume_from_checkpoint
-        if not self._reload_model(resume_from_checkpoint):
+        if not reload_model(self.model, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if not self._reload_model(str(self.state.best_model_checkpoint)):
+        if not reload_model(self.model, str(self.state.best_model_checkpoint)):
             super()._load_best_model()
-
-    def _reload_model(self, folder: str) -> bool:
-        """Load a transformers model's weights strictly. False if it is none.
-
-        Trainer loads raw names and ignores what does not match, and several vision models save other names than
-        they have in memory (transformers issues 48805, 43701): their encoders would silently not be restored.
-        """
-        if not isinstance(self.model, PreTrainedModel):
-            return False
-        loaded: Any = type(self.model).from_pretrained(folder, config=self.model.config, output_loading_info=True)
-        saved, info = loaded
-        if info["missing_keys"] or info["mismatched_keys"]:
-            raise ValueError(
-                f"{folder} lacks weights of {type(self.model).__name__}: {sorted(info['missing_keys'])[:5]}"
-            )
-        self.model.load_state_dict(saved.state_dict(), strict=True)
-        return True
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's model card, with a section on the selection."""
@@ -310,14 +278,14 @@ class VeCAFTrainer(Trainer):
         probe = self._probe(schedule.pool_size)
         self.meter.forget_work()
         strategy = find_strategy(self.args.strategy)
-        if self._labels is None and "labels" in strategy.needs and not strategy.needs_forward:
-            self._labels = self._labels_through_collator()
+        if "labels" in strategy.needs and not strategy.needs_forward:
+            self._pool.load_labels()
         self._reselection = Reselection(
             args=self.args,
             budget=schedule.budget,
             pool_size=schedule.pool_size,
             seed=schedule.seed,
-            labels=self._labels,
+            labels=self._pool.labels,
             score=self._score,
             head=self._head,
             sample_loss=self._objective.sample_losses,
@@ -328,19 +296,12 @@ class VeCAFTrainer(Trainer):
         if self.cea is not None:
             assert probe.embeddings is not None
             self.cea.prepare(self._head, probe.embeddings.shape[1], self.accelerator, self.meter)
-        self._run = self._resumed_state() or RunState(schedule, pool_fingerprint(schedule.pool_size, self._labels))
+        self._run = self._resumed_state() or RunState(schedule, pool_fingerprint(schedule.pool_size, self._pool.labels))
 
     def _probe(self, pool_size: int) -> Candidates:
         """A few samples through collator, model, head and loss: whatever is wrong with them shows before training."""
         probe = self._score(torch.linspace(0, pool_size - 1, min(pool_size, PROBED_SAMPLES)).round().long())
-        if self._labels is not None and probe.classes is not None:
-            differing = (self._labels[probe.indices] != probe.classes).nonzero().squeeze(1)
-            if len(differing):
-                index = int(probe.indices[differing[0]])
-                raise ValueError(
-                    f"the label column gives sample {index} class {int(self._labels[index])}, and the collator's batch "
-                    f"{int(probe.classes[differing[0]])}: set label_column to the column that the model trains on"
-                )
+        self._pool.check_labels(probe)
         if self.args.head_warmup and probe.classes is None:
             raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
         return probe
@@ -348,7 +309,7 @@ class VeCAFTrainer(Trainer):
     def _resumed_state(self) -> RunState | None:
         if self._resume_folder is None:
             return None
-        fingerprint = pool_fingerprint(self._schedule.pool_size, self._labels)
+        fingerprint = pool_fingerprint(self._schedule.pool_size, self._pool.labels)
         state = RunState.load(self._resume_folder, self._schedule, fingerprint)
         self._resume_folder = None
         self.meter.load_state(state.cost)
@@ -386,7 +347,9 @@ class VeCAFTrainer(Trainer):
         stream = Stream(selection.indices, loop)
         if run.streams:
             stream = run.streams[-1].after(self._schedule.samples_per_loop, selection.indices, loop)
-        record = record_loop(loop, self.state.global_step, selection, run.selections, candidates, self._labels, figures)
+        record = record_loop(
+            loop, self.state.global_step, selection, run.selections, candidates, self._pool.labels, figures
+        )
         run.selections.append(selection)
         run.streams.append(stream)
         run.records.append(record)
@@ -399,7 +362,7 @@ class VeCAFTrainer(Trainer):
         scorer = PoolScorer(
             accelerator=self.accelerator,
             objective=self._objective,
-            load=self._scoring_loader,
+            load=self._pool.scoring_loader,
             label_name=self.label_name,
             meter=self.meter,
             keep_logits="logits" in find_strategy(self.args.strategy).needs,
@@ -407,24 +370,11 @@ class VeCAFTrainer(Trainer):
         )
         return scorer.score(self.model, self._head, indices)
 
-    def _labels_through_collator(self) -> Tensor:
-        """Class of each sample where no column has it: loads the whole pool once, without the model."""
-        batches = self._scoring_loader(range(self._schedule.pool_size))
-        return torch.cat([batch[self.label_name] for batch in batches])
-
-    def _scoring_loader(self, indices: Iterable[int]) -> DataLoader:
-        # Not prepared by Accelerate: the scorer deals the indices out to the processes itself.
-        draws = [Draw(index) for index in indices]
-        return self._loader(self.scoring_dataset, draws, self.args.scoring_batch_size or self.args.eval_batch_size)
-
-    def _loader(self, dataset: Any, draws: Any, batch_size: int, persistent_workers: bool = False) -> DataLoader:
-        collator = self.data_collator
+    def _without_unused_columns(self, dataset: Any) -> tuple[Any, Collator]:
+        """The dataset and its collator, as Trainer's own loaders have them."""
         if isinstance(dataset, datasets.Dataset):
-            dataset = self._remove_unused_columns(dataset, description="training")
-        else:
-            collator = self._get_collator_with_removed_columns(collator, description="training")
-        seed = self._schedule.seed
-        return indexed_loader(dataset, collator, draws, batch_size, self.args, seed, persistent_workers)
+            return self._remove_unused_columns(dataset, description="training"), self.data_collator
+        return dataset, self._get_collator_with_removed_columns(self.data_collator, description="training")
 
     def _weighted_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
         """The objective per sample, weighted and averaged: stands in for Trainer's `compute_loss_func`."""
