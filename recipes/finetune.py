@@ -6,7 +6,7 @@ A recipe is a dictionary of defaults. A YAML file (`--config`) overrides it, the
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,14 @@ class RecipeArguments:
 
 TASK = "image-classification"
 
+# Options that say one thing in two ways: whoever sets the first overrides a recipe's or a file's second.
+ALTERNATIVES: dict[str, dict[str, Any]] = {
+    "per_device_train_batch_size": {"total_train_batch_size": None},
+    "selection_budget": {"selection_fraction": None},
+    "selection_fraction": {"selection_budget": None},
+    "num_train_epochs": {"max_steps": -1},
+}
+
 Arguments = tuple[RecipeArguments, CEAOptions, VeCAFArguments]
 
 
@@ -110,11 +118,20 @@ def parse(defaults: Mapping[str, Any], command_line: list[str] | None = None) ->
         values = yaml.safe_load(Path(known.config).read_text()) or {}
         for key in values:
             check_choice(f"a key of {known.config}", key, vars(known))
-        parser.set_defaults(**values)
+        parser.set_defaults(**overridden(values), **values)
+    words = sys.argv[1:] if command_line is None else command_line
+    options = {word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    parser.set_defaults(**overridden(options))
     recipe, cea, args, _ = parser.parse_args_into_dataclasses(command_line, return_remaining_strings=False)
     if recipe.total_train_batch_size is not None:
         args.per_device_train_batch_size = batch_per_device(recipe.total_train_batch_size, args)
     return recipe, cea, args
+
+
+def overridden(given: Collection[str]) -> dict[str, Any]:
+    """What the given options take back of what has been set before them."""
+    taken = [values.items() for name, values in ALTERNATIVES.items() if name in given]
+    return {name: value for items in taken for name, value in items if name not in given}
 
 
 def batch_per_device(total: int, args: VeCAFArguments) -> int:
@@ -163,13 +180,17 @@ def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[Data
 
 def load_model(name: str, class_names: list[str]) -> PreTrainedModel:
     """The pretrained model with a fresh head for these classes."""
-    return AutoModelForImageClassification.from_pretrained(
+    model = AutoModelForImageClassification.from_pretrained(
         name,
         num_labels=len(class_names),
         id2label=dict(enumerate(class_names)),
         label2id={name: index for index, name in enumerate(class_names)},
         ignore_mismatched_sizes=True,
     )
+    if hasattr(model.config, "label_names"):
+        # A timm checkpoint's list of names is saved as it was loaded, and hides id2label.
+        model.config.label_names = class_names
+    return model
 
 
 def image_transforms(recipe: RecipeArguments, processor: Any) -> tuple[v2.Transform, v2.Transform]:

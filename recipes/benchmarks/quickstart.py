@@ -24,10 +24,10 @@ METHODS = {
     "ods-cea": "",
     "ods": "--text_encoder none",
     "activeft": "--text_encoder none --strategy activeft",
-    "topk_loss": "--text_encoder none --strategy topk_loss",
     "random": "--text_encoder none --strategy random",
-    "balanced": "--text_encoder none --strategy balanced",
     "full": "--text_encoder none --strategy full",
+    "balanced": "--text_encoder none --strategy balanced",
+    "topk_loss": "--text_encoder none --strategy topk_loss",
 }
 
 
