@@ -129,8 +129,9 @@ def arguments(tmp_path: Path) -> Callable[..., VeCAFArguments]:
 @pytest.fixture
 def make_trainer(
     arguments: Callable[..., VeCAFArguments], train: Dataset, validation: Dataset
-) -> Callable[..., VeCAFTrainer]:
+) -> Iterator[Callable[..., VeCAFTrainer]]:
     """A trainer on the real images; `pool` and `callbacks` can be given, and every option."""
+    trainers: list[VeCAFTrainer] = []
 
     def make(
         model: torch.nn.Module,
@@ -148,6 +149,11 @@ def make_trainer(
         )
         # Trainer prints its logs where there is no progress bar.
         made.remove_callback(PrinterCallback)
+        trainers.append(made)
         return made
 
-    return make
+    yield make
+    # Persistent workers of a loader that the garbage collector finds are waited for, 5 seconds each: drop it before.
+    for made in trainers:
+        made.callback_handler.train_dataloader = None
+        made.accelerator.free_memory()
