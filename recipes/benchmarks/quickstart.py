@@ -26,8 +26,6 @@ METHODS = {
     "activeft": "--text_encoder none --strategy activeft",
     "random": "--text_encoder none --strategy random",
     "full": "--text_encoder none --strategy full",
-    "balanced": "--text_encoder none --strategy balanced",
-    "topk_loss": "--text_encoder none --strategy topk_loss",
 }
 
 
