@@ -64,7 +64,13 @@ def selection(records: Sequence[LoopRecord], names: Sequence[str]) -> Figure:
     classes = sorted({label for record in records for label in record.class_counts})
     if classes:
         counts = np.array([[record.class_counts.get(label, 0) for record in records] for label in classes])
-        image = by_class.imshow(counts, aspect="auto", cmap="Blues", vmin=0, vmax=1.3 * counts.max())
+        image = by_class.imshow(
+            counts,
+            aspect="auto",
+            cmap="Blues",
+            vmin=0,
+            vmax=2 * counts.max(),  # light enough for dark numbers
+        )
         if counts.size <= NUMBERED_CELLS:
             for (row, column), count in np.ndenumerate(counts):
                 by_class.text(column, row, str(count), ha="center", va="center")
@@ -79,7 +85,7 @@ def selection(records: Sequence[LoopRecord], names: Sequence[str]) -> Figure:
     novelty.bar(loops, new, color=BLUE, label="new")
     novelty.bar(loops, again, bottom=new, color=GREY, label="selected before")
     novelty.set(title="Selected for the first time?", xlabel="loop", ylabel="selected samples")
-    novelty.margins(y=0.18)
+    novelty.set_ylim(top=1.15 * max((record.selected for record in records), default=1))
     novelty.legend(frameon=False, loc="upper center", ncols=2)
     for axes in (by_class, novelty):
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
