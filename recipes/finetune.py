@@ -148,7 +148,7 @@ def batch_per_device(total: int, args: VeCAFArguments) -> int:
 def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[DatasetDict, str]:
     """The splits `train`, `validation` and (where there is one) `test`, and the name of the label column."""
     data = load_dataset(recipe.dataset_name, recipe.dataset_config_name)
-    if recipe.test_split in (recipe.train_split, recipe.validation_split):
+    if recipe.test_split is not None and recipe.test_split in (recipe.train_split, recipe.validation_split):
         raise ValueError(
             f"test_split is {recipe.test_split!r}, which the run trains on or watches: name another or none"
         )
@@ -164,17 +164,16 @@ def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[Data
         classes = ClassLabel(names=sorted({str(value) for value in train.unique(label)}))
         data = data.cast_column(label, Value("string")).cast_column(label, classes)
         train = data[recipe.train_split]
-    held_out = {"validation": recipe.validation_split, "test": recipe.test_split}
-    fractions = {"validation": recipe.validation_fraction, "test": recipe.test_fraction}
-    for name, fraction in fractions.items():
-        if held_out[name] is None and fraction > 0:
+    named = {"validation": recipe.validation_split, "test": recipe.test_split}
+    splits = DatasetDict({name: data[split] for name, split in named.items() if split is not None})
+    for name, fraction in (("validation", recipe.validation_fraction), ("test", recipe.test_fraction)):
+        if name not in splits and fraction > 0:
             halves = train.train_test_split(fraction, seed=recipe.split_seed, stratify_by_column=label)
-            train, data[name] = halves["train"], halves["test"]
-            held_out[name] = name
+            train, splits[name] = halves["train"], halves["test"]
     if recipe.max_train_samples is not None:
         count = min(recipe.max_train_samples, len(train))
         train = train.shuffle(seed=recipe.split_seed).select(range(count))
-    splits = DatasetDict({name: data[split] for name, split in held_out.items() if split is not None}, train=train)
+    splits["train"] = train
     return splits, label
 
 

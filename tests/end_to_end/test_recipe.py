@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForImageClassification
 
 ROOT = Path(__file__).parents[2]
@@ -197,3 +198,32 @@ def test_the_papers_settings(recipes: None, module: str, name: str, dataset: str
     assert (args.learning_rate, args.weight_decay) == (5e-4, 1e-4)
     assert str(args.lr_scheduler_type.value) == "cosine"
     assert args.warmup_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "shipped"),
+    [
+        ("imagenet", "IMAGENET", {"train": 400, "validation": 40}),
+        ("cifar10", "CIFAR10", {"train": 400, "test": 40}),
+        ("caltech101", "CALTECH101", {"train": 400}),
+    ],
+)
+def test_no_sample_is_in_two_splits_and_the_test_is_the_one_named(
+    recipes: None, tmp_path: Path, module: str, name: str, shipped: dict[str, int]
+) -> None:
+    import finetune
+
+    folder, start = tmp_path / "data", 0
+    folder.mkdir()
+    for split, size in shipped.items():
+        rows = {"number": range(start, start + size), "label": [number % 4 for number in range(size)]}
+        features = Features({"number": Value("int64"), "label": ClassLabel(num_classes=4)})
+        Dataset.from_dict(rows, features=features).to_parquet(str(folder / f"{split}.parquet"))
+        start += size
+    recipe, _, _ = parse(getattr(__import__(module), name), "--dataset_name", str(folder))
+    splits, label = finetune.load_splits(recipe, "label")
+    numbers = {split: set(data["number"]) for split, data in splits.items()}
+    assert label == "label" and set(numbers) == {"train", "validation", "test"}
+    assert len(set.union(*numbers.values())) == sum(map(len, numbers.values())) == start
+    if recipe.test_split is not None:
+        assert numbers["test"] == set(range(400, 440))
