@@ -6,7 +6,7 @@ A recipe is a dictionary of defaults. A YAML file (`--config`) overrides it, the
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,12 +204,12 @@ def image_transforms(recipe: RecipeArguments, processor: Any) -> tuple[v2.Transf
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(statistics["mean"], statistics["std"]),
     ]
-    crop = (
-        v2.RandomResizedCrop(size, scale=(recipe.crop_scale, 1.0)) if recipe.crop_scale < 1 else v2.Resize((size, size))
-    )
+    crop, centre = v2.Resize((size, size)), [v2.Resize((size, size))]
+    if recipe.crop_scale < 1:
+        crop = v2.RandomResizedCrop(size, scale=(recipe.crop_scale, 1.0))
+        # ImageNet's convention: the short side a seventh longer than the crop.
+        centre = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
     flip = [v2.RandomHorizontalFlip()] if recipe.horizontal_flip else []
-    # ImageNet's convention: the short side a seventh longer than the crop.
-    centre = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)] if recipe.crop_scale < 1 else [v2.Resize((size, size))]
     return v2.Compose([crop, *flip, *to_tensor]), v2.Compose([*centre, *to_tensor])
 
 
@@ -249,9 +249,10 @@ def build_trainer(
     if recipe.text_encoder is not None:
         encoder = resolve_model(recipe.text_encoder)
         callbacks.append(CEACallback(encoder, recipe.captions, **vars(cea)))
-    view: Callable[[str, v2.Transform], Dataset] = lambda split, transform: with_images(  # noqa: E731
-        splits[split], transform, cea.image_column, label
-    )
+
+    def view(split: str, transform: v2.Transform) -> Dataset:
+        return with_images(splits[split], transform, cea.image_column, label)
+
     trainer = VeCAFTrainer(
         model=load_model(name, splits["train"].features[label].names),
         args=args,

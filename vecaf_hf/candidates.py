@@ -100,5 +100,10 @@ class Candidates:
         return {name: values for name, values in found.items() if values is not None}
 
 
+def evenly_spaced(size: int, most: int) -> Tensor:
+    """At most `most` of `size` rows, from the first to the last. LongTensor [min(size, most)]."""
+    return torch.linspace(0, size - 1, min(size, most)).round().long()
+
+
 def _describe(values: Tensor) -> str:
     return f"{values.dtype} {list(values.shape)}"

@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.candidates import Candidates, evenly_spaced
 from vecaf_hf.checkpoint import reload_model
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX
@@ -270,7 +270,7 @@ class VeCAFTrainer(Trainer):
     # --- The loop ---
 
     def _begin_run(self) -> None:
-        """A fresh state, or a checkpoint's; whatever is wrong with the data shows here, on one sample."""
+        """A fresh state, or a checkpoint's; whatever is wrong with the data shows here, on a few samples."""
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         schedule = self._schedule = self._make_schedule()
         self.meter, self._weights = CostMeter(), None
@@ -296,21 +296,20 @@ class VeCAFTrainer(Trainer):
         if self.cea is not None:
             assert probe.embeddings is not None
             self.cea.prepare(self._head, probe.embeddings.shape[1], self.accelerator, self.meter)
-        self._run = self._resumed_state() or RunState(schedule, pool_fingerprint(schedule.pool_size, self._pool.labels))
+        fresh = RunState(schedule, pool_fingerprint(schedule.pool_size, self._pool.labels))
+        self._run = fresh if self._resume_folder is None else self._resumed(fresh, self._resume_folder)
 
     def _probe(self, pool_size: int) -> Candidates:
         """A few samples through collator, model, head and loss: whatever is wrong with them shows before training."""
-        probe = self._score(torch.linspace(0, pool_size - 1, min(pool_size, PROBED_SAMPLES)).round().long())
+        probe = self._score(evenly_spaced(pool_size, PROBED_SAMPLES))
         self._pool.check_labels(probe)
         if self.args.head_warmup and probe.classes is None:
             raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
         return probe
 
-    def _resumed_state(self) -> RunState | None:
-        if self._resume_folder is None:
-            return None
-        fingerprint = pool_fingerprint(self._schedule.pool_size, self._pool.labels)
-        state = RunState.load(self._resume_folder, self._schedule, fingerprint)
+    def _resumed(self, fresh: RunState, folder: str) -> RunState:
+        """The state in a checkpoint, in place of the run's fresh one; meter and augmentation go on from it."""
+        state = RunState.load(folder, fresh.schedule, fresh.pool)
         self._resume_folder = None
         self.meter.load_state(state.cost)
         if (self.cea is not None) != bool(state.augmentation):

@@ -12,7 +12,7 @@ from vecaf_hf.augmentation.alignment import ALIGNMENTS, Aligner
 from vecaf_hf.augmentation.captions import CaptionTable
 from vecaf_hf.augmentation.cea import attention, augmented, domain_affinity, toward_caption, toward_difference
 from vecaf_hf.augmentation.options import CEAOptions
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.candidates import Candidates, evenly_spaced
 
 # Candidates augmented at once: bounds the memory for their text embeddings.
 CHUNK_ROWS = 2**16
@@ -69,8 +69,7 @@ class Augmenter:
     def alignment_rows(self, candidates: Candidates) -> Tensor:
         """Rows of the candidates that an alignment is fitted on: evenly spaced among those with a caption."""
         rows = self.table.captioned(candidates.indices).nonzero().squeeze(1)
-        count = min(len(rows), self.options.alignment_samples)
-        return rows[torch.linspace(0, len(rows) - 1, count).round().long()]
+        return rows[evenly_spaced(len(rows), self.options.alignment_samples)]
 
     def fit(self, sources: Tensor, embeddings: Tensor) -> None:
         """Fit the alignment on pairs; a learned one only once, as its start. [n, d_t], [n, d]."""

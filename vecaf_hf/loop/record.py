@@ -71,11 +71,10 @@ def record_loop(
     before = torch.cat([past.indices for past in earlier]) if earlier else selection.indices[:0]
     chosen = torch.isin(candidates.indices, selection.indices)
     losses = candidates.losses
-    scored = candidates.labels
-    if labels is None and scored is not None and scored.dim() == 1 and not scored.is_floating_point():
-        classes = scored[chosen]
+    if labels is not None:
+        classes = labels[selection.indices]
     else:
-        classes = selection.indices[:0] if labels is None else labels[selection.indices]
+        classes = selection.indices[:0] if candidates.classes is None else candidates.classes[chosen]
     values, counts = classes.unique(return_counts=True)
     return LoopRecord(
         loop=loop,

@@ -53,8 +53,8 @@ class PoolScorer:
         """Candidates for these positions of the pool. LongTensor [M].
 
         Raises:
-            ValueError: A batch has no labels, the head is not what makes the logits, the model's own loss is
-                another than `sample_loss`, or a result is not finite (with the sample's index).
+            ValueError: A batch has no labels, the head is not what makes the logits, training's loss is not the mean
+                of the objective's losses, or a result is not finite (with the sample's index).
         """
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         # Dealt out like cards. Every process scores the same number: the first samples fill the last round up.

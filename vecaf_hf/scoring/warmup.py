@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.candidates import Candidates, evenly_spaced
 from vecaf_hf.scoring.losses import SampleLoss
 
 MAX_ITERATIONS = 200
@@ -47,11 +47,11 @@ def fit_head(head: nn.Module, candidates: Candidates) -> None:
         ValueError: The head is not linear, or the labels are not one class per sample.
     """
     layer = linear_of(head)
-    labels, embeddings = candidates.labels, candidates.embeddings
+    labels, embeddings = candidates.classes, candidates.embeddings
     assert embeddings is not None
-    if labels is None or labels.dim() != 1 or labels.is_floating_point():
+    if labels is None:
         raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
-    kept = torch.linspace(0, len(labels) - 1, min(len(labels), MAX_SAMPLES)).round().long()
+    kept = evenly_spaced(len(labels), MAX_SAMPLES)
     labels, embeddings = labels[kept], embeddings[kept]
     scale = embeddings.std().clamp(min=1e-12)
     solver = LogisticRegression(max_iter=MAX_ITERATIONS, fit_intercept=layer.bias is not None)
