@@ -24,6 +24,7 @@ from transformers import (
     EvalPrediction,
     HfArgumentParser,
     PreTrainedModel,
+    set_seed,
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -238,6 +239,8 @@ def build_trainer(
     recipe: RecipeArguments, cea: CEAOptions, args: VeCAFArguments
 ) -> tuple[VeCAFTrainer, Dataset | None]:
     """The trainer, and the test split."""
+    # Trainer seeds the generators too, but only once it has the model, whose fresh head is drawn before.
+    set_seed(args.seed)
     # The transforms read columns that the model does not know.
     args.remove_unused_columns = False
     splits, label = load_splits(recipe, args.label_column)

@@ -227,3 +227,17 @@ def test_no_sample_is_in_two_splits_and_the_test_is_the_one_named(
     assert len(set.union(*numbers.values())) == sum(map(len, numbers.values())) == start
     if recipe.test_split is not None:
         assert numbers["test"] == set(range(400, 440))
+
+
+def test_the_seed_settles_the_fresh_head(recipes: None, tmp_path: Path) -> None:
+    import finetune
+
+    def head(seed: int) -> torch.Tensor:
+        options = ["--config", str(ROOT / QUICKSTART), "--output_dir", str(tmp_path), "--text_encoder", "none"]
+        recipe, cea, args = parse({}, *options, "--dataset_name", str(ROOT / "recipes/data/fashion_mnist"))
+        args.seed = seed
+        trainer, _ = finetune.build_trainer(recipe, cea, args)
+        return trainer.model.timm_model.classifier.weight.detach().clone()
+
+    assert torch.equal(head(0), head(0))
+    assert not torch.equal(head(0), head(1))
