@@ -239,8 +239,6 @@ def build_trainer(
     recipe: RecipeArguments, cea: CEAOptions, args: VeCAFArguments
 ) -> tuple[VeCAFTrainer, Dataset | None]:
     """The trainer, and the test split."""
-    # Trainer seeds the generators too, but only once it has the model, whose fresh head is drawn before.
-    set_seed(args.seed)
     # The transforms read columns that the model does not know.
     args.remove_unused_columns = False
     splits, label = load_splits(recipe, args.label_column)
@@ -256,6 +254,9 @@ def build_trainer(
     def view(split: str, transform: v2.Transform) -> Dataset:
         return with_images(splits[split], transform, cea.image_column, label)
 
+    # Trainer seeds the generators too, but only once it has the model, whose fresh head is drawn before. Nothing may
+    # come between seed and model: what is found cached draws nothing, what is not may.
+    set_seed(args.seed)
     trainer = VeCAFTrainer(
         model=load_model(name, splits["train"].features[label].names),
         args=args,

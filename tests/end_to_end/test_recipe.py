@@ -229,8 +229,12 @@ def test_no_sample_is_in_two_splits_and_the_test_is_the_one_named(
         assert numbers["test"] == set(range(400, 440))
 
 
-def test_the_seed_settles_the_fresh_head(recipes: None, tmp_path: Path) -> None:
+def test_the_seed_settles_the_fresh_head(recipes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import finetune
+    import local_models
+
+    # Where nothing is cached yet, the first run writes the package's weights as a checkpoint.
+    monkeypatch.setattr(local_models, "HF_HOME", str(tmp_path / "empty"))
 
     def head(seed: int) -> torch.Tensor:
         options = ["--config", str(ROOT / QUICKSTART), "--output_dir", str(tmp_path), "--text_encoder", "none"]
