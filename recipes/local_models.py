@@ -54,14 +54,15 @@ def efficientnet_lite0() -> Path:
     names = model.timm_model.state_dict().keys()
     model.timm_model.load_state_dict(dict(zip(names, weights.values(), strict=True)))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = tempfile.mkdtemp(dir=folder.parent)
-    model.save_pretrained(temporary)
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        # Another process was faster; its folder is as good.
-        if not folder.is_dir():
-            raise
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        written = Path(temporary) / folder.name
+        model.save_pretrained(written)
+        try:
+            os.rename(written, folder)
+        except OSError:
+            # Another process was faster; its folder is as good.
+            if not folder.is_dir():
+                raise
     return folder
 
 

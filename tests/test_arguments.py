@@ -1,5 +1,6 @@
 """Every option says what it is, and refuses what has no meaning, at construction."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -152,6 +153,7 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "scoring_fraction": 0.5,
         "scoring_batch_size": 7,
         "single_run": True,
+        "on_bad_sample": "skip",
         "head_warmup": True,
     }
     value = others[field.name] if field.name in others else field.default * 2
@@ -195,6 +197,62 @@ def test_a_callable_is_taken_and_written_by_its_name(make, tmp_path, option):
     assert getattr(pickle.loads(pickle.dumps(made)), option) == name
     # Writing it changed nothing.
     assert callable(getattr(made, option))
+
+
+class Stateful:
+    def __call__(self, candidates, budget, options, generator):
+        return candidates.indices[:budget]
+
+
+def test_an_object_is_written_by_its_class_the_same_in_every_run(make):
+    assert (
+        make(strategy=Stateful()).to_dict()["strategy"] == make(strategy=Stateful()).to_dict()["strategy"] == "Stateful"
+    )
+
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "replace": lambda made: dataclasses.replace(made, num_loops=2),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_copy_has_the_function_and_the_token(make, copied):
+    made = make(strategy=lambda *arguments: arguments[0], loss_weighting=len, hub_token=TOKEN)
+    assert made.device.type == "cpu"  # Kept, once asked for.
+    twin = copied(made)
+    assert type(twin) is VeCAFArguments and twin is not made
+    assert twin.strategy is made.strategy and twin.loss_weighting is len and twin.hub_token == TOKEN
+    assert twin.device == made.device
+    twin.num_loops = 7
+    assert made.num_loops == 3
+
+
+def test_a_deep_copy_shares_nothing_that_changes(make):
+    made = make(strategy=Stateful(), lr_scheduler_kwargs={"nested": [1]})
+    twin = copy.deepcopy(made)
+    twin.lr_scheduler_kwargs["nested"].append(2)
+    twin.strategy.state = 1
+    assert made.lr_scheduler_kwargs == {"nested": [1]} and not hasattr(made.strategy, "state")
+
+
+TOKEN = "hf_NobodyMayReadThis"
+
+
+def test_no_token_in_any_form_but_the_field(make, tmp_path):
+    made = make(hub_token=TOKEN)
+    assert made.hub_token == TOKEN
+    made.push_to_hub_token = TOKEN  # Of older versions.
+    torch.save(made, tmp_path / "training_args.bin")
+    assert TOKEN.encode() not in (tmp_path / "training_args.bin").read_bytes()
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert TOKEN.encode() not in pickle.dumps(made, protocol)
+    loaded = pickle.loads(pickle.dumps(made))
+    assert loaded.hub_token is None and loaded.num_loops == made.num_loops
+    for text in (repr(made), str(made), f"{made}", made.to_json_string(), str(made.to_sanitized_dict())):
+        assert TOKEN not in text and "num_loops" in text
+    assert made.hub_token == TOKEN
 
 
 def test_a_function_is_written_by_its_name(make):

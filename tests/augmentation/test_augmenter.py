@@ -436,7 +436,9 @@ def test_a_dual_alignment_is_fitted_on_the_encoders_embeddings_of_raw_images():
     callback.prepare(make_head(), D, Accelerator(cpu=True), CostMeter())
     asked = []
 
-    def encode_images(images):
+    def encode_images(images, total):
+        images = list(images)
+        assert len(images) == total
         assert all(image.mode == "RGB" for image in images)
         asked.extend(image.getpixel((0, 0))[0] for image in images)
         return torch.stack([randn(DT, seed=image.getpixel((0, 0))[0]) for image in images])

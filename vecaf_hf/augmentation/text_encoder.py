@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 import json
 import logging
 import os
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,8 +29,9 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import cached_file
 
-from vecaf_hf.augmentation.text_cache import TextCache, encoder_fingerprint
+from vecaf_hf.augmentation.embedding_cache import EmbeddingCache, encoder_fingerprint
 from vecaf_hf.augmentation.text_pooling import POOLINGS, SENTENCE_POOLINGS, pool, projected
+from vecaf_hf.printable import printable
 from vecaf_hf.validation import check_at_least, check_choice
 
 logger = logging.getLogger(__name__)
@@ -41,8 +43,10 @@ DEFAULT_WINDOW = 512
 # Tokenizers without a limit say 1e30.
 UNLIMITED = 10**9
 LOADING_ADVICE = "check the spelling, log in with `hf auth login` if it is gated or private, or pass a local folder"
-# Texts between two writes to the cache: what a killed run loses at most.
-TEXTS_PER_SHARD = 4096
+DTYPE = torch.float32
+# Texts, and images, between two writes to the cache: what a killed run loses at most. Images are held in memory.
+TEXTS_AT_ONCE = 4096
+IMAGES_AT_ONCE = 256
 
 
 class TextEncoder:
@@ -65,14 +69,14 @@ class TextEncoder:
         pooling: auto, or one of pooled, mean, last, cls, max.
         max_length: Tokens per text, at most; by default what the encoder takes.
         batch_size: Texts (or images) per forward pass; changes no result.
-        cache_dir: Where embeddings are kept; by default `vecaf_hf/text` in the Hugging Face home.
+        cache_dir: Where embeddings are kept; by default `vecaf_hf/embeddings` in the Hugging Face home.
         trust_remote_code: Whether to run modelling code that the checkpoint brings.
         device: Where to run, set until the first text is encoded; by default the accelerator if there is one.
         disable_tqdm: Whether to hide progress bars.
 
     Attributes:
-        forwards: Texts that this object ran through the model; those in the cache were not.
-        truncated: Of these, the ones longer than the encoder's window, which lost their end.
+        forwards: Texts and images that this object ran through the model; those in the cache were not.
+        truncated: Texts given to this object that exceed the encoder's window, and so lost their end.
 
     Raises:
         ValueError: The checkpoint is not found, not accessible or no text encoder, or an option is not one of
@@ -98,12 +102,13 @@ class TextEncoder:
         self.name_or_path = str(name_or_path)
         self.max_length = max_length
         self.batch_size = batch_size
-        self.cache_dir = Path(cache_dir or Path(huggingface_hub.constants.HF_HOME) / "vecaf_hf" / "text")
+        self.cache_dir = Path(cache_dir or Path(huggingface_hub.constants.HF_HOME) / "vecaf_hf" / "embeddings")
         self.trust_remote_code = trust_remote_code
         self.device = device
         self.disable_tqdm = disable_tqdm
         self.forwards = 0
         self.truncated = 0
+        self._truncated: set[str] = set()
         self._dimension: int | None = None
         self._revision = revision
         self._config: PreTrainedConfig = self._load(AutoConfig, "configuration")
@@ -135,23 +140,23 @@ class TextEncoder:
         for position, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"text {position} is {text!r}: only non-empty strings can be encoded")
+            if not _is_unicode(text):
+                raise ValueError(f"text {position} is {text!r}: it holds half a character, which nothing can encode")
         if not texts:
             return torch.empty(0, self.dimension)
-        found = self._cache.get(dict.fromkeys(texts))
-        missing = [text for text in dict.fromkeys(texts) if text not in found]
-        progress = tqdm(total=len(missing), desc="Encoding texts", disable=self.disable_tqdm, leave=False)
-        with progress:
-            for start in range(0, len(missing), TEXTS_PER_SHARD):
-                shard = missing[start : start + TEXTS_PER_SHARD]
-                embeddings = self._embed(shard, progress)
-                self._cache.put(shard, embeddings)
-                found.update(zip(shard, embeddings, strict=True))
-        result = torch.stack([found[text] for text in texts])
-        self._dimension = result.shape[1]
-        return result
+        with self._progress("texts", len(texts)) as progress:
+            embed = partial(self._embed_texts, progress)
+            rows = self._text_cache.rows(texts, _text_key, embed, TEXTS_AT_ONCE, progress.update)
+        self._note_truncated(texts, rows[:, -1])
+        self._dimension = rows.shape[1] - 1
+        return rows[:, :-1].contiguous()
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+    def encode_images(self, images: Iterable[Image.Image], total: int | None = None) -> Tensor:
         """One row per image, in the space of the texts: float32 on the CPU, [n, d_t].
+
+        Args:
+            images: Taken one after the other, a few hundred in memory at a time.
+            total: How many there are, for the progress bar.
 
         Raises:
             ValueError: The encoder is no dual encoder.
@@ -161,22 +166,19 @@ class TextEncoder:
                 f"{self.name_or_path!r} has no image tower, so it cannot embed images: choose a dual encoder "
                 'such as CLIP or SigLIP, or align its texts with alignment="ridge"'
             )
-        if not images:
-            return torch.empty(0, self.dimension)
-        rows = []
-        starts = range(0, len(images), self.batch_size)
-        for start in tqdm(starts, "Encoding images", disable=self.disable_tqdm, leave=False):
-            batch = [images[row].convert("RGB") for row in range(len(images))[start : start + self.batch_size]]
-            rows.append(self._image_features(batch))
-        return torch.cat(rows)
+        with self._progress("images", total) as progress:
+            embed, rgb = partial(self._embed_images, progress), (image.convert("RGB") for image in images)
+            rows = self._image_cache.rows(rgb, _image_key, embed, IMAGES_AT_ONCE, progress.update)
+        return rows if len(rows) else torch.empty(0, self.dimension)
 
     def release(self) -> None:
         """Free the weights; what is in the cache stays at hand, and anything else loads them again."""
         self.__dict__.pop("_model", None)
 
-    def _embed(self, texts: Sequence[str], progress: tqdm[NoReturn]) -> Tensor:
-        """The embeddings of texts that no cache holds, longest first so that a batch is padded little."""
-        lengths = [len(ids) for ids in self._tokenizer(list(texts), verbose=False)["input_ids"]]
+    def _embed_texts(self, progress: tqdm[NoReturn], texts: list[str]) -> Tensor:
+        """Texts that no cache holds, longest first so that a batch is padded little. The last column is not of the
+        embedding: it has the tokens that the text lost. [n, d_t + 1]."""
+        lengths = [len(ids) for ids in self._tokenizer(texts, verbose=False)["input_ids"]]
         order = sorted(range(len(texts)), key=lengths.__getitem__, reverse=True)
         rows = []
         for start in range(0, len(order), self.batch_size):
@@ -185,14 +187,38 @@ class TextEncoder:
             progress.update(len(batch))
         # Outside inference mode, so that what leaves here is an ordinary tensor.
         embeddings = torch.cat(rows)[torch.tensor(order).argsort()]
-        if not bool(embeddings.isfinite().all()):
-            position = int((~embeddings.isfinite().all(dim=1)).nonzero()[0, 0])
-            raise ValueError(f"{self.name_or_path!r} has no finite embedding for {texts[position]!r}")
-        self.forwards += len(texts)
-        if truncated := sum(length > self._window for length in lengths):
-            self.truncated += truncated
-            logger.warning("%d texts lose their end: they exceed %d tokens", truncated, self._window)
-        return embeddings
+        lost = (torch.tensor(lengths) - self._window).clamp(min=0)
+        return self._counted(torch.cat([embeddings, lost[:, None]], dim=1), texts)
+
+    def _embed_images(self, progress: tqdm[NoReturn], images: list[Image.Image]) -> Tensor:
+        rows = []
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            rows.append(self._image_features(batch))
+            progress.update(len(batch))
+        return self._counted(torch.cat(rows), images)
+
+    def _counted(self, rows: Tensor, inputs: Sequence[object]) -> Tensor:
+        if not bool(rows.isfinite().all()):
+            position = int((~rows.isfinite().all(dim=1)).nonzero()[0, 0])
+            raise ValueError(f"{self.name_or_path!r} has no finite embedding for {inputs[position]!r}")
+        self.forwards += len(rows)
+        return rows
+
+    def _note_truncated(self, texts: Sequence[str], lost: Tensor) -> None:
+        new = {text: count for text, count in zip(texts, lost.tolist(), strict=True) if count > 0}
+        new = {text: count for text, count in new.items() if text not in self._truncated}
+        if new:
+            self._truncated |= new.keys()
+            self.truncated = len(self._truncated)
+            logger.warning(
+                "%d texts lose their end, %d tokens at most: they exceed the encoder's window",
+                len(new),
+                max(new.values()),
+            )
+
+    def _progress(self, what: str, total: int | None) -> tqdm[NoReturn]:
+        return tqdm(total=total, desc=f"Encoding {what}", disable=self.disable_tqdm, leave=False)
 
     @torch.inference_mode()
     def _text_features(self, texts: list[str]) -> Tensor:
@@ -233,15 +259,25 @@ class TextEncoder:
         return min(window, positions) if positions > 0 else window
 
     @cached_property
-    def _cache(self) -> TextCache:
-        fingerprint = encoder_fingerprint(
+    def fingerprint(self) -> str:
+        """Changes whenever the embeddings may: checkpoint, pooling, window, precision, the code that runs."""
+        return encoder_fingerprint(
             self.name_or_path,
             self._revision,
             pooling=self.pooling,
             max_length=self.max_length,
-            dtype="float32",
+            dtype=str(DTYPE),
+            # A checkpoint that brings its own code is another model without it; the module's name has its commit.
+            model=f"{self._model_class.__module__}.{self._model_class.__qualname__}",
         )
-        return TextCache(self.cache_dir / fingerprint)
+
+    @cached_property
+    def _text_cache(self) -> EmbeddingCache:
+        return EmbeddingCache(self.cache_dir / self.fingerprint / "texts")
+
+    @cached_property
+    def _image_cache(self) -> EmbeddingCache:
+        return EmbeddingCache(self.cache_dir / self.fingerprint / "images")
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -267,9 +303,7 @@ class TextEncoder:
         config = copy.deepcopy(self._config)
         if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
             config.is_encoder_decoder = False
-        model, report = self._load(
-            self._model_class, "weights", config=config, dtype=torch.float32, output_loading_info=True
-        )
+        model, report = self._load(self._model_class, "weights", config=config, dtype=DTYPE, output_loading_info=True)
         missing = report["missing_keys"]
         if self.pooling != "pooled":
             missing = [name for name in missing if "pooler" not in name]
@@ -343,7 +377,7 @@ class TextEncoder:
         try:
             return source.from_pretrained(self.name_or_path, **options)
         except Exception as error:  # Of any type, by what the checkpoint lacks.
-            reason = " ".join(str(error).split())
+            reason = printable(" ".join(str(error).split()))
             advice = f"; {LOADING_ADVICE}" if isinstance(error, OSError) else ""
             raise ValueError(
                 f"cannot load the {part} of text encoder {self.name_or_path!r}: {reason}{advice}"
@@ -353,6 +387,21 @@ class TextEncoder:
 def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The part of a dual encoder's configuration that is about text."""
     return getattr(config, "text_config", None) or config
+
+
+def _text_key(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _image_key(image: Image.Image) -> bytes:
+    digest = hashlib.sha256(f"{image.mode} {image.width} x {image.height} ".encode())
+    digest.update(image.tobytes())
+    return digest.digest()
+
+
+def _is_unicode(text: str) -> bool:
+    """False for a name of a file that is no UTF-8, as Python reads it."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _accelerator() -> torch.device | str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import ModelCard
-
+from vecaf_hf.printable import printable
 from vecaf_hf.reporting.summary import class_table, cost_table, loop_table
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ TITLE = "## How the training data were selected"
 def selection_section(trainer: VeCAFTrainer) -> str:
     """What was selected in each loop, and what the run cost, in Markdown."""
     args = trainer.args
-    budget = trainer.selection.indices.numel()
+    strategy, budget = printable(args.to_dict()["strategy"]), trainer.selection.indices.numel()
     return "\n".join(
         [
             TITLE,
             "",
-            f"Finetuned with [vecaf_hf](https://arxiv.org/abs/2401.07853): strategy `{args.strategy}`, "
+            f"Finetuned with [vecaf_hf](https://arxiv.org/abs/2401.07853): strategy `{strategy}`, "
             f"{len(trainer.loop_records)} loops, {budget} samples per loop out of {len(trainer.train_dataset)}.",
             "",
             *_block(loop_table(trainer.loop_records, trainer.state.log_history)),
@@ -38,10 +38,12 @@ def selection_section(trainer: VeCAFTrainer) -> str:
 
 def add_selection_section(path: str, trainer: VeCAFTrainer) -> None:
     """Put the section at the end of a card, in place of an earlier one."""
-    card = ModelCard.load(path)
-    card.text = card.text.split(TITLE)[0].rstrip() + "\n\n" + selection_section(trainer)
-    card.save(path)
+    # The rest byte for byte: a name in its metadata that YAML must quote need not survive another quoting.
+    card, section = Path(path), f"\n\n{selection_section(trainer)}"
+    rest = card.read_bytes().split(f"\n{TITLE}\n".encode())[0].rstrip()
+    card.write_bytes(rest + section.encode())
 
 
 def _block(text: str) -> list[str]:
-    return ["```text", text.replace("```", "'''"), "```", ""]
+    # Every row of a table ends with a number: backticks in a name cannot end the block.
+    return ["```text", text, "```", ""]

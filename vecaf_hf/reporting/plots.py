@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from vecaf_hf.cost import KINDS
 from vecaf_hf.loop.record import LoopRecord
+from vecaf_hf.printable import printable
 
 if TYPE_CHECKING:
     from vecaf_hf.trainer import VeCAFTrainer
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 # With more classes than this, a heat map's rows go unlabelled.
 LABELLED_CLASSES = 40
+# Characters of their names.
+LONGEST_NAME = 24
 # Up to this many, the heat map's cells show their numbers.
 NUMBERED_CELLS = 120
 
@@ -34,8 +38,11 @@ def write_plots(trainer: VeCAFTrainer, folder: Path) -> list[Path]:
         "selection.png": selection(records, trainer.class_names),
         "cost.png": cost(trainer.meter.state()["work"]),
     }
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=130)
+    with warnings.catch_warnings():
+        # Names in a script that the font lacks are drawn as boxes; their rows are those of the summary's table.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from|Matplotlib currently does not support")
+        for name, figure in figures.items():
+            figure.savefig(folder / name, dpi=130)
     return [folder / name for name in figures]
 
 
@@ -77,7 +84,8 @@ def selection(records: Sequence[LoopRecord], names: Sequence[str]) -> Figure:
         else:
             figure.colorbar(image, ax=by_class, label="selected samples")
         if len(classes) <= LABELLED_CLASSES:
-            by_class.set_yticks(range(len(classes)), [_plain(names[c] if c < len(names) else str(c)) for c in classes])
+            rows = [printable(names[c] if c < len(names) else c, LONGEST_NAME) for c in classes]
+            by_class.set_yticks(range(len(classes)), rows, parse_math=False)
     by_class.set(title="Selected samples by class", xlabel="loop")
     loops = [record.loop for record in records]
     new = [record.new for record in records]
@@ -127,8 +135,3 @@ def _line(
     points = [(log["step"], log[key]) for log in history if key in log]
     if points:
         axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, label=label)
-
-
-def _plain(name: str) -> str:
-    """A class name on one line, taken by matplotlib as text, not as mathematics."""
-    return " ".join(name.split()).replace("$", r"\$")

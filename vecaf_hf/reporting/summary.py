@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from vecaf_hf.cost import KINDS, Work
 from vecaf_hf.loop.record import LoopRecord
+from vecaf_hf.printable import printable
 
 if TYPE_CHECKING:
     from vecaf_hf.trainer import VeCAFTrainer
 
 # Classes named one by one in the loops' table; more are counted.
 NAMED_CLASSES = 12
+# Characters of a cell.
+WIDEST_CELL = 40
 
 
 def summarise(trainer: VeCAFTrainer, metrics: Mapping[str, float], plots: Iterable[Path]) -> str:
@@ -27,7 +30,7 @@ def summarise(trainer: VeCAFTrainer, metrics: Mapping[str, float], plots: Iterab
         ("Selected samples by class", class_table(trainer.loop_records, trainer.class_names)),
         ("Cost", cost_table(trainer.meter.state()["work"])),
         ("Result", table(results) if results else "  no test split"),
-        ("Files", "\n".join(f"  {name.ljust(10)}  {path}" for name, path in files)),
+        ("Files", "\n".join(f"  {name.ljust(10)}  {printable(path)}" for name, path in files)),
     ]
     return "\n".join(f"\n{title}\n{text}" for title, text in sections)
 
@@ -76,7 +79,7 @@ def class_table(records: Sequence[LoopRecord], names: Sequence[str]) -> str:
     rows = [["class", *(f"loop {record.loop}" for record in records)]]
     for label in classes:
         name = names[label] if label < len(names) else str(label)
-        rows.append([" ".join(name.split()), *(str(record.class_counts.get(label, 0)) for record in records)])
+        rows.append([name, *(str(record.class_counts.get(label, 0)) for record in records)])
     return table(rows)
 
 
@@ -93,7 +96,9 @@ def cost_table(work: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell, the first to the left, numbers to the right."""
+    """Columns padded to their widest cell, the first to the left, numbers to the right; a row is a line whatever is in
+    its cells."""
+    rows = [[printable(cell, WIDEST_CELL) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
