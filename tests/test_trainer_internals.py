@@ -7,9 +7,15 @@ import pytest
 from transformers import Trainer, TrainerCallback
 
 from vecaf_hf import VeCAFTrainer
+from vecaf_hf.resuming import ResumingTrainer
 
 # Names of the parameters after self, and whether each has a default.
 SIGNATURES = {
+    "train": "resume_from_checkpoint=, trial=, ignore_keys_for_eval=",
+    "_evaluate": "trial, ignore_keys_for_eval, skip_scheduler=",
+    "_load_callback_state": "",
+    "_save": "output_dir=, state_dict=",
+    "_save_rng_state": "output_dir",
     "_save_checkpoint": "model, trial",
     "_load_from_checkpoint": "resume_from_checkpoint, model=",
     "_load_best_model": "",
@@ -45,13 +51,16 @@ def test_signature(name):
     assert written(getattr(Trainer, name)) == SIGNATURES[name]
 
 
+OURS = {**vars(ResumingTrainer), **vars(VeCAFTrainer)}
+
+
 def overridden() -> list[str]:
-    return [name for name, value in vars(VeCAFTrainer).items() if inspect.isfunction(value) and hasattr(Trainer, name)]
+    return [name for name, value in OURS.items() if inspect.isfunction(value) and hasattr(Trainer, name)]
 
 
 def test_whatever_has_a_name_of_trainers_is_in_the_table():
     """Else a method of ours that Trainer comes to have too would be called in its place, unnoticed."""
-    ours = {name for name in vars(VeCAFTrainer) if not name.startswith("__")}
+    ours = {name for name in OURS if not name.startswith("__")}
     assert {name for name in ours if hasattr(Trainer, name)} <= SIGNATURES.keys(), "add it to SIGNATURES"
 
 
@@ -88,6 +97,31 @@ def test_attributes_that_are_read():
     for name in ("label_smoother", "compute_loss_func", "label_names", "data_collator", "train_dataset"):
         assert re.search(rf"self\.{name}\b.*=", source), name
     assert "self._train_batch_size" in inspect.getsource(Trainer)
+
+
+def test_the_sum_of_losses_is_set_before_the_first_loop_begins():
+    """A resumed run restores it there."""
+    assert_in_order(
+        inspect.getsource(Trainer._inner_training_loop),
+        ["self._tr_loss = ", "self._globalstep_last_logged = ", "self.callback_handler.on_epoch_begin("],
+    )
+
+
+def test_a_checkpoint_is_marked_as_whole_after_all_else_and_before_older_ones_are_removed():
+    assert_in_order(
+        inspect.getsource(Trainer._save_checkpoint),
+        [
+            "self.save_model(",
+            "self._save_optimizer_and_scheduler(",
+            "self._save_rng_state(",
+            "self.state.save_to_json(",
+            "rotate_checkpoints(",
+        ],
+    )
+
+
+def test_only_the_evaluation_on_start_skips_the_schedule():
+    assert_in_order(inspect.getsource(Trainer), ["if args.eval_on_start:", "skip_scheduler=True"])
 
 
 def test_the_objective_gets_what_ours_takes():

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
 
+from vecaf_hf.data.unloadable import ON_BAD_SAMPLE
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.registry import STRATEGIES
-from vecaf_hf.validation import check_at_least, check_choice
+from vecaf_hf.validation import check_choice, check_fraction, check_options, check_positive, whole
 
 SAMPLE_WEIGHTS = ("none", "mass")
 DEFAULT_FRACTION = 0.1
+# Trainer's and ours that a run's sizes and seeds are made of, and the least of each.
+WHOLE_NUMBERS = {
+    "num_loops": 1,
+    "selection_budget": 1,
+    "scoring_batch_size": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "max_steps": -1,  # not set
+    "seed": 0,
+    "data_seed": 0,
+}
 
 
 @dataclass
@@ -68,6 +82,14 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "stands for (undoes the selection's bias)."
         },
     )
+    on_bad_sample: str = field(
+        default="raise",
+        metadata={
+            "help": "What becomes of samples that cannot be loaded (corrupt or missing images): raise an error that "
+            "names them before training begins, or skip them: they are never selected, and listed in a warning and in "
+            "trainer.skipped_samples."
+        },
+    )
     head: str | None = field(
         default=None,
         metadata={"help": "Dotted name of the classification head inside the model, where it is not found by itself."},
@@ -76,26 +98,36 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         default=None, metadata={"help": "The dataset's column of labels, where it is not found by itself."}
     )
 
+    def __new__(cls, *args: Any, **options: Any) -> VeCAFArguments:
+        check_options(cls.__name__, options, cls.__dataclass_fields__)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         TrainingArguments.__post_init__(self)
         SelectionOptions.__post_init__(self)
         check_choice("strategy", self.strategy, STRATEGIES)
         check_choice("sample_weights", self.sample_weights, SAMPLE_WEIGHTS, or_callable=False)
-        check_at_least("num_loops", self.num_loops, 1)
+        check_choice("on_bad_sample", self.on_bad_sample, ON_BAD_SAMPLE, or_callable=False)
+        self._check_numbers()
         self._check_sizes()
         self._refuse_what_breaks_loops()
+        if self.world_size > 1:
+            self._refuse_uneven_shares(self.world_size, self.accelerator_config)
+
+    def _check_numbers(self) -> None:
+        for name, least in WHOLE_NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None or self.__dataclass_fields__[name].default is not None:
+                setattr(self, name, whole(name, value, least))
+        check_fraction("scoring_fraction", self.scoring_fraction)
+        if self.selection_fraction is not None:
+            check_fraction("selection_fraction", self.selection_fraction)
+        if self.max_steps <= 0:
+            check_positive("num_train_epochs", self.num_train_epochs)
 
     def _check_sizes(self) -> None:
         if self.selection_fraction is not None and self.selection_budget is not None:
             raise ValueError("selection_fraction and selection_budget are both given: keep one")
-        for name in ("selection_fraction", "scoring_fraction"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise ValueError(f"{name} is {value}; it must be above 0 and at most 1")
-        for name in ("selection_budget", "scoring_batch_size"):
-            value = getattr(self, name)
-            if value is not None:
-                check_at_least(name, value, 1)
         if 0 < self.max_steps < self.num_loops:
             raise ValueError(f"num_loops is {self.num_loops}, more than max_steps ({self.max_steps})")
 
@@ -115,6 +147,24 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                 "decides what is sampled"
             )
 
+    def _refuse_uneven_shares(self, world: int, config: Any) -> None:
+        if config.dispatch_batches and not config.split_batches:
+            raise ValueError(
+                "accelerator_config has dispatch_batches without split_batches: accelerate resumes such a loader at "
+                "the wrong batch (skip_first_batches forgets the number of processes); set split_batches too, or none"
+            )
+        if not config.even_batches:
+            raise ValueError(
+                f"accelerator_config has even_batches=False: an evaluation gathers rows from {world} processes, and "
+                "ends when they have different numbers; leave it True"
+            )
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if config.split_batches and getattr(self, name) % world:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, and split_batches divides it among {world} processes: set a "
+                    f"multiple of {world}"
+                )
+
     def budget(self, pool_size: int) -> int:
         """K for a pool of N samples: round(fraction * N), at least 1.
 
@@ -128,16 +178,44 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             raise ValueError(f"selection_budget is {self.selection_budget}, more than the pool's {pool_size} samples")
         return self.selection_budget
 
+    def identity(self) -> dict[str, Any]:
+        """The options that decide what is selected: a resumed run must share them. JSON values; callables by name."""
+        names = [
+            *SelectionOptions.__dataclass_fields__,
+            "single_run",
+            "scoring_fraction",
+            "head_warmup",
+            "sample_weights",
+            "label_smoothing_factor",
+        ]
+        return {name: _named(getattr(self, name)) for name in names}
+
     def to_dict(self) -> dict[str, Any]:
         return {name: _named(value) for name, value in super().to_dict().items()}
 
+    # Trainer's own, which hides tokens: dataclass would write one that shows them.
+    __repr__ = TrainingArguments.__repr__
+
     def __getstate__(self) -> dict[str, Any]:
-        # Trainer writes its arguments beside each checkpoint; a user's local function could not be written.
-        return {
-            name: _named(value) if name in ("strategy", "loss_weighting") else value
-            for name, value in vars(self).items()
-        }
+        # For pickle, whose files leave the machine: no token, and by its name a local function, which has no pickle.
+        state = {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
+        return state | {name: _named(state[name]) for name in ("strategy", "loss_weighting")}
+
+    def __copy__(self) -> VeCAFArguments:
+        return self._twin(vars(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VeCAFArguments:
+        return self._twin(copy.deepcopy(vars(self), memo))
+
+    def _twin(self, values: dict[str, Any]) -> VeCAFArguments:
+        """Other arguments with these values, tokens and functions included, which pickle leaves out."""
+        twin = object.__new__(type(self))
+        vars(twin).update(values)
+        return twin
 
 
 def _named(value: Any) -> Any:
-    return getattr(value, "__qualname__", repr(value)) if callable(value) and not isinstance(value, type) else value
+    if not callable(value) or isinstance(value, type):
+        return value
+    # Of an object its class: its repr has its address, another one in each run.
+    return getattr(value, "__qualname__", type(value).__qualname__)

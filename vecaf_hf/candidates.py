@@ -68,9 +68,10 @@ class Candidates:
         bad = ~values.isfinite().reshape(len(self), -1).all(dim=1)
         if bad.any():
             row = int(bad.nonzero()[0, 0])
+            suspects = "the model's weights" if bad.all() else "this sample's image and label"
             raise ValueError(
                 f"{name} of sample {int(self.indices[row])} is not finite ({int(bad.sum())} such samples): "
-                "check this sample's image and label, or whether training has diverged"
+                f"check {suspects}, or whether training has diverged"
             )
 
     def __len__(self) -> int:

@@ -1,11 +1,129 @@
-"""Loading a transformers model's weights from a checkpoint, strictly."""
+"""Checkpoints that are whole: telling them from half-written ones, loading their weights strictly, and what to say when
+the disk is full."""
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import (
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+)
+
+from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE
+
+logger = logging.getLogger(__name__)
+
+
+def find_checkpoint(resume_from_checkpoint: str | bool, output_dir: str) -> str | None:
+    """The checkpoint to resume from: the given folder, or with True the last whole one of the run.
+
+    Returns:
+        A folder; None if the run has no whole checkpoint yet and must begin at its beginning.
+
+    Raises:
+        ValueError: The given folder is no whole checkpoint; the message names the file.
+    """
+    if resume_from_checkpoint is not True:
+        folder = Path(str(resume_from_checkpoint))
+        damage = find_damage(folder)
+        if damage is not None:
+            raise ValueError(
+                f"cannot resume from {folder}: {damage}, so it was not written by VeCAFTrainer or not to its end; use "
+                "an earlier checkpoint, or resume_from_checkpoint=True for the last whole one"
+            )
+        return str(folder)
+    for folder in sorted(Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step, reverse=True):
+        damage = find_damage(folder)
+        if damage is None:
+            return str(folder)
+        logger.warning("%s is passed over: %s, so it was not written to its end", folder, damage)
+    logger.warning("%s has no whole checkpoint: the run starts from the beginning", output_dir)
+    return None
+
+
+def _step(folder: Path) -> int:
+    number = folder.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def find_damage(folder: Path) -> str | None:
+    """What keeps a run from resuming here, a file that is missing or not written to its end; None if nothing does."""
+    weights = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
+    if not any((folder / name).is_file() for name in weights):
+        return f"it has no {weights[0]}"
+    present = {path.name for path in folder.iterdir() if path.is_file()}
+    for name in (JSON_FILE, TENSORS_FILE, TRAINER_STATE_NAME, OPTIMIZER_NAME, SCHEDULER_NAME):
+        if name not in present:
+            return f"it has no {name}"
+    for name in sorted(present):
+        if not _is_readable(folder / name):
+            return f"{name} is damaged"
+    expected = _shards(folder) | _generators(folder)
+    lacking = sorted(expected - present)
+    return f"it has no {lacking[0]}" if lacking else None
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".safetensors":
+            # The header's sizes are checked against the file's.
+            with safe_open(path, framework="pt"):
+                pass
+        elif path.suffix in (".pt", ".pth"):
+            # torch writes zip archives, whose directory comes last.
+            return zipfile.is_zipfile(path)
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return True
+
+
+def _shards(folder: Path) -> set[str]:
+    """Files that an index of weights names."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    return set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+
+
+def _generators(folder: Path) -> set[str]:
+    """Files with the states of the processes' generators."""
+    world = json.loads((folder / JSON_FILE).read_text())["identity"]["world_size"]
+    return {"rng_state.pth"} if world == 1 else {f"rng_state_{rank}.pth" for rank in range(world)}
+
+
+@contextmanager
+def writing(folder: str) -> Iterator[None]:
+    """Inside the block a checkpoint is written, in the place of whatever a killed run may have left in its folder.
+
+    Raises:
+        OSError: It cannot be written, for example because the disk is full. What was written of it is removed.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        parent = Path(folder).parent
+        free = shutil.disk_usage(parent).free if parent.is_dir() else 0
+        raise OSError(
+            f"cannot write the checkpoint {folder} ({error}); {free / 1e9:.1f} GB are free there. Make room (or set "
+            "save_total_limit) and start again with resume_from_checkpoint=True: the run goes on from its last whole "
+            "checkpoint"
+        ) from error
 
 
 def reload_model(model: nn.Module, folder: str) -> bool:

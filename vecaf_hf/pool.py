@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
+from tqdm.auto import tqdm
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.data.columns import read_labels
-from vecaf_hf.data.indexed import Draw
+from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, Unloadable
+from vecaf_hf.data.labels import check_range
 from vecaf_hf.data.loading import indexed_loader
+from vecaf_hf.data.unloadable import LISTED, listed, refuse
+from vecaf_hf.printable import printable
+
+logger = logging.getLogger(__name__)
 
 Collator = Callable[[list[Any]], Any]
+
+ADVICE = 'Mend or remove it, or set on_bad_sample="skip"'
 
 
 class Pool:
@@ -27,9 +39,11 @@ class Pool:
         args: The run's options.
         prepare: dataset -> (dataset, collator), without the columns that the model does not take.
         label_name: The batch's key for the labels.
+        accelerator: Its processes share the loading.
 
     Attributes:
         labels: Class of each sample, LongTensor [N], or None where no column has it.
+        skipped: Samples that cannot be loaded, with the reason; no selection holds them.
 
     Raises:
         ValueError: A dataset is iterable only, the two have different lengths, or there is no such label column.
@@ -42,10 +56,11 @@ class Pool:
         args: VeCAFArguments,
         prepare: Callable[[Any], tuple[Any, Collator]],
         label_name: str,
+        accelerator: Accelerator,
     ) -> None:
         self.dataset = dataset
         self.scoring_dataset = dataset if scoring_dataset is None else scoring_dataset
-        self.args, self.prepare, self.label_name = args, prepare, label_name
+        self.args, self.prepare, self.label_name, self.accelerator = args, prepare, label_name, accelerator
         for samples in (self.dataset, self.scoring_dataset):
             if isinstance(samples, (IterableDataset, datasets.IterableDataset)) or not hasattr(samples, "__getitem__"):
                 raise ValueError(
@@ -58,9 +73,22 @@ class Pool:
             )
         self.seed = args.seed if args.data_seed is None else args.data_seed
         self.labels = read_labels(dataset, args.label_column)
+        self.forget_samples()
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def forget_samples(self) -> None:
+        """Begin a run: whatever could not be loaded in an earlier one may be whole by now."""
+        self.skipped: dict[int, str] = {}
+        self._loaded = torch.zeros(len(self), dtype=torch.bool)
+
+    @property
+    def usable(self) -> Tensor:
+        """Positions of all samples but the skipped ones, rising. LongTensor [n]."""
+        kept = torch.ones(len(self), dtype=torch.bool)
+        kept[list(self.skipped)] = False
+        return kept.nonzero().squeeze(1)
 
     def training_loader(self, draws: Any, batch_size: int) -> DataLoader:
         """Batches of the dataset, in the order of a sampler of draws."""
@@ -74,10 +102,76 @@ class Pool:
         batch_size = self.args.scoring_batch_size or self.args.eval_batch_size
         return indexed_loader(dataset, collator, [Draw(index) for index in indices], batch_size, self.args, self.seed)
 
+    # --- Samples that cannot be loaded ---
+
+    def note_loaded(self, indices: Tensor, unloadable: Mapping[int, Unloadable]) -> None:
+        """Take note of which of these samples could be loaded; called in every process with its own share.
+
+        Raises:
+            SampleError: Some cannot, and `on_bad_sample` is raise. Names them in every process.
+        """
+        everywhere = dict(gather_object(list(unloadable.items())))
+        if self.args.on_bad_sample == "raise":
+            refuse(self.scoring_dataset, everywhere, ADVICE)
+        self._loaded[indices] = True
+        new = {index: bad.reason for index, bad in sorted(everywhere.items()) if index not in self.skipped}
+        if new:
+            self.skipped |= new
+            reasons = listed(self.scoring_dataset, new)
+            logger.warning("%d samples cannot be loaded and are skipped: %s", len(new), reasons)
+
+    def refuse_unloadable(self, batch: Mapping[str, Any]) -> None:
+        """Raise a SampleError if a sample of this training batch could not be loaded."""
+        refuse(
+            self.dataset,
+            batch.get(UNLOADABLE, {}),
+            "It could be loaded when the loop began, or its training transform fails; training can resume from the "
+            "last checkpoint",
+        )
+
+    def check_loadable(self, indices: Tensor) -> bool:
+        """Load those of these samples that no one has loaded in this run, without the model; whether all could be.
+
+        Raises:
+            SampleError: Some cannot be loaded, and `on_bad_sample` is raise.
+        """
+        indices = indices[~self._loaded[indices]]
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        before = len(self.skipped)
+        unloadable: dict[int, Unloadable] = {}
+        hidden = bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process
+        with tqdm(total=len(indices), desc="Checking", unit="image", disable=hidden, leave=False) as progress:
+            for batch in self.scoring_loader(indices[rank::world].tolist()):
+                unloadable |= batch.get(UNLOADABLE, {})
+                progress.update(world * (len(batch[POOL_INDEX]) + len(batch.get(UNLOADABLE, {}))))
+        self.note_loaded(indices, unloadable)
+        return len(self.skipped) == before
+
+    # --- Labels ---
+
     def load_labels(self) -> None:
         """Find the labels in the batches, where no column has them: loads every sample once, without the model."""
         if self.labels is None:
-            self.labels = torch.cat([batch[self.label_name] for batch in self.scoring_loader(range(len(self)))])
+            labels = torch.zeros(len(self), dtype=torch.long)
+            unloadable: dict[int, Unloadable] = {}
+            for batch in self.scoring_loader(range(len(self))):
+                unloadable |= batch.get(UNLOADABLE, {})
+                if len(batch[POOL_INDEX]):
+                    labels[batch[POOL_INDEX]] = batch[self.label_name].long()
+            self.note_loaded(torch.arange(len(self)), unloadable)
+            self.labels = labels
+
+    def check_classes(self, class_names: Sequence[str]) -> None:
+        """Raise a ValueError if a label is no class of the model; warn of classes that no sample has."""
+        if self.labels is None or len(class_names) < 2:
+            return
+        check_range(self.labels, torch.arange(len(self)), len(class_names))
+        absent = torch.bincount(self.labels, minlength=len(class_names)) == 0
+        if absent.any():
+            names = [class_names[index] for index in absent.nonzero().squeeze(1).tolist()]
+            shown = printable(", ".join(names[:LISTED]))
+            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            logger.warning("no sample of the pool has the class %s%s: the model will not learn it", shown, more)
 
     def check_labels(self, scored: Candidates) -> None:
         """Raise a ValueError if the batches of these samples have other classes than the label column."""

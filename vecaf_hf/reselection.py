@@ -14,7 +14,8 @@ from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.loop.agreement import decided_by_main, on_main
+from vecaf_hf.loop.agreement import decided_by_main
+from vecaf_hf.pool import Pool
 from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.warmup import fit_head, rescored
 from vecaf_hf.seeding import seed_of, seeded
@@ -28,9 +29,7 @@ class Reselection:
     Args:
         args: The run's options.
         budget: K.
-        pool_size: N.
-        seed: The run's; with the loop it fixes everything random here.
-        labels: Class of each sample, LongTensor [N], or None.
+        pool: What is selected from; its seed fixes, with the loop, everything random here.
         score: Candidates of these positions of the pool under the current model.
         head: The model's classification head, for its warm-up.
         sample_loss: (outputs, labels) -> [n], for the warm-up.
@@ -43,9 +42,7 @@ class Reselection:
         self,
         args: VeCAFArguments,
         budget: int,
-        pool_size: int,
-        seed: int,
-        labels: Tensor | None,
+        pool: Pool,
         score: Callable[[Tensor], Candidates],
         head: nn.Module,
         sample_loss: SampleLoss,
@@ -53,36 +50,54 @@ class Reselection:
         meter: CostMeter,
         accelerator: Accelerator,
     ) -> None:
-        self.args, self.budget, self.pool_size, self.seed, self.labels = args, budget, pool_size, seed, labels
+        self.args, self.budget, self.pool = args, budget, pool
         self.score, self.head, self.sample_loss = score, head, sample_loss
         self.cea, self.meter, self.accelerator = cea, meter, accelerator
         self.strategy = find_strategy(args.strategy)
 
-    def select(self, loop: int, earlier: list[Selection]) -> tuple[Selection, Candidates, dict[str, float]]:
-        """The selection of a loop after the earlier loops' ones, what it was made from, and figures for the log."""
-        seed = seed_of(self.seed, loop)
+    def select(
+        self, loop: int, earlier: list[Selection], is_loadable: Callable[[Selection], bool]
+    ) -> tuple[Selection, Candidates, dict[str, float]]:
+        """The selection of a loop after the earlier loops' ones, what it was made from, and figures for the log.
+
+        Args:
+            loop: 0-based.
+            earlier: One selection a loop.
+            is_loadable: Whether the samples that the loop would train on can be loaded; the pool leaves out the others
+                from then on.
+        """
+        seed = seed_of(self.pool.seed, loop)
         # Transforms, models and strategies may draw from the global generators: not at the training's expense.
         with seeded(seed):
             if self.args.single_run and earlier:
-                candidates = Candidates(torch.arange(self.pool_size), labels=self.labels)
-                selection = earlier[0]
+                candidates, selection = self._unscored(), earlier[0]
             else:
                 candidates = self._candidates(seed, warmup=self.args.head_warmup and loop == 0)
                 selection = self._select_from(candidates, seed)
+                # What was not scored has not been loaded either; without what cannot be, the choice is another one.
+                while candidates.embeddings is None and not is_loadable(selection):
+                    candidates = self._unscored()
+                    selection = self._select_from(candidates, seed)
             figures = self._begin_augmentation(selection, candidates) if self.cea is not None else {}
         return selection, candidates, figures
 
+    def _unscored(self) -> Candidates:
+        usable, labels = self.pool.usable, self.pool.labels
+        return Candidates(usable, labels=None if labels is None else labels[usable])
+
     def _candidates(self, seed: int, warmup: bool) -> Candidates:
         """What the strategy chooses from: scored only if it, or a warm-up of the head, needs that."""
+        candidates = self._unscored()
         if not (self.strategy.needs_forward or warmup):
-            return Candidates(torch.arange(self.pool_size), labels=self.labels)
-        count = max(self.budget, round(self.args.scoring_fraction * self.pool_size))
+            return candidates
+        count = min(len(candidates), max(self.budget, round(self.args.scoring_fraction * len(self.pool))))
         generator = torch.Generator().manual_seed(seed)
-        candidates = self.score(candidate_set(self.pool_size, count, self.labels, generator))
+        rows = candidate_set(len(candidates), count, candidates.labels, generator)
+        candidates = self.score(candidates.indices[rows])
         if not warmup:
             return candidates
         with self.meter.timed("select"):
-            on_main(self.accelerator, partial(fit_head, self.head, candidates))
+            decided_by_main(self.accelerator, partial(fit_head, self.head, candidates))
         if self.accelerator.num_processes > 1:
             broadcast([parameter.data for parameter in self.head.parameters()])
         return rescored(self.head, candidates, self.sample_loss)
@@ -90,14 +105,13 @@ class Reselection:
     def _select_from(self, candidates: Candidates, seed: int) -> Selection:
         if self.cea is not None and candidates.embeddings is not None:
             candidates = self.cea.before_selection(candidates)
-        size = len(candidates) if self.strategy.takes_all else self.budget
 
         def run() -> Selection:
             moved = candidates.to(self.accelerator.device)
             return run_strategy(self.strategy, moved, self.budget, self.args, seed)
 
         with self.meter.timed("select"):
-            selection = decided_by_main(self.accelerator, run, size)
+            selection = decided_by_main(self.accelerator, run)
         self.meter.add("select", len(selection), selection.info.get("flops", 0.0))
         return selection
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import PreTrainedModel, set_seed
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback
 from vecaf_hf.candidates import Candidates, evenly_spaced
-from vecaf_hf.checkpoint import reload_model
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.loop import (
@@ -26,18 +25,20 @@ from vecaf_hf.loop import (
     LoopSampler,
     LoopSchedule,
     RunState,
-    Stream,
     record_loop,
-    updates_over_pool,
 )
+from vecaf_hf.loop.agreement import check_same_selection
 from vecaf_hf.loop.state import pool_fingerprint
 from vecaf_hf.pool import Collator, Pool
+from vecaf_hf.printable import printable
 from vecaf_hf.reporting.card import add_selection_section
 from vecaf_hf.reselection import Reselection
+from vecaf_hf.resuming import ResumingTrainer
 from vecaf_hf.scoring import PoolScorer, find_head
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
 from vecaf_hf.scoring.objective import find_objective
 from vecaf_hf.scoring.warmup import linear_of
+from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, find_strategy
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 PROBED_SAMPLES = 16
 
 
-class VeCAFTrainer(Trainer):
+class VeCAFTrainer(ResumingTrainer):
     """A Trainer that reselects what it trains on at every loop boundary.
 
     Takes what `transformers.Trainer` takes, with `VeCAFArguments`, and a `CEACallback` among the callbacks for
@@ -100,11 +101,18 @@ class VeCAFTrainer(Trainer):
         self._weights: Tensor | None = None  # [N], of the current selection
         self._batch_indices: Tensor | None = None
         self._run: RunState | None = None
-        self._resume_folder: str | None = None
+        self._unlogged: tuple[float, int] | None = None
         if sample_loss_func is not None or args.sample_weights != "none":
             self.compute_loss_func = self._weighted_loss
         if self.train_dataset is not None:
-            self._pool = Pool(self.train_dataset, scoring_dataset, args, self._without_unused_columns, self.label_name)
+            self._pool = Pool(
+                self.train_dataset,
+                scoring_dataset,
+                args,
+                self._without_unused_columns,
+                self.label_name,
+                self.accelerator,
+            )
             self._check_run()
         self.add_callback(LoopBoundaryCallback(self._begin_loop, self._end_loop, self._is_first_step, reseed=set_seed))
 
@@ -128,6 +136,11 @@ class VeCAFTrainer(Trainer):
         return self._run.records if self._run else []
 
     @property
+    def skipped_samples(self) -> dict[int, str]:
+        """Samples that could not be loaded, with the reason (`on_bad_sample="skip"`)."""
+        return self._pool.skipped
+
+    @property
     def class_names(self) -> list[str]:
         """Names of the model's classes, in the order of its logits."""
         names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
@@ -139,16 +152,9 @@ class VeCAFTrainer(Trainer):
         """Whatever can be told before a sample is loaded."""
         self._head = find_head(self.model, self.args.head)
         self._schedule = self._make_schedule()
-        if self._schedule.num_loops != self.args.num_loops:
-            logger.warning(
-                "%d steps in %d loops make loops of %d steps, and so only %d of them",
-                self._schedule.total_updates,
-                self.args.num_loops,
-                self._schedule.updates_per_loop,
-                self._schedule.num_loops,
-            )
         if self.args.head_warmup:
             linear_of(self._head)
+        self._pool.check_classes(self._classes)
         if self.cea is not None:
             self.cea.read_captions(self._pool.dataset, self._pool.labels, self.class_names)
 
@@ -161,25 +167,14 @@ class VeCAFTrainer(Trainer):
         return found[0] if found else None
 
     def _make_schedule(self) -> LoopSchedule:
-        args, pool_size, world = self.args, len(self._pool), self.args.world_size
-        # With split_batches the processes share each batch, otherwise each has one of its own.
-        batch_world = 1 if self.accelerator.split_batches else world
-        total = args.max_steps
-        if total <= 0:
-            total = updates_over_pool(args, pool_size, self._train_batch_size, batch_world)
-        if total < args.num_loops:
-            raise ValueError(f"num_loops is {args.num_loops}, and the run has only {total} optimizer steps")
-        return LoopSchedule(
-            total_updates=total,
-            updates_per_loop=-(-total // args.num_loops),
-            samples_per_update=self._train_batch_size * batch_world * args.gradient_accumulation_steps,
-            batch_size=self._train_batch_size,
-            gradient_accumulation_steps=args.gradient_accumulation_steps,
-            world_size=world,
-            pool_size=pool_size,
-            budget=args.budget(pool_size),
-            seed=self._pool.seed,
-        )
+        pool, split_batches = self._pool, self.accelerator.split_batches
+        return LoopSchedule.of_run(self.args, len(pool), self._train_batch_size, split_batches, pool.seed)
+
+    @property
+    def _classes(self) -> list[str]:
+        """The names of the classes, where each sample has one; else none."""
+        problem = getattr(getattr(self.model, "config", None), "problem_type", None)
+        return self.class_names if problem in (None, "single_label_classification") else []
 
     # --- Trainer's hooks ---
 
@@ -188,6 +183,10 @@ class VeCAFTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("training needs a train_dataset")
         self._begin_run()
+        if self.model_wrapped is self.model:
+            # An evaluation before the training has marked the model as prepared, without DistributedDataParallel, and
+            # accelerate would leave it so: each process would train a model of its own.
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)._is_accelerate_prepared = False
         schedule = self._schedule
         self._sampler = LoopSampler(schedule.samples_per_loop, schedule.seed)
         return self.accelerator.prepare(self._pool.training_loader(self._sampler, schedule.batch_size))
@@ -195,9 +194,11 @@ class VeCAFTrainer(Trainer):
     def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple[Any, ...]:
         """Trainer's sizes; epochs count passes over the pool, not loops."""
         _, per_loop, _, _, per_update, batches, _ = super().set_initial_training_values(args, dataloader)
-        total = self._schedule.total_updates
+        total, run = self._schedule.total_updates, self._run
+        assert run is not None
         return (
-            self._schedule.num_loops,
+            # Trainer would fill up a short last loop, or go on after a callback had stopped the run.
+            self._schedule.loop_of(run.step) if run.stopped else self._schedule.num_loops,
             per_loop,
             len(self.train_dataset),
             total * per_update,
@@ -222,6 +223,7 @@ class VeCAFTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step, counted."""
+        self._pool.refuse_unloadable(inputs)
         self.meter.add_training(len(inputs[POOL_INDEX]) * self.args.world_size)
         return super().training_step(model, inputs, *args, **kwargs)
 
@@ -235,34 +237,17 @@ class VeCAFTrainer(Trainer):
         return optimizer
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's evaluation, counted."""
-        with self.meter.timed("evaluate"):
+        """Trainer's evaluation, counted; what it draws (the first time, workers' seeds) is not missing in training."""
+        with seeded(seed_of(self.args.seed, self.state.global_step)), self.meter.timed("evaluate"):
             output = super().evaluation_loop(dataloader, *args, **kwargs)
         self.meter.add_forwards("evaluate", output.num_samples or 0)
         return output
 
-    # --- Checkpoints ---
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # Before Trainer's own files: it pushes and rotates at the end, and writes what marks a checkpoint as whole.
-        folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        if self.args.should_save and self._run is not None:
-            self._run.cost = self.meter.state()
-            self._run.augmentation = self.cea.state() if self.cea else {}
-            self._run.save(folder)
-        super()._save_checkpoint(model, trial)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._resume_folder = resume_from_checkpoint
-        if not reload_model(self.model, resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if not reload_model(self.model, str(self.state.best_model_checkpoint)):
-            super()._load_best_model()
-
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's model card, with a section on the selection."""
+        if not args:
+            # Trainer's heading takes the folder's name as it is.
+            kwargs["model_name"] = kwargs.get("model_name") or printable(Path(str(self.args.output_dir)).name)
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero() and self.selection_history:
             add_selection_section(os.path.join(str(self.args.output_dir), "README.md"), self)
@@ -283,9 +268,7 @@ class VeCAFTrainer(Trainer):
         self._reselection = Reselection(
             args=self.args,
             budget=schedule.budget,
-            pool_size=schedule.pool_size,
-            seed=schedule.seed,
-            labels=self._pool.labels,
+            pool=self._pool,
             score=self._score,
             head=self._head,
             sample_loss=self._objective.sample_losses,
@@ -296,29 +279,48 @@ class VeCAFTrainer(Trainer):
         if self.cea is not None:
             assert probe.embeddings is not None
             self.cea.prepare(self._head, probe.embeddings.shape[1], self.accelerator, self.meter)
-        fresh = RunState(schedule, pool_fingerprint(schedule.pool_size, self._pool.labels))
-        self._run = fresh if self._resume_folder is None else self._resumed(fresh, self._resume_folder)
+        self._run = self._resumed(self._resume_folder) if self._resume_folder else RunState(self._identity())
+        self._resume_folder = None
 
     def _probe(self, pool_size: int) -> Candidates:
         """A few samples through collator, model, head and loss: whatever is wrong with them shows before training."""
+        self._pool.forget_samples()
         probe = self._score(evenly_spaced(pool_size, PROBED_SAMPLES))
         self._pool.check_labels(probe)
         if self.args.head_warmup and probe.classes is None:
             raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
         return probe
 
-    def _resumed(self, fresh: RunState, folder: str) -> RunState:
-        """The state in a checkpoint, in place of the run's fresh one; meter and augmentation go on from it."""
-        state = RunState.load(folder, fresh.schedule, fresh.pool)
-        self._resume_folder = None
-        self.meter.load_state(state.cost)
-        if (self.cea is not None) != bool(state.augmentation):
-            raise ValueError(
-                "cannot resume: the run had a CEACallback when the checkpoint was written, or has one only now"
-            )
+    def _identity(self) -> dict[str, Any]:
+        """What a resumed run must share with the one that wrote its checkpoint."""
+        pool = pool_fingerprint(self._pool.dataset, self._pool.labels)
+        augmentation = self.cea.identity() if self.cea else {"cea": None}
+        return {**self._schedule.sizes(), "pool": pool, **self.args.identity(), **augmentation}
+
+    def _run_state(self) -> RunState:
+        assert self._run is not None
+        run, strategy = self._run, self.args.strategy
+        run.step, run.stopped = self.state.global_step, self.control.should_training_stop
+        run.logged_step = self._globalstep_last_logged
+        run.losses = self.accelerator.gather(self._tr_loss.detach().reshape(1)).tolist()
+        run.cost, run.skipped = self.meter.state(), self._pool.skipped
+        run.augmentation = self.cea.state() if self.cea else {}
+        run.strategy = strategy.state_dict() if hasattr(strategy, "state_dict") else {}
+        return run
+
+    def _resumed(self, folder: str) -> RunState:
+        """The state in a checkpoint; meter, pool, strategy and augmentation go on from it."""
+        run = RunState.load(folder, self._identity())
+        if run.stopped:
+            logger.warning("the run had ended at step %d, where the checkpoint was written: nothing is left", run.step)
+        self.meter.load_state(run.cost)
+        self._pool.skipped = run.skipped
+        self._unlogged = run.losses[self.args.process_index], run.logged_step
+        if hasattr(self.args.strategy, "load_state_dict"):
+            self.args.strategy.load_state_dict(run.strategy)
         if self.cea is not None:
-            self.cea.load_state(state.augmentation)
-        return state
+            self.cea.load_state(run.augmentation)
+        return run
 
     def _is_first_step(self, global_step: int) -> bool:
         return global_step % self._schedule.updates_per_loop == 0
@@ -329,7 +331,13 @@ class VeCAFTrainer(Trainer):
         loop = self._schedule.loop_of(self.state.global_step)
         if loop == len(self._run.selections):
             self._select(self._run, loop)
+        if self._unlogged is not None:
+            # Trainer starts a resumed run's sum of losses at zero, and the next log would be of some of its steps.
+            total, self._globalstep_last_logged = self._unlogged
+            self._tr_loss.fill_(total)
+            self._unlogged = None
         selection = self._run.selections[loop]
+        check_same_selection(self.accelerator, selection, loop)
         self._sampler.stream = self._run.streams[loop]
         if self.args.sample_weights == "mass":
             if selection.weights is None:
@@ -342,15 +350,20 @@ class VeCAFTrainer(Trainer):
         self.meter.stop()
 
     def _select(self, run: RunState, loop: int) -> None:
-        selection, candidates, figures = self._reselection.select(loop, run.selections)
-        stream = Stream(selection.indices, loop)
-        if run.streams:
-            stream = run.streams[-1].after(self._schedule.samples_per_loop, selection.indices, loop)
+        schedule = self._schedule
+        remaining = (schedule.total_updates - self.state.global_step) * schedule.samples_per_update
+
+        def is_loadable(selection: Selection) -> bool:
+            # All that the run would train on if it kept this selection, as `full` does.
+            stream = run.next_stream(selection, schedule.samples_per_loop)
+            return self._pool.check_loadable(stream.samples(remaining, schedule.seed))
+
+        selection, candidates, figures = self._reselection.select(loop, run.selections, is_loadable)
         record = record_loop(
             loop, self.state.global_step, selection, run.selections, candidates, self._pool.labels, figures
         )
+        run.streams.append(run.next_stream(selection, schedule.samples_per_loop))
         run.selections.append(selection)
-        run.streams.append(stream)
         run.records.append(record)
         self.log(record.logs())
 
@@ -362,7 +375,9 @@ class VeCAFTrainer(Trainer):
             accelerator=self.accelerator,
             objective=self._objective,
             load=self._pool.scoring_loader,
+            note_loaded=self._pool.note_loaded,
             label_name=self.label_name,
+            num_classes=len(self._classes) if len(self._classes) > 1 else None,
             meter=self.meter,
             keep_logits="logits" in find_strategy(self.args.strategy).needs,
             disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,

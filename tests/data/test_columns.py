@@ -71,7 +71,9 @@ def test_torchvisions_targets(targets):
     pool.targets = targets
     labels = read_labels(pool)
     assert labels.tolist() == [2, 0, 1] and labels.dtype == torch.long
-    assert find_label_column(pool, "label") is None
+    assert find_label_column(pool) is None
+    with pytest.raises(ValueError, match="label_column is 'label', and the dataset is a Vision without columns"):
+        find_label_column(pool, "label")
 
 
 def test_truth_values_are_two_classes():

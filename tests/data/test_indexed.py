@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BatchFeature
 
-from vecaf_hf.data.indexed import POOL_INDEX, Draw, IndexedCollator, IndexedDataset
+from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, IndexedCollator, IndexedDataset, Unloadable
 from vecaf_hf.seeding import seed_of, seeded
 
 
@@ -85,3 +85,30 @@ def test_the_collators_batch_gets_the_positions(wrap):
 def test_a_collator_that_returns_no_dict(batch):
     with pytest.raises(TypeError, match=f"data_collator returned {type(batch).__name__}; return a dict"):
         IndexedCollator(lambda samples: batch)([(0, "a")])
+
+
+class Holed:
+    """Every third item cannot be loaded."""
+
+    def __getitem__(self, index):
+        if index % 3 == 0:
+            raise OSError(f"image file is\n  truncated ({index} bytes)")
+        return torch.tensor(index)
+
+
+def test_what_cannot_be_loaded_is_told_apart_in_the_batch():
+    dataset = IndexedDataset(Holed(), 0)
+    batch = IndexedCollator(lambda items: {"values": torch.stack(items)})([dataset[Draw(index)] for index in (5, 3, 4)])
+    assert batch["values"].tolist() == batch[POOL_INDEX].tolist() == [5, 4]
+    assert batch[UNLOADABLE].keys() == {3}
+    bad = batch[UNLOADABLE][3]
+    assert bad.reason == "OSError: image file is truncated (3 bytes)"
+    assert "in __getitem__" in bad.trace
+
+
+def test_a_batch_of_which_nothing_can_be_loaded():
+    dataset = IndexedDataset(Holed(), 0)
+    batch = IndexedCollator(lambda items: 1 / 0)([dataset[Draw(0)], dataset[Draw(3)]])
+    assert batch.keys() == {POOL_INDEX, UNLOADABLE}
+    assert batch[POOL_INDEX].tolist() == [] and batch[POOL_INDEX].dtype == torch.long
+    assert all(isinstance(bad, Unloadable) for bad in batch[UNLOADABLE].values())

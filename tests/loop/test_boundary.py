@@ -60,3 +60,24 @@ def test_a_loop_that_another_callback_ended_early(callback, calls, step):
     with pytest.raises(RuntimeError, match=f"ended the loop early, at step {step} .*Use should_training_stop"):
         callback.on_epoch_end(*at(step))
     assert calls == ["end"]
+
+
+@pytest.mark.parametrize("step", [4, 8, 10])
+def test_a_loops_last_checkpoint_comes_after_its_evaluation(callback, step):
+    args, state, control = at(step)
+    control.should_save = True
+    callback.on_step_end(args, state, control)
+    assert not control.should_save
+    callback.on_epoch_end(args, state, control)
+    assert control.should_save
+
+
+def test_other_checkpoints_are_written_where_they_are_due(callback):
+    args, state, control = at(3)
+    control.should_save = True
+    callback.on_step_end(args, state, control)
+    assert control.should_save
+    args, state, control = at(4)
+    callback.on_step_end(args, state, control)
+    callback.on_epoch_end(args, state, control)
+    assert not control.should_save

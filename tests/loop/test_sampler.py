@@ -97,3 +97,10 @@ def test_a_long_selection_is_drawn_lazily():
     draws = stream_of(range(1000)).draws(10**9, 0)
     for first, second in pairwise([next(draws) for _ in range(1500)]):
         assert first.turn <= second.turn
+
+
+@given(st.integers(1, 9), st.integers(0, 40), st.integers(1, 60))
+@settings(deadline=None, max_examples=60)
+def test_the_samples_to_come_are_those_of_the_draws(size, offset, count):
+    stream = Stream(torch.arange(size) * 3, start=1, offset=offset)
+    assert stream.samples(count, seed=4).tolist() == sorted({draw.position for draw in stream.draws(count, seed=4)})

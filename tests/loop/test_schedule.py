@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
+from vecaf_hf import VeCAFArguments
 from vecaf_hf.loop import LoopSchedule, updates_over_pool
 
 
@@ -45,17 +46,34 @@ def test_every_step_is_in_one_loop_and_all_but_the_last_are_equally_long(total, 
     assert total % loops or made.num_loops == loops
 
 
-@pytest.mark.parametrize("name", list(asdict(schedule())))
-def test_a_size_that_changed_since_the_checkpoint_is_named_with_both_values(name):
-    saved, now = schedule(), replace(schedule(), **{name: 77})
-    now.check_same(asdict(now))
-    with pytest.raises(ValueError, match=f"cannot resume: {name} was {getattr(saved, name)} when .* and is 77 now"):
-        now.check_same(asdict(saved))
+def test_sizes_are_all_that_fix_the_order_of_samples():
+    assert schedule().sizes() == {"num_loops": 3, **asdict(schedule())}
 
 
-def test_a_size_that_the_checkpoint_lacks_is_named():
-    with pytest.raises(ValueError, match="seed was None"):
-        schedule().check_same({name: value for name, value in asdict(schedule()).items() if name != "seed"})
+def of_run(tmp_path, pool_size=20, batch_size=4, split=False, **options):
+    defaults = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "selection_budget": 4}
+    return LoopSchedule.of_run(VeCAFArguments(**defaults | options), pool_size, batch_size, split, seed=3)
+
+
+def test_the_schedule_of_a_run(tmp_path, caplog):
+    made = of_run(tmp_path, max_steps=10, num_loops=3, gradient_accumulation_steps=2)
+    assert made == replace(schedule(), pool_size=20, budget=4, seed=3)
+    assert not caplog.records
+    # Five steps over the pool, twice.
+    assert of_run(tmp_path, num_train_epochs=2, num_loops=2).total_updates == 10
+    of_run(tmp_path, max_steps=8, num_loops=5)
+    assert "8 steps in 5 loops make loops of 2 steps, and so only 4 of them" in caplog.text
+
+
+def test_a_pool_smaller_than_a_batch(tmp_path):
+    assert of_run(tmp_path, pool_size=4, max_steps=3).pool_size == 4
+    with pytest.raises(ValueError, match="the pool has 4 samples, fewer than one batch of 5: lower per_device_train"):
+        of_run(tmp_path, pool_size=4, batch_size=5, max_steps=3)
+
+
+def test_more_loops_than_steps(tmp_path):
+    with pytest.raises(ValueError, match="num_loops is 6, and the run has only 5 optimizer steps"):
+        of_run(tmp_path, num_train_epochs=1, num_loops=6)
 
 
 @pytest.mark.parametrize("drop_last", [False, True])

@@ -1,27 +1,25 @@
 """A checkpoint gives back what was put in, or says why not."""
 
 import json
+import re
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 
-from vecaf_hf.loop import LoopRecord, LoopSchedule, RunState, Stream
+from vecaf_hf.loop import LoopRecord, RunState, Stream
 from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE, VERSION, pool_fingerprint
 from vecaf_hf.selection import Selection
 
-SCHEDULE = LoopSchedule(
-    total_updates=12,
-    updates_per_loop=4,
-    samples_per_update=8,
-    batch_size=4,
-    gradient_accumulation_steps=2,
-    world_size=1,
-    pool_size=100,
-    budget=3,
-    seed=0,
-)
-POOL = pool_fingerprint(100, torch.arange(100) % 7)
+IDENTITY = {
+    "num_loops": 3,
+    "world_size": 1,
+    "budget": 3,
+    "pool": "0123abcd",
+    "strategy": "ods",
+    "cea.act_on": ("a", "b"),
+}
 
 
 def record(loop: int) -> LoopRecord:
@@ -37,8 +35,9 @@ def make_state() -> RunState:
     third = second.after(32, torch.tensor([5, 3, 99]), 2)
     weights = [torch.rand(3, generator=generator) for _ in range(2)]
     return RunState(
-        schedule=SCHEDULE,
-        pool=POOL,
+        identity=IDENTITY,
+        step=10,
+        stopped=True,
         streams=[first, second, third],
         selections=[
             Selection(torch.tensor([70, 3, 41]), weights[0], {"objective": -0.5}),
@@ -47,6 +46,10 @@ def make_state() -> RunState:
         ],
         records=[record(loop) for loop in range(3)],
         cost={"work": {"score": {"samples": 3, "flops": 1.5e12, "seconds": 0.25}}, "forward_flops": 7.0},
+        skipped={7: "OSError: truncated", 12: "no file"},
+        losses=[0.1 + 0.2, 0.3],
+        logged_step=9,
+        strategy={"seen": torch.arange(4)},
         augmentation={"weight": torch.randn(4, 3, generator=generator).T, "indices": torch.arange(3)},
     )
 
@@ -65,7 +68,7 @@ def saved(tmp_path):
 
 
 def test_round_trip(saved):
-    state, loaded = make_state(), RunState.load(saved, SCHEDULE, POOL)
+    state, loaded = make_state(), RunState.load(saved, IDENTITY)
     for stream, expected in zip(loaded.streams, state.streams, strict=True):
         assert torch.equal(stream.indices, expected.indices) and stream.indices.dtype == torch.long
         assert (stream.start, stream.offset) == (expected.start, expected.offset)
@@ -74,28 +77,29 @@ def test_round_trip(saved):
         assert weight_of(selection) == weight_of(expected)
         assert selection.info == expected.info
     assert loaded.records == state.records
-    assert loaded.cost == state.cost
-    assert (loaded.schedule, loaded.pool) == (SCHEDULE, POOL)
-    assert loaded.augmentation.keys() == state.augmentation.keys()
-    for name, tensor in state.augmentation.items():
-        assert torch.equal(loaded.augmentation[name], tensor)
+    for name in ("step", "stopped", "cost", "skipped", "losses", "logged_step"):
+        assert getattr(loaded, name) == getattr(state, name), name
+    for part in ("augmentation", "strategy"):
+        tensors, expected = getattr(loaded, part), getattr(state, part)
+        assert tensors.keys() == expected.keys()
+        assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_weights_come_back_to_the_last_bit_however_often_they_are_saved(tmp_path, seed):
     weights = torch.rand(50, generator=torch.Generator().manual_seed(seed))
     stream = Stream(torch.arange(50), 0)
-    state = RunState(SCHEDULE, POOL, [stream], [Selection(torch.arange(50), weights)], [record(0)])
+    state = RunState(IDENTITY, 1, False, [stream], [Selection(torch.arange(50), weights)], [record(0)])
     expected = state.selections[0].weights
     for _ in range(3):
         state.save(tmp_path)
-        state = RunState.load(tmp_path, SCHEDULE, POOL)
+        state = RunState.load(tmp_path, IDENTITY)
         assert torch.equal(state.selections[0].weights, expected)
 
 
 def test_an_empty_state_round_trips(tmp_path):
-    RunState(SCHEDULE, POOL).save(tmp_path)
-    loaded = RunState.load(tmp_path, SCHEDULE, POOL)
+    RunState(IDENTITY).save(tmp_path)
+    loaded = RunState.load(tmp_path, IDENTITY)
     assert loaded.streams == loaded.selections == loaded.records == []
 
 
@@ -107,55 +111,65 @@ def test_a_stream_that_goes_on_is_saved_once_and_nothing_is_pickled(saved):
     assert json.loads((saved / JSON_FILE).read_text())["version"] == VERSION
 
 
-@pytest.mark.parametrize("missing", [JSON_FILE, TENSORS_FILE])
-def test_a_checkpoint_of_another_trainer(saved, missing):
-    (saved / missing).unlink()
-    with pytest.raises(ValueError, match=f"cannot resume from .*{saved.name}: .*not written by VeCAFTrainer"):
-        RunState.load(saved, SCHEDULE, POOL)
-
-
 def test_another_version_of_the_format(saved):
     values = json.loads((saved / JSON_FILE).read_text())
     (saved / JSON_FILE).write_text(json.dumps(values | {"version": 99}))
     with pytest.raises(ValueError, match=f"format is 99, this version reads {VERSION}"):
-        RunState.load(saved, SCHEDULE, POOL)
+        RunState.load(saved, IDENTITY)
 
 
-def test_another_pool_or_other_sizes(saved):
-    with pytest.raises(ValueError, match=f"other labels .*fingerprint {POOL} then, another now"):
-        RunState.load(saved, SCHEDULE, "another")
-    other = LoopSchedule(**{**vars(SCHEDULE), "budget": 9})
-    with pytest.raises(ValueError, match=r"budget was 3 .* and is 9 now"):
-        RunState.load(saved, other, POOL)
+@pytest.mark.parametrize("name", IDENTITY)
+def test_whatever_differs_is_named_with_both_values(saved, name):
+    with pytest.raises(ValueError, match=rf"{name} was {re.escape(str(saved_value(name)))} and is 77 now"):
+        RunState.load(saved, IDENTITY | {name: 77})
 
 
-@pytest.mark.parametrize("file", [JSON_FILE, TENSORS_FILE])
-def test_a_write_that_was_killed_leaves_no_file_to_take_for_whole(tmp_path, monkeypatch, file):
-    from vecaf_hf.loop import state
+def saved_value(name):
+    value = IDENTITY[name]
+    return list(value) if isinstance(value, tuple) else value
 
-    replace = state.os.replace
 
-    def killed(source, target):
-        if target.name == file:
-            raise KeyboardInterrupt
-        replace(source, target)
+def test_all_that_differs_is_named_at_once_and_what_one_of_both_lacks_too(saved):
+    now = IDENTITY | {"budget": 9, "scoring_fraction": 0.5}
+    del now["strategy"]
+    says = "budget was 3 and is 9 now; scoring_fraction was None and is 0.5 now; strategy was ods and is None now"
+    with pytest.raises(ValueError, match=says):
+        RunState.load(saved, now)
 
-    monkeypatch.setattr(state.os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        make_state().save(tmp_path)
-    monkeypatch.undo()
-    with pytest.raises(ValueError, match="not to its end; use an earlier checkpoint"):
-        RunState.load(tmp_path, SCHEDULE, POOL)
-    make_state().save(tmp_path)
-    assert len(RunState.load(tmp_path, SCHEDULE, POOL).streams) == 3
+
+# --- The pool's fingerprint ---
+
+
+def pool(classes=7, **columns):
+    values = [index % classes for index in range(100)]
+    return Dataset.from_dict({"label": values, "text": [f"t{index}" for index in range(100)], **columns})
 
 
 def test_fingerprints_tell_pools_apart():
     labels = torch.arange(100) % 7
     swapped = labels.clone()
     swapped[[0, 1]] = swapped[[1, 0]]
-    found = [pool_fingerprint(100, None), pool_fingerprint(101, None), POOL, pool_fingerprint(100, swapped)]
-    assert len(set(found)) == 4
-    assert pool_fingerprint(100, labels.int()) == POOL
-    # The same on every machine: a constant.
-    assert pool_fingerprint(2, torch.tensor([0, 1])) == "c1d772afaa241014"
+    rows = list(range(100))
+    found = [
+        pool_fingerprint(rows, None),
+        pool_fingerprint([*rows, 100], None),
+        pool_fingerprint(rows, labels),
+        pool_fingerprint(rows, swapped),
+        pool_fingerprint(pool(), labels),
+        pool_fingerprint(pool(text=["other"] * 100), labels),
+        pool_fingerprint(pool().select(range(99, -1, -1)), labels),
+    ]
+    assert len(set(found)) == len(found)
+    assert pool_fingerprint(rows, labels.int()) == pool_fingerprint(rows, labels)
+    # The same on every machine: constants.
+    assert pool_fingerprint([0, 1], torch.tensor([0, 1])) == "c1d772afaa241014"
+
+
+def test_a_transform_or_another_place_of_the_files_makes_no_other_pool():
+    def files(root, first=0):
+        return [{"path": f"{root}/{first + index}.png", "bytes": None} for index in range(100)]
+
+    here, there = pool(image=files("/a")), pool(image=files("/b"))
+    loud = here.with_transform(lambda batch: 1 / 0)
+    assert pool_fingerprint(here, None) == pool_fingerprint(there, None) == pool_fingerprint(loud, None)
+    assert pool_fingerprint(pool(image=files("/a", first=1)), None) != pool_fingerprint(here, None)

@@ -58,19 +58,30 @@ def own_loss(outputs, labels):
     return outputs["loss"] if isinstance(outputs, dict) else outputs[0]
 
 
+noted: list = []
+
+
 def make_scorer(
-    collator=stack, sample_loss=classification_losses, reference_loss=own_loss, meter=None, keep_logits=True
+    collator=stack,
+    sample_loss=classification_losses,
+    reference_loss=own_loss,
+    meter=None,
+    keep_logits=True,
+    pool=None,
+    num_classes=C,
 ) -> PoolScorer:
     def load(indices):
         draws = [Draw(index) for index in indices]
-        dataset = IndexedDataset(Pool(), seed=0)
+        dataset = IndexedDataset(pool or Pool(), seed=0)
         return DataLoader(dataset, batch_size=5, sampler=draws, collate_fn=IndexedCollator(collator))
 
     return PoolScorer(
         accelerator=Accelerator(cpu=True),
         objective=Objective(sample_loss, reference_loss, reference_from_model=reference_loss is not None),
         load=load,
+        note_loaded=lambda indices, unloadable: noted.append((indices.tolist(), dict(unloadable))),
         label_name="labels",
+        num_classes=C,
         meter=meter or CostMeter(),
         keep_logits=keep_logits,
         disable_tqdm=True,
@@ -177,3 +188,43 @@ def test_the_pool_index_does_not_reach_the_model():
     forward = model.forward
     model.forward = lambda **inputs: forward(**inputs) if POOL_INDEX not in inputs else pytest.fail("index passed on")
     make_scorer().score(model, model.head, torch.arange(N))
+
+
+class Holed(Pool):
+    def __init__(self, bad):
+        super().__init__()
+        self.bad = bad
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise OSError("truncated")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("bad", [{7}, {0, 1, 2, 3, 4}, {4, 5, 22}, set(range(22))])
+def test_what_cannot_be_loaded_is_no_candidate_and_changes_no_other(bad):
+    model = Model()
+    whole = make_scorer().score(model, model.head, torch.arange(N))
+    noted.clear()
+    found = make_scorer(pool=Holed(bad)).score(model, model.head, torch.arange(N))
+    kept = [index for index in range(N) if index not in bad]
+    assert found.indices.tolist() == kept
+    torch.testing.assert_close(found.embeddings, whole.embeddings[kept])
+    torch.testing.assert_close(found.losses, whole.losses[kept])
+    assert torch.equal(found.labels, whole.labels[kept])
+    assert [(asked, failed.keys()) for asked, failed in noted] == [(list(range(N)), bad)]
+
+
+def test_a_share_of_which_nothing_can_be_loaded():
+    model = Model()
+    with pytest.raises(ValueError, match="none of its share"):
+        make_scorer(pool=Holed(set(range(N)))).score(model, model.head, torch.arange(N))
+
+
+@pytest.mark.parametrize("label", [C, -1, -100])
+def test_a_label_that_is_no_class_is_named_before_the_forward_pass(label):
+    model, pool = Model(), Pool()
+    pool.labels[7] = label
+    with pytest.raises(ValueError, match=f"label of sample 7 is {label}, and the model has 3 classes .0 to 2; 1 such"):
+        make_scorer(pool=pool).score(model, model.head, torch.arange(5, N))
+    assert model.calls == []

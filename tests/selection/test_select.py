@@ -176,7 +176,7 @@ def test_replacing_options_keeps_the_others():
         ({"embeddings": EMBEDDINGS[:, 0]}, "embeddings must have 2 dimension"),
         ({"labels": LABELS[:-1]}, "labels has 49 rows for 50 samples"),
         ({"budget": 51}, "cannot select 51 distinct samples out of 50"),
-        ({"budget": 0}, "cannot select 0 distinct samples out of 50"),
+        ({"budget": 0}, "budget is 0; it must be at least 1"),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(changes, message):

@@ -9,6 +9,8 @@ import torch
 from datasets import ClassLabel
 from torch import Tensor
 
+from vecaf_hf.printable import printable
+
 LABEL_COLUMNS = ("labels", "label", "label_ids")
 
 
@@ -19,18 +21,29 @@ def read_column(dataset: datasets.Dataset, column: str) -> list[Any]:
         ValueError: There is no such column; the message names those that exist.
     """
     if column not in dataset.column_names:
-        raise ValueError(f"the dataset has no column {column!r}; its columns are {', '.join(dataset.column_names)}")
+        raise ValueError(
+            f"the dataset has no column {column!r}; its columns are {printable(', '.join(dataset.column_names))}"
+        )
     return list(dataset.with_format(None).select_columns([column])[column])
 
 
 def find_label_column(dataset: Any, name: str | None = None) -> str | None:
-    """The label column of a `datasets.Dataset`: the given one, a usual name, or the only ClassLabel feature."""
+    """The label column of a `datasets.Dataset`: the given one, a usual name, or the only ClassLabel feature.
+
+    Raises:
+        ValueError: The dataset has no such column, or no columns at all.
+    """
     if not isinstance(dataset, datasets.Dataset):
+        if name is not None:
+            raise ValueError(
+                f"label_column is {name!r}, and the dataset is a {type(dataset).__name__} without columns: leave it "
+                "out, labels come from its `targets` or from the collator's batches"
+            )
         return None
     if name is not None:
         if name not in dataset.column_names:
             raise ValueError(
-                f"label_column is {name!r}, and the dataset's columns are {', '.join(dataset.column_names)}"
+                f"label_column is {name!r}, and the dataset's columns are {printable(', '.join(dataset.column_names))}"
             )
         return name
     for usual in LABEL_COLUMNS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ from torch.utils.data import Dataset
 
 from vecaf_hf.seeding import seed_of, seeded
 
-# The batch's key for positions in the pool. VeCAFTrainer takes it out before the model sees the batch.
+# Keys of a batch that the model does not see: positions in the pool, and the samples that could not be loaded.
 POOL_INDEX = "vecaf_pool_index"
+UNLOADABLE = "vecaf_unloadable"
 
 
 class Draw(NamedTuple):
@@ -22,8 +24,15 @@ class Draw(NamedTuple):
     turn: int = 0
 
 
+class Unloadable(NamedTuple):
+    """In place of a sample that could not be loaded: why, and the traceback, as text to cross processes."""
+
+    reason: str
+    trace: str
+
+
 class IndexedDataset(Dataset):
-    """A map-style dataset asked by `Draw`, answering (index, item).
+    """A map-style dataset asked by `Draw`, answering (index, item); the item is an `Unloadable` where it raises.
 
     Whatever is random in loading the item (image augmentation) is seeded by (seed, draw): it is the same with
     any number of workers or processes and after a resume, and another one in each pass.
@@ -37,21 +46,31 @@ class IndexedDataset(Dataset):
 
     def __getitem__(self, draw: Draw) -> tuple[int, Any]:
         with seeded(seed_of(self.seed, draw.stream, draw.turn, draw.position)):
-            return draw.position, self.dataset[draw.position]
+            try:
+                return draw.position, self.dataset[draw.position]
+            except Exception as error:
+                # Of any type: a decoder's, the file system's, the user's transform's.
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                return draw.position, Unloadable(reason, traceback.format_exc())
 
 
 class IndexedCollator:
-    """The user's collator, with the samples' positions in the pool added to the batch."""
+    """The user's collator over the samples that could be loaded, with their positions in the pool added to the batch.
+
+    A batch of which nothing could be loaded has none of the collator's keys.
+    """
 
     def __init__(self, collator: Callable[[list[Any]], Any]) -> None:
         self.collator = collator
 
     def __call__(self, samples: Sequence[tuple[int, Any]]) -> dict[str, Any]:
-        indices, items = zip(*samples, strict=True)
-        batch = self.collator(list(items))
+        unloadable = {index: item for index, item in samples if isinstance(item, Unloadable)}
+        loaded = [(index, item) for index, item in samples if index not in unloadable]
+        batch = self.collator([item for _, item in loaded]) if loaded else {}
         if not isinstance(batch, Mapping):
             raise TypeError(
                 f"data_collator returned {type(batch).__name__}; return a dict of the model's arguments, "
                 'for example {"pixel_values": ..., "labels": ...}'
             )
-        return {**batch, POOL_INDEX: torch.tensor(indices)}
+        indices = torch.tensor([index for index, _ in loaded], dtype=torch.long)
+        return {**batch, POOL_INDEX: indices} | ({UNLOADABLE: unloadable} if unloadable else {})

@@ -1,46 +1,57 @@
-"""What one process does for all of them."""
+"""What all processes must hold in common."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from typing import TypeVar
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast_object_list, gather_object
 
 from vecaf_hf.selection import Selection
 
+T = TypeVar("T")
 
-def on_main(accelerator: Accelerator, work: Callable[[], Selection | None]) -> Selection | None:
-    """Run `work` in the main process; returns its result there and None in the others.
+
+def decided_by_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
+    """What `decide` returns in the main process, in every process.
 
     Raises:
-        Exception: In the main process what `work` raised, in the others a RuntimeError that points there: a failure
+        Exception: In the main process what `decide` raised, in the others a RuntimeError that points there: a failure
             ends all of them at once, none waits for the others.
     """
     if accelerator.num_processes == 1:
-        return work()
-    result, failure = None, None
+        return decide()
+    outcome: list[tuple[T] | None] = [None]
+    failure = None
     if accelerator.is_main_process:
         try:
-            result = work()
+            outcome = [(decide(),)]
         except Exception as error:
             failure = error
-    if int(broadcast(torch.tensor(int(failure is not None), device=accelerator.device))):
+    (decided,) = broadcast_object_list(outcome)
+    if decided is None:
         raise failure or RuntimeError("the main process failed while the others waited; its message says why")
-    return result
+    return decided[0]
 
 
-def decided_by_main(accelerator: Accelerator, decide: Callable[[], Selection], size: int) -> Selection:
-    """The main process's selection of `size` samples, in every process."""
-    selection = on_main(accelerator, decide)
-    if selection is not None and accelerator.num_processes == 1:
-        return selection
-    device = accelerator.device
-    weighted = torch.tensor(int(selection is not None and selection.weights is not None), device=device)
-    indices = torch.zeros(size, dtype=torch.long) if selection is None else selection.indices
-    weights = None if selection is None else selection.weights
-    indices = broadcast(indices.to(device)).cpu()
-    if int(broadcast(weighted)):
-        weights = broadcast((torch.ones(size) if weights is None else weights).to(device)).cpu()
-    return selection or Selection(indices, weights)
+def check_same_selection(accelerator: Accelerator, selection: Selection, loop: int) -> None:
+    """Raise a RuntimeError, in every process, if one of them is about to train on something else than the others."""
+    if accelerator.num_processes == 1:
+        return
+    digests = gather_object([fingerprint(selection)])
+    others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+    if others:
+        raise RuntimeError(
+            f"loop {loop}: rank {', '.join(map(str, others))} has another selection than rank 0 ({', '.join(digests)} "
+            "by rank): all processes need the same code, data and checkpoint"
+        )
+
+
+def fingerprint(selection: Selection) -> str:
+    """A short hash of the indices, in their order, and of the weights."""
+    content = hashlib.sha256(selection.indices.numpy().tobytes())
+    if selection.weights is not None:
+        content.update(selection.weights.numpy().tobytes())
+    return content.hexdigest()[:16]

@@ -31,6 +31,7 @@ class LoopBoundaryCallback(TrainerCallback):
         reseed: Callable[[int], None],
     ) -> None:
         self.begin, self.end, self.is_first_step, self.reseed = begin, end, is_first_step, reseed
+        self._save_at_end = False
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -45,10 +46,18 @@ class LoopBoundaryCallback(TrainerCallback):
         if self.is_first_step(state.global_step):
             self.reseed(seed_of(args.seed, state.global_step))
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # A checkpoint of a loop's last step comes after that loop's evaluation: a run resumed from it begins with the
+        # next loop, and the evaluation would be lost.
+        is_last_step = self.is_first_step(state.global_step) or state.global_step >= state.max_steps
+        self._save_at_end = control.should_save and is_last_step
+        control.should_save = control.should_save and not self._save_at_end
+
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.end()
+        control.should_save = control.should_save or self._save_at_end
         finished = state.global_step >= state.max_steps or control.should_training_stop
         if not finished and not self.is_first_step(state.global_step):
             raise RuntimeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,26 +26,32 @@ class Stream:
     indices: Tensor
     start: int
     offset: int = 0
-    samples: frozenset[int] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "samples", frozenset(self.indices.tolist()))
 
     def after(self, used: int, indices: Tensor, loop: int) -> Stream:
         """The stream of `loop`: this one goes on where it stopped if the selection is still the same set of
         samples (so `full` runs through whole epochs), else a new one begins."""
-        if self.samples == frozenset(indices.tolist()):
+        if torch.equal(self.indices.sort().values, indices.sort().values):
             return Stream(self.indices, self.start, self.offset + used)
         return Stream(indices, loop)
 
+    def samples(self, count: int, seed: int) -> Tensor:
+        """The distinct samples among the next `count`, rising. LongTensor [n]."""
+        # Whatever pass the stream is in, the one after it has them all.
+        count = min(count, 2 * len(self.indices))
+        return torch.cat([samples for _, samples in self._passes(count, seed)]).unique()
+
     def draws(self, count: int, seed: int) -> Iterator[Draw]:
         """The next `count` samples."""
+        for turn, samples in self._passes(count, seed):
+            for index in samples.tolist():
+                yield Draw(index, self.start, turn)
+
+    def _passes(self, count: int, seed: int) -> Iterator[tuple[int, Tensor]]:
         turn, skip = divmod(self.offset, len(self.indices))
         while count > 0:
             generator = torch.Generator().manual_seed(seed_of(seed, self.start, turn))
             order = torch.randperm(len(self.indices), generator=generator)[skip : skip + count]
-            for index in self.indices[order].tolist():
-                yield Draw(index, self.start, turn)
+            yield turn, self.indices[order]
             count -= len(order)
             turn, skip = turn + 1, 0
 

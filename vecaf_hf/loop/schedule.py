@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import asdict, dataclass
 
 from transformers import TrainingArguments
+
+from vecaf_hf.arguments import VeCAFArguments
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,54 @@ class LoopSchedule:
     budget: int
     seed: int
 
+    @classmethod
+    def of_run(
+        cls, args: VeCAFArguments, pool_size: int, batch_size: int, split_batches: bool, seed: int
+    ) -> LoopSchedule:
+        """The schedule of a run.
+
+        Args:
+            args: Its options.
+            pool_size: N.
+            batch_size: Samples in one batch of the loader.
+            split_batches: Whether the processes share each batch; otherwise each has one of its own.
+            seed: The run's data seed.
+
+        Raises:
+            ValueError: The pool is smaller than a batch, or there are more loops than optimizer steps.
+        """
+        batch_world = 1 if split_batches else args.world_size
+        if pool_size < batch_size * batch_world:
+            raise ValueError(
+                f"the pool has {pool_size} samples, fewer than one batch of {batch_size * batch_world}: lower "
+                "per_device_train_batch_size"
+            )
+        total = args.max_steps
+        if total <= 0:
+            total = updates_over_pool(args, pool_size, batch_size, batch_world)
+        if total < args.num_loops:
+            raise ValueError(f"num_loops is {args.num_loops}, and the run has only {total} optimizer steps")
+        schedule = cls(
+            total_updates=total,
+            updates_per_loop=-(-total // args.num_loops),
+            samples_per_update=batch_size * batch_world * args.gradient_accumulation_steps,
+            batch_size=batch_size,
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            world_size=args.world_size,
+            pool_size=pool_size,
+            budget=args.budget(pool_size),
+            seed=seed,
+        )
+        if schedule.num_loops != args.num_loops:
+            logger.warning(
+                "%d steps in %d loops make loops of %d steps, and so only %d of them",
+                total,
+                args.num_loops,
+                schedule.updates_per_loop,
+                schedule.num_loops,
+            )
+        return schedule
+
     @property
     def num_loops(self) -> int:
         return math.ceil(self.total_updates / self.updates_per_loop)
@@ -45,14 +98,9 @@ class LoopSchedule:
     def loop_of(self, global_step: int) -> int:
         return global_step // self.updates_per_loop
 
-    def check_same(self, saved: dict[str, int]) -> None:
-        """Raise a ValueError that names the first size that differs from a checkpoint's."""
-        for name, value in asdict(self).items():
-            if saved.get(name) != value:
-                raise ValueError(
-                    f"cannot resume: {name} was {saved.get(name)} when the checkpoint was written and is {value} now; "
-                    "start with the same arguments, or start anew"
-                )
+    def sizes(self) -> dict[str, int]:
+        """What a checkpoint keeps, and a resumed run must share."""
+        return {"num_loops": self.num_loops, **asdict(self)}
 
 
 def updates_over_pool(args: TrainingArguments, pool_size: int, batch_size: int, batch_world: int) -> int:

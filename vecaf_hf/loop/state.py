@@ -6,22 +6,27 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vecaf_hf.candidates import evenly_spaced
 from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.sampler import Stream
-from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.selection import Selection
 
-VERSION = 1
+VERSION = 2
 JSON_FILE = "vecaf_state.json"
 TENSORS_FILE = "vecaf_state.safetensors"
+# Rows of a dataset that tell it from others.
+FINGERPRINTED_ROWS = 16
+# Dictionaries of tensors in a state.
+PARTS = ("augmentation", "strategy")
 
 
 @dataclass
@@ -29,29 +34,50 @@ class RunState:
     """Everything selected so far; one entry of each list per loop.
 
     Args:
-        schedule: The run's sizes.
-        pool: Fingerprint of the pool's labels and length.
+        identity: What fixes the run: sizes, options, pool. A resumed run must have the same.
+        step: Optimizer steps done when a checkpoint was written.
+        stopped: Whether these were the run's last.
         streams: Training order of each loop.
         selections: Selection of each loop.
         records: Figures of each loop.
+        skipped: Samples that cannot be loaded, with the reason.
         cost: `CostMeter.state()`.
+        losses: Per process, the sum of the training losses that no log has shown yet.
+        logged_step: Step of the last log.
         augmentation: Tensors of the augmentation in the current loop.
+        strategy: Tensors of a strategy that has a state of its own.
     """
 
-    schedule: LoopSchedule
-    pool: str
+    identity: dict[str, Any]
+    step: int = 0
+    stopped: bool = False
     streams: list[Stream] = field(default_factory=list)
     selections: list[Selection] = field(default_factory=list)
     records: list[LoopRecord] = field(default_factory=list)
+    skipped: dict[int, str] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    logged_step: int = 0
     augmentation: dict[str, Tensor] = field(default_factory=dict)
+    strategy: dict[str, Tensor] = field(default_factory=dict)
+
+    def next_stream(self, selection: Selection, used: int) -> Stream:
+        """The training order of the next loop, whose selection this is.
+
+        Args:
+            selection: Of the loop after those in the state.
+            used: Samples that a loop trains on.
+        """
+        loop = len(self.streams)
+        return self.streams[-1].after(used, selection.indices, loop) if loop else Stream(selection.indices, loop)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write both files, each to a temporary name first: a file that is there is whole."""
+        """Write both files into a checkpoint's folder."""
         values = {
             "version": VERSION,
-            "schedule": asdict(self.schedule),
-            "pool": self.pool,
+            "identity": self.identity,
+            "step": self.step,
+            "stopped": self.stopped,
             "loops": [
                 {
                     "start": stream.start,
@@ -61,9 +87,12 @@ class RunState:
                 }
                 for stream, selection, record in zip(self.streams, self.selections, self.records, strict=True)
             ],
+            "skipped": {str(index): reason for index, reason in self.skipped.items()},
             "cost": self.cost,
+            "losses": self.losses,
+            "logged_step": self.logged_step,
         }
-        tensors = {f"augmentation.{name}": tensor for name, tensor in self.augmentation.items()}
+        tensors = {f"{part}.{name}": tensor for part in PARTS for name, tensor in getattr(self, part).items()}
         for loop, (stream, selection) in enumerate(zip(self.streams, self.selections, strict=True)):
             if stream.start == loop:
                 tensors[f"indices.{loop}"] = stream.indices.int()
@@ -73,57 +102,65 @@ class RunState:
                 tensors[f"weights.{loop}"] = selection.weights[rows]
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-        save_file(whole, folder / f"{TENSORS_FILE}.tmp")
-        (folder / f"{JSON_FILE}.tmp").write_text(json.dumps(values))
-        for name in (TENSORS_FILE, JSON_FILE):
-            os.replace(folder / f"{name}.tmp", folder / name)
+        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, folder / TENSORS_FILE)
+        (folder / JSON_FILE).write_text(json.dumps(values))
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], schedule: LoopSchedule, pool: str) -> RunState:
-        """The state in a checkpoint, for a run with this schedule and pool.
+    def load(cls, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> RunState:
+        """The state in a checkpoint, for a run with this identity.
 
         Raises:
-            ValueError: The checkpoint was not written by VeCAFTrainer, or by a run with other sizes, another
-                pool or another version of the format.
+            ValueError: The checkpoint was written by another run (the message has each thing that differs, then and
+                now) or another version of the format.
         """
-        folder = Path(folder)
-        if not (folder / JSON_FILE).is_file() or not (folder / TENSORS_FILE).is_file():
-            raise ValueError(
-                f"cannot resume from {folder}: it has no {JSON_FILE} and {TENSORS_FILE}, so it was not written by "
-                "VeCAFTrainer or not to its end; use an earlier checkpoint"
-            )
-        values = json.loads((folder / JSON_FILE).read_text())
+        values = json.loads((Path(folder) / JSON_FILE).read_text())
         if values["version"] != VERSION:
             raise ValueError(
                 f"cannot resume: the checkpoint's format is {values['version']}, this version reads {VERSION}"
             )
-        schedule.check_same(values["schedule"])
-        if values["pool"] != pool:
-            raise ValueError(
-                f"cannot resume: the training pool has other labels than when the checkpoint was written "
-                f"(fingerprint {values['pool']} then, {pool} now)"
-            )
-        return cls._from_parts(values, load_file(folder / TENSORS_FILE), schedule, pool)
-
-    @classmethod
-    def _from_parts(
-        cls, values: Mapping[str, Any], tensors: dict[str, Tensor], schedule: LoopSchedule, pool: str
-    ) -> RunState:
-        state = cls(schedule, pool, cost=values["cost"])
+        check_same(values["identity"], identity)
+        tensors = load_file(Path(folder) / TENSORS_FILE)
+        state = cls(**{name: values[name] for name in ("identity", "step", "stopped", "cost", "losses", "logged_step")})
+        state.skipped = {int(index): reason for index, reason in values["skipped"].items()}
         for loop, entry in enumerate(values["loops"]):
             indices = tensors[f"indices.{entry['start']}"].long()
             state.streams.append(Stream(indices, entry["start"], entry["offset"]))
             state.selections.append(Selection(indices, tensors.get(f"weights.{loop}"), entry["info"]))
             state.records.append(LoopRecord.from_json(entry["record"]))
-        prefix = "augmentation."
-        state.augmentation = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+        for part in PARTS:
+            prefix = f"{part}."
+            setattr(state, part, {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
         return state
 
 
-def pool_fingerprint(size: int, labels: Tensor | None) -> str:
-    """A short hash of the pool's length and labels, the same on every machine."""
-    content = hashlib.sha256(str(size).encode())
+def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise a ValueError that names whatever differs between a checkpoint's run and this one, with both values."""
+    # As JSON gives them back: a tuple has become a list.
+    current = json.loads(json.dumps(now))
+    names = [name for name in {**current, **saved} if saved.get(name) != current.get(name)]
+    if names:
+        listed = "; ".join(f"{name} was {saved.get(name)} and is {current.get(name)} now" for name in names)
+        raise ValueError(
+            f"cannot resume a run that differs from the one that wrote the checkpoint: {listed}. Start with the same "
+            "arguments and data, or start anew"
+        )
+
+
+def pool_fingerprint(dataset: Any, labels: Tensor | None) -> str:
+    """A short hash of a pool's labels and, of a `datasets.Dataset`, of a few rows as they are stored; the same on every
+    machine."""
+    content = hashlib.sha256(str(len(dataset)).encode())
     if labels is not None:
         content.update(labels.to(torch.int64).numpy().tobytes())
+    if isinstance(dataset, datasets.Dataset):
+        rows = evenly_spaced(len(dataset), FINGERPRINTED_ROWS).tolist()
+        for row in dataset.with_format("arrow")[rows].to_pylist():
+            content.update(repr(_stored(row)).encode())
     return content.hexdigest()[:16]
+
+
+def _stored(value: Any) -> Any:
+    """Without the folders of image files: a dataset may move."""
+    if not isinstance(value, dict):
+        return value
+    return {key: Path(held).name if key == "path" and held else _stored(held) for key, held in value.items()}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, send_to_device
+from accelerate.utils import broadcast, gather_object, send_to_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.data.indexed import POOL_INDEX
+from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Unloadable
+from vecaf_hf.data.labels import check_range
 from vecaf_hf.scoring.head import captured_embeddings, check_head
 from vecaf_hf.scoring.losses import logits_of
 from vecaf_hf.scoring.objective import Objective
@@ -29,7 +30,10 @@ class PoolScorer:
         accelerator: Moves batches, casts under its mixed precision and gathers.
         objective: Gives each sample's loss; the first batch's mean is checked against its reference.
         load: Makes a loader over these positions of the pool (a list) with batches that hold POOL_INDEX.
+        note_loaded: Told, in every process, which positions were asked for and which of this process's share could
+            not be loaded; what it lets pass has no candidates.
         label_name: The batch's key for the labels.
+        num_classes: C, where each sample has one class: other labels are refused. None where it is not known.
         meter: Counts the forward passes.
         keep_logits: Whether candidates get their logits [M, C], the largest of all fields with many classes.
         disable_tqdm: Whether to hide the progress bar.
@@ -40,13 +44,16 @@ class PoolScorer:
         accelerator: Accelerator,
         objective: Objective,
         load: Callable[[list[int]], Iterable[dict[str, Any]]],
+        note_loaded: Callable[[Tensor, Mapping[int, Unloadable]], None],
         label_name: str,
+        num_classes: int | None,
         meter: CostMeter,
         keep_logits: bool,
         disable_tqdm: bool,
     ) -> None:
         self.accelerator, self.objective = accelerator, objective
-        self.load, self.label_name, self.meter = load, label_name, meter
+        self.load, self.note_loaded, self.label_name, self.num_classes = load, note_loaded, label_name, num_classes
+        self.meter = meter
         self.keep_logits, self.disable_tqdm = keep_logits, disable_tqdm
 
     def score(self, model: nn.Module, head: nn.Module, indices: Tensor) -> Candidates:
@@ -66,32 +73,46 @@ class PoolScorer:
         model.eval()
         try:
             with self.meter.timed("score"):
-                fields = self._forward(model, head, mine)
+                fields, unloadable = self._forward(model, head, mine)
         finally:
             model.train(training)
+        self.note_loaded(indices, unloadable)
+        # A process that could load none of its share learns from another one what it has no rows of.
+        forms = gather_object([{name: (values.shape[1:], values.dtype) for name, values in fields.items()}])
+        form = next(filter(None, forms), None)
+        if form is None:
+            raise ValueError("none of the samples could be loaded: mend the dataset")
+        fields = fields or {name: torch.zeros((len(mine), *shape), dtype=of) for name, (shape, of) in form.items()}
         gathered = {name: self._gather(values)[: len(indices)] for name, values in fields.items()}
-        if not torch.equal(gathered["indices"], indices):
+        loaded = gathered.pop("loaded").bool()
+        gathered = gathered if loaded.all() else {name: values[loaded] for name, values in gathered.items()}
+        if not torch.equal(gathered["indices"], indices[loaded]):
             raise RuntimeError("scores came back for other samples than were asked for; this is a bug in vecaf_hf")
         return Candidates(**gathered)
 
-    def _forward(self, model: nn.Module, head: nn.Module, indices: Tensor) -> dict[str, Tensor]:
+    def _forward(
+        self, model: nn.Module, head: nn.Module, indices: Tensor
+    ) -> tuple[dict[str, Tensor], dict[int, Unloadable]]:
+        """Results with one row per position, those `loaded` filled; and the samples that could not be loaded."""
         fields: dict[str, Tensor] = {}
+        unloadable: dict[int, Unloadable] = {}
         done = 0
         progress = tqdm(total=len(indices), desc="Scoring", unit="image", disable=self.disable_tqdm, leave=False)
         with captured_embeddings(head) as seen, progress:
             for batch in self.load(indices.tolist()):
-                results = self._forward_batch(model, head, batch, seen, first=done == 0)
-                if not fields:
-                    fields = {
-                        name: torch.empty((len(indices), *values.shape[1:]), dtype=values.dtype)
-                        for name, values in results.items()
-                    }
-                size = len(results["indices"])
-                for name, values in results.items():
-                    fields[name][done : done + size] = values
-                done += size
-                progress.update(size)
-        return fields
+                failed = batch.pop(UNLOADABLE, {})
+                unloadable |= failed
+                rows = slice(done, done + len(batch[POOL_INDEX]) + len(failed))
+                loaded = torch.isin(indices[rows], batch[POOL_INDEX])
+                if loaded.any():
+                    results = self._forward_batch(model, head, batch, seen, first=not fields)
+                    if not fields:
+                        fields = {name: _rows_like(values, len(indices)) for name, values in results.items()}
+                    for name, values in results.items():
+                        fields[name][rows][loaded] = values
+                done = rows.stop
+                progress.update(len(loaded))
+        return fields, unloadable
 
     def _forward_batch(
         self, model: nn.Module, head: nn.Module, batch: dict[str, Any], seen: list[Tensor], first: bool
@@ -103,6 +124,9 @@ class PoolScorer:
                 f"the collator's batches have no {self.label_name!r} (they have {', '.join(inputs)}): selection needs "
                 "labels; if a column is missing, set remove_unused_columns=False"
             )
+        if self.num_classes is not None and inputs[self.label_name].dim() == 1:
+            # Before the forward pass: an accelerator would abort the process.
+            check_range(inputs[self.label_name], indices, self.num_classes)
         inputs = send_to_device(inputs, self.accelerator.device)
         labels = inputs[self.label_name]
         reference = self.objective.reference if first else None
@@ -124,7 +148,8 @@ class PoolScorer:
             if reference is not None:
                 _check_loss(reference(outputs, labels), losses)
         fields = {"embeddings": embeddings, "losses": losses} | ({"logits": logits} if self.keep_logits else {})
-        return {"indices": indices, "labels": labels.cpu()} | {name: v.float().cpu() for name, v in fields.items()}
+        whole = {"indices": indices, "labels": labels.cpu(), "loaded": torch.ones(len(indices), dtype=torch.uint8)}
+        return whole | {name: values.float().cpu() for name, values in fields.items()}
 
     def _gather(self, values: Tensor) -> Tensor:
         """All processes' rows, in the order in which `mine` was dealt out."""
@@ -137,6 +162,10 @@ class PoolScorer:
             gathered = self.accelerator.gather(block.to(device)).cpu().unflatten(0, (world, len(block)))
             rows[start * world :][: len(block) * world] = gathered.transpose(0, 1).flatten(0, 1)
         return rows
+
+
+def _rows_like(values: Tensor, count: int) -> Tensor:
+    return values.new_zeros((count, *values.shape[1:]))
 
 
 def _check_loss(reference: Tensor, losses: Tensor) -> None:

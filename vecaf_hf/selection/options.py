@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS
-from vecaf_hf.validation import check_at_least, check_choice, check_positive
+from vecaf_hf.validation import check_at_least, check_choice, check_positive, whole
 
 ALLOCATIONS = ("class", "class_proportional", "class_loss", "global")
 ENSEMBLES = ("best", "debias")
@@ -75,5 +75,5 @@ class SelectionOptions:
         check_positive("temperature", self.temperature)
         check_positive("selection_learning_rate", self.selection_learning_rate)
         check_at_least("selection_tolerance", self.selection_tolerance, 0)
-        check_at_least("selection_steps", self.selection_steps, 0)
-        check_at_least("ensemble_size", self.ensemble_size, 1)
+        self.selection_steps = whole("selection_steps", self.selection_steps, 0)
+        self.ensemble_size = whole("ensemble_size", self.ensemble_size, 1)

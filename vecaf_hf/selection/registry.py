@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.random import balanced, random
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.topk_loss import topk_loss
-from vecaf_hf.validation import check_choice
+from vecaf_hf.validation import check_choice, check_options, whole
 
 Select = Callable[[Candidates, int, SelectionOptions, torch.Generator], "Selection | Tensor"]
 
@@ -78,15 +80,28 @@ def run_strategy(
         raise ValueError(f"strategy {options.strategy!r} needs {' and '.join(missing)}, which were not given")
     expected = len(candidates) if strategy.takes_all else budget
     if not 1 <= expected <= len(candidates):
-        raise ValueError(f"cannot select {budget} distinct samples out of {len(candidates)}")
+        raise ValueError(f"cannot select {budget} distinct samples out of {len(candidates)}: lower the budget")
     generator = torch.Generator().manual_seed(seed)
     chosen = strategy.select(candidates.in_pool_order(), budget, options, generator)
-    selection = chosen if isinstance(chosen, Selection) else Selection(torch.as_tensor(chosen))
+    selection = _selection(chosen, options.strategy)
     if len(selection) != expected:
         raise ValueError(f"strategy {options.strategy!r} selected {len(selection)} samples where {expected} were due")
     if not bool(torch.isin(selection.indices, candidates.indices.cpu()).all()):
         raise ValueError(f"strategy {options.strategy!r} selected samples that are not among the candidates")
     return selection
+
+
+def _selection(chosen: Any, strategy: object) -> Selection:
+    if isinstance(chosen, Selection):
+        return chosen
+    try:
+        indices = torch.as_tensor(chosen)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"strategy {strategy!r} returned a {type(chosen).__name__}; return a Selection, or the indices of the "
+            "chosen candidates"
+        ) from error
+    return Selection(indices)
 
 
 def select(
@@ -117,11 +132,25 @@ def select(
         ValueError: An array holds a NaN (the message says at which index), shapes disagree, the budget does
             not fit, or an option is not one of its choices.
     """
+    own = [*signature(select).parameters][:-1]
+    check_options("select", options, [*own, *SelectionOptions.__dataclass_fields__])
+    chosen = SelectionOptions(strategy=strategy, **options)  # type: ignore[arg-type]
+    embeddings = _array("embeddings", embeddings)
+    if labels is not None:
+        labels = _array("labels", labels)
+        if labels.dim() == 1 and labels.is_floating_point():
+            raise ValueError(f"labels are {labels.dtype}; classes are whole numbers")
     candidates = Candidates(
         indices=torch.arange(len(embeddings)),
-        embeddings=torch.as_tensor(embeddings),
-        losses=torch.as_tensor(losses),
-        labels=None if labels is None else torch.as_tensor(labels),
+        embeddings=embeddings,
+        losses=_array("losses", losses),
+        labels=labels,
     )
-    chosen = SelectionOptions(strategy=strategy, **options)  # type: ignore[arg-type]
-    return run_strategy(find_strategy(strategy), candidates, budget, chosen, seed)
+    return run_strategy(find_strategy(strategy), candidates, whole("budget", budget, 1), chosen, seed)
+
+
+def _array(name: str, values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from error

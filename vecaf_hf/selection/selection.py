@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,10 +18,12 @@ class Selection:
     Args:
         indices: Positions in the pool, distinct. LongTensor [K].
         weights: How much of the pool each sample stands for, mean 1. [K], or None for equal shares.
-        info: Figures about how the selection was made (objective, steps), for logs.
+        info: Figures about how the selection was made (objective, steps), for logs. NumPy's and torch's numbers
+            become Python's, which a checkpoint can hold.
 
     Raises:
-        ValueError: Indices repeat or are negative, or the weights have another length or are negative.
+        ValueError: Indices repeat, are negative or no whole numbers, the weights have another length or are negative,
+            or a figure is no number.
     """
 
     indices: Tensor
@@ -26,10 +31,16 @@ class Selection:
     info: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        indices = torch.as_tensor(self.indices, dtype=torch.long).cpu()
-        object.__setattr__(self, "indices", indices)
+        indices = torch.as_tensor(self.indices)
         if indices.dim() != 1 or indices.numel() == 0:
             raise ValueError(f"a selection needs at least one index in a LongTensor [K], got {list(indices.shape)}")
+        if indices.is_floating_point() or indices.dtype == torch.bool:
+            raise ValueError(
+                f"a selection's indices are whole numbers, got {indices.dtype}: of a mask, give `mask.nonzero()[:, 0]`"
+            )
+        indices = indices.long().cpu()
+        object.__setattr__(self, "indices", indices)
+        object.__setattr__(self, "info", {name: _figure(name, value) for name, value in self.info.items()})
         if indices.min() < 0:
             raise ValueError(f"a selection holds the negative index {int(indices.min())}")
         values, counts = indices.unique(return_counts=True)
@@ -46,3 +57,11 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+
+def _figure(name: object, value: Any) -> float:
+    if isinstance(value, (Tensor, np.ndarray, np.generic)) and math.prod(value.shape) == 1:
+        value = value.item()
+    if not isinstance(name, str) or not isinstance(value, (int, float)):
+        raise ValueError(f"info[{name!r}] of a selection is {value!r:.80}; a figure is one number under a name")
+    return value

@@ -44,11 +44,12 @@ def loss_weights(losses: Tensor, weighting: str | LossWeighting) -> Tensor:
         ValueError: A callable returned another shape, or a negative or non-finite weight.
     """
     weights = (weighting if callable(weighting) else LOSS_WEIGHTINGS[weighting])(losses)
-    if weights.shape != losses.shape or not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise ValueError(
-            f"loss_weighting must return {list(losses.shape)} finite weights of at least 0, "
-            f"got {list(weights.shape)} between {float(weights.min()):g} and {float(weights.max()):g}"
-        )
+    expected = f"loss_weighting must return {list(losses.shape)} finite weights of at least 0"
+    if not isinstance(weights, Tensor) or weights.shape != losses.shape:
+        shape = list(weights.shape) if isinstance(weights, Tensor) else f"a {type(weights).__name__}"
+        raise ValueError(f"{expected}, got {shape}: use elementwise operations of torch")
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise ValueError(f"{expected}, got some between {float(weights.min()):g} and {float(weights.max()):g}")
     return weights.to(losses.dtype)  # a callable may return a mask
 
 

@@ -1,0 +1,167 @@
+"""Image files that are truncated, no image or gone: refused before training, or skipped in the whole run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from conftest import to_pixels
+from datasets import Dataset, Features
+from transformers import PreTrainedModel, TrainerCallback
+
+from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
+
+MakeModel = Callable[..., PreTrainedModel]
+MakeTrainer = Callable[..., VeCAFTrainer]
+
+SIZE = 60
+# One in the first sixteen that are tried before the run, one of the others, one that is not there.
+TRUNCATED, TEXT, GONE = 0, 17, 41
+BAD = {TRUNCATED, TEXT, GONE}
+
+
+@pytest.fixture
+def folder(fashion: Dataset, tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for index in range(SIZE):
+        fashion[index]["image"].save(tmp_path / "images" / f"{index}.png")
+    truncated = tmp_path / "images" / f"{TRUNCATED}.png"
+    truncated.write_bytes(truncated.read_bytes()[:100])
+    (tmp_path / "images" / f"{TEXT}.png").write_text("not found")
+    (tmp_path / "images" / f"{GONE}.png").unlink()
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def pool(folder: Path, fashion: Dataset) -> Dataset:
+    columns = {"image": [str(folder / f"{index}.png") for index in range(SIZE)], "label": fashion["label"][:SIZE]}
+    features = Features({"image": datasets.Image(), "label": fashion.features["label"]})
+    return Dataset.from_dict(columns, features=features).with_transform(to_pixels)
+
+
+class Steps(TrainerCallback):
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.taken += 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("strategy", ["ods", "random", "full", "balanced"])
+def test_refused_before_the_first_step(
+    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, folder: Path, strategy: str, workers: int
+) -> None:
+    steps = Steps()
+    # Those that are tried before the run are whole here.
+    pool = pool.select(range(1, SIZE))
+    options = {"strategy": strategy, "dataloader_num_workers": workers, "selection_fraction": 1.0}
+    trainer = make_trainer(make_vit(), [steps], pool=pool, selection_budget=None, **options)
+    with pytest.raises(ValueError, match=r"cannot load sample 16 \(.*17\.png\)") as error:
+        trainer.train()
+    message = str(error.value)
+    assert f"sample {TEXT - 1} ({folder / '17.png'}): UnidentifiedImageError: " in message
+    assert f"sample {GONE - 1} ({folder / '41.png'}): FileNotFoundError: " in message
+    assert 'Mend or remove it, or set on_bad_sample="skip"' in message
+    # Where it went wrong, not that a worker process told of it.
+    assert "Traceback" not in message
+    assert "to_pixels" in str(error.value.__cause__) or "datasets" in str(error.value.__cause__)
+    assert steps.taken == 0
+
+
+def test_a_systematic_failure_shows_on_a_few_samples(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
+) -> None:
+    tried: list[int] = []
+
+    def broken(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        tried.append(1)
+        return {"pixel_values": batch["picture"]}
+
+    trainer = make_trainer(make_vit(), pool=train.with_transform(broken))
+    with pytest.raises(ValueError, match=r"cannot load sample 0.*KeyError: 'picture'.*and 6 more"):
+        trainer.train()
+    assert len(tried) <= 16
+
+
+@pytest.mark.parametrize("strategy", ["ods", "random", "full", "balanced", "topk_loss"])
+def test_skipped_in_the_whole_run(
+    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, caplog: pytest.LogCaptureFixture, strategy: str
+) -> None:
+    options = {"strategy": strategy, "on_bad_sample": "skip", "num_loops": 3, "max_steps": 24}
+    trainer = make_trainer(make_vit(), pool=pool, **options)
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert trainer.state.global_step == 24
+    assert trainer.skipped_samples.keys() == BAD
+    assert all(not BAD & set(selection.indices.tolist()) for selection in trainer.selection_history)
+    expected = SIZE - len(BAD) if strategy == "full" else 20
+    # Until the third loop `full` does not meet all of its samples.
+    assert all(expected <= len(selection) < SIZE for selection in trainer.selection_history)
+    assert "truncated" in caplog.text or "cannot identify" in caplog.text
+    assert f"sample {TEXT} (" in caplog.text
+
+
+def test_the_choice_is_that_of_a_pool_without_them(
+    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset
+) -> None:
+    """By ODS and with CEA, whose fits see the candidates only."""
+    kept = [index for index in range(SIZE) if index not in BAD]
+    whole, holed = make_vit(), make_vit()
+    options = {"on_bad_sample": "skip", "max_steps": 4, "num_loops": 1}
+    holed_trainer = make_trainer(holed, pool=pool, **options)
+    whole_trainer = make_trainer(whole, pool=pool.select(kept), **options)
+    holed_trainer.train()
+    whole_trainer.train()
+    chosen = torch.tensor(kept)[whole_trainer.selection.indices]
+    assert torch.equal(holed_trainer.selection.indices, chosen)
+
+
+@pytest.mark.parametrize("strategy", ["ods", "random", "full"])
+def test_a_resumed_run_goes_on_without_them(
+    make_vit: MakeModel,
+    make_trainer: MakeTrainer,
+    pool: Dataset,
+    text_encoder: TextEncoder,
+    tmp_path: Path,
+    strategy: str,
+) -> None:
+    options = {"strategy": strategy, "on_bad_sample": "skip", "save_strategy": "steps", "save_steps": 3}
+
+    def trainer(seed: int, folder: str) -> VeCAFTrainer:
+        made = make_vit(seed, hidden_dropout_prob=0.1)
+        return make_trainer(made, [CEACallback(text_encoder)], pool=pool, output_dir=str(tmp_path / folder), **options)
+
+    whole = trainer(0, "whole")
+    whole.train()
+    resumed = trainer(1, "resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert resumed.skipped_samples == whole.skipped_samples
+    for mine, yours in zip(whole.selection_history, resumed.selection_history, strict=True):
+        assert torch.equal(mine.indices, yours.indices)
+    for name, values in whole.model.state_dict().items():
+        assert torch.equal(values, resumed.model.state_dict()[name]), name
+
+
+def test_too_few_that_can_be_loaded(make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset) -> None:
+    trainer = make_trainer(make_vit(), pool=pool, on_bad_sample="skip", selection_budget=SIZE - 1)
+    with pytest.raises(ValueError, match="cannot select 59 distinct samples out of 57"):
+        trainer.train()
+
+
+def test_a_file_that_vanishes_in_training(
+    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, folder: Path
+) -> None:
+    class Vandal(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            for path in folder.glob("*.png"):
+                path.unlink()
+
+    trainer = make_trainer(make_vit(), [Vandal()], pool=pool, on_bad_sample="skip")
+    with pytest.raises(ValueError, match=r"cannot load sample \d+ \(.*png\).*FileNotFoundError.*training can resume"):
+        trainer.train()

@@ -1,0 +1,136 @@
+"""Which checkpoint a run resumes from."""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vecaf_hf.checkpoint import find_checkpoint, find_damage, writing
+
+FILES = (
+    "model.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "vecaf_state.json",
+    "vecaf_state.safetensors",
+    "trainer_state.json",
+)
+
+
+def make(folder: Path, world_size: int = 1) -> Path:
+    folder.mkdir(parents=True)
+    for name in ("model.safetensors", "vecaf_state.safetensors"):
+        save_file({"a": torch.arange(100)}, folder / name)
+    names = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
+    for name in ("optimizer.pt", "scheduler.pt", *names):
+        torch.save({"a": torch.arange(100)}, folder / name)
+    (folder / "vecaf_state.json").write_text(json.dumps({"identity": {"world_size": world_size}}))
+    for name in ("trainer_state.json", "config.json"):
+        (folder / name).write_text(json.dumps({"log_history": list(range(20))}))
+    return folder
+
+
+def delete(path):
+    path.unlink()
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def cut_one_byte(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_whole_checkpoint(tmp_path, world_size):
+    folder = make(tmp_path / "checkpoint-4", world_size)
+    assert find_damage(folder) is None
+    assert find_checkpoint(True, str(tmp_path)) == find_checkpoint(str(folder), "elsewhere") == str(folder)
+
+
+@pytest.mark.parametrize("harm", [delete, halve, empty, cut_one_byte])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_checkpoint_is_passed_over_or_refused_with_the_files_name(tmp_path, caplog, name, harm):
+    whole, damaged = make(tmp_path / "checkpoint-4"), make(tmp_path / "checkpoint-10")
+    harm(damaged / name)
+    says = f"it has no {name}" if harm is delete else f"{name} is damaged"
+    assert find_damage(damaged) == says
+    assert find_checkpoint(True, str(tmp_path)) == str(whole)
+    assert f"{damaged} is passed over: {says}" in caplog.text
+    with pytest.raises(ValueError, match=f"cannot resume from {re.escape(str(damaged))}: {says}.*use an earlier"):
+        find_checkpoint(str(damaged), str(tmp_path))
+
+
+def test_a_process_that_did_not_write_its_generators(tmp_path):
+    folder = make(tmp_path / "checkpoint-4", world_size=3)
+    (folder / "rng_state_2.pth").unlink()
+    assert find_damage(folder) == "it has no rng_state_2.pth"
+
+
+def test_weights_in_shards(tmp_path):
+    folder = make(tmp_path / "checkpoint-4")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    assert find_damage(folder) == "it has no model-00002-of-00002.safetensors"
+    save_file({"b": torch.arange(3)}, folder / "model-00002-of-00002.safetensors")
+    assert find_damage(folder) is None
+
+
+def test_steps_are_numbers_not_words(tmp_path):
+    for step in (9, 10, 100):
+        make(tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / "checkpoint-2000").write_text("a file")
+    assert find_checkpoint(True, str(tmp_path)) == str(tmp_path / "checkpoint-100")
+
+
+@pytest.mark.parametrize("folder", ["empty", "missing"])
+def test_a_run_without_a_checkpoint_begins_anew(tmp_path, caplog, folder):
+    (tmp_path / "empty").mkdir()
+    assert find_checkpoint(True, str(tmp_path / folder)) is None
+    assert "no whole checkpoint: the run starts from the beginning" in caplog.text
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot resume from .*nowhere: it has no model\.safetensors"):
+        find_checkpoint(str(tmp_path / "nowhere"), str(tmp_path))
+
+
+# --- Writing ---
+
+
+def test_a_checkpoint_that_is_written_again_begins_empty(tmp_path):
+    folder = make(tmp_path / "checkpoint-4")
+    with writing(str(folder)):
+        assert not folder.exists()
+
+
+def test_what_could_not_be_written_is_removed_and_the_message_says_what_to_do(tmp_path):
+    folder = tmp_path / "checkpoint-4"
+    says = r"cannot write the checkpoint .*No space left.* GB are free.*Make room"
+    with pytest.raises(OSError, match=says), writing(str(folder)):
+        make(folder)
+        raise OSError(28, "No space left on device")
+    assert not folder.exists()
+
+
+def test_other_errors_pass(tmp_path):
+    with pytest.raises(KeyError), writing(str(tmp_path)):
+        raise KeyError("a bug")
+
+
+def test_a_zip_is_what_torch_writes(tmp_path):
+    """`find_damage` relies on it."""
+    torch.save({"a": torch.arange(3)}, tmp_path / "a.pt")
+    assert zipfile.is_zipfile(tmp_path / "a.pt")

@@ -1,0 +1,100 @@
+"""A Trainer whose checkpoints are whole or not taken, hold no pickled objects and are loaded strictly."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+
+from vecaf_hf.checkpoint import find_checkpoint, reload_model, writing
+from vecaf_hf.loop import RunState
+from vecaf_hf.loop.agreement import decided_by_main
+
+
+class ResumingTrainer(Trainer):
+    """What a killed run needs to go on as if nothing had happened, beside what Trainer's checkpoints hold.
+
+    A subclass says in `_run_state` what else a checkpoint keeps, and reads it from `_resume_folder` when a run begins.
+    """
+
+    model: Any
+    _resume_folder: str | None = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trainer's training. With True it resumes from the last whole checkpoint in `output_dir`, and begins at the
+        beginning where there is none yet: a job that is started again after every interruption can always pass it."""
+        if resume_from_checkpoint and self.args.save_only_model:
+            raise ValueError(
+                "cannot resume with save_only_model: such checkpoints lack the states of optimizer, schedule and "
+                "generators; set save_only_model=False, or start anew"
+            )
+        if resume_from_checkpoint:
+            find = partial(find_checkpoint, resume_from_checkpoint, str(self.args.output_dir))
+            resume_from_checkpoint = decided_by_main(self.accelerator, find)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            # Found by the garbage collector, the loader would wait for each of its persistent workers.
+            self.callback_handler.train_dataloader = None
+            self.accelerator._dataloaders.clear()
+
+    def _run_state(self) -> RunState:
+        """What a checkpoint keeps besides Trainer's files; called in every process, and all wait for each other."""
+        raise NotImplementedError
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        with writing(folder) if self.args.should_save else nullcontext():
+            # All processes meet in it: none writes before the main one has cleared the folder.
+            state = self._run_state()
+            if self.args.should_save:
+                # Before Trainer's own files: it pushes and rotates at the end, and writes last what marks the
+                # checkpoint as whole.
+                state.save(folder)
+            super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Every process has written its file before the main one marks the checkpoint as whole and removes older ones.
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # A pickle, which nothing reads and the Hub warns of: the same as text.
+        folder = Path(str(self.args.output_dir if output_dir is None else output_dir))
+        if self.args.should_save:
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            (folder / "training_args.json").write_text(self.args.to_json_string() + "\n")
+
+    def _load_callback_state(self) -> None:
+        super()._load_callback_state()
+        if self.args.restore_callback_states_from_checkpoint:
+            return
+        # By default Trainer's callbacks forget what they have counted (the patience of EarlyStoppingCallback).
+        for callback in self.callback_handler.callbacks:
+            states = (self.state.stateful_callbacks or {}).get(type(callback).__name__, [])
+            for state in states if isinstance(states, list) else [states]:
+                for name, value in state["attributes"].items():
+                    setattr(callback, name, value)
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False) -> Any:
+        # Trainer skips its schedule for `eval_on_start` alone, which it would repeat when a run resumes.
+        if skip_scheduler and self.state.global_step > 0:
+            return {}
+        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._resume_folder = resume_from_checkpoint
+        if not reload_model(self.model, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not reload_model(self.model, str(self.state.best_model_checkpoint)):
+            super()._load_best_model()
