@@ -6,7 +6,8 @@ A recipe is a dictionary of defaults. A YAML file (`--config`) overrides it, the
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,11 @@ from local_models import resolve_model
 
 from vecaf_hf import CEACallback, VeCAFArguments, VeCAFTrainer
 from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.augmentation.text_encoder import LOADING_ADVICE
 from vecaf_hf.data.columns import find_label_column
+from vecaf_hf.printable import printable
 from vecaf_hf.reporting import summarise, write_plots
-from vecaf_hf.validation import check_choice
+from vecaf_hf.validation import check_at_least, check_choice, check_fraction, whole
 
 
 @dataclass
@@ -90,6 +93,15 @@ class RecipeArguments:
         for name in ("validation_split", "test_split", "text_encoder"):
             if getattr(self, name) == "none":
                 setattr(self, name, None)
+        for name in ("image_size", "max_train_samples", "total_train_batch_size"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 1)
+        check_fraction("crop_scale", self.crop_scale)
+        for name in ("validation_fraction", "test_fraction"):
+            value = getattr(self, name)
+            check_at_least(name, value, 0)
+            if value >= 1:
+                raise ValueError(f"{name} is {value}; it must be below 1: the rest is the pool")
 
 
 TASK = "image-classification"
@@ -109,14 +121,20 @@ def parse(defaults: Mapping[str, Any], command_line: list[str] | None = None) ->
     """Defaults of the recipe, overridden by the YAML file of `--config`, overridden by the command line.
 
     Raises:
-        ValueError: The file has a key that is no option; the nearest option is suggested.
+        ValueError: File or command line have what is no option; the nearest option is suggested.
     """
-    parser = HfArgumentParser([RecipeArguments, CEAOptions, VeCAFArguments])  # type: ignore[list-item]
+    # Without abbreviations: what has been given must be known by its name.
+    parser = HfArgumentParser([RecipeArguments, CEAOptions, VeCAFArguments], allow_abbrev=False)  # type: ignore[list-item]
     parser.add_argument("--config", help="YAML file of options, overridden by the command line.")
     parser.set_defaults(**defaults)
-    known, _ = parser.parse_known_args(command_line)
+    known, unknown = parser.parse_known_args(command_line)
+    for word in unknown:
+        check_choice("a word of the command line", word.split("=")[0], [f"--{name}" for name in vars(known)])
     if known.config is not None:
-        values = yaml.safe_load(Path(known.config).read_text()) or {}
+        with open(known.config, encoding="utf-8") as file:
+            values = yaml.safe_load(file) or {}
+        if not isinstance(values, dict):
+            raise ValueError(f"{known.config} holds a {type(values).__name__}; it must have lines of `option: value`")
         for key in values:
             check_choice(f"a key of {known.config}", key, vars(known))
         parser.set_defaults(**overridden(values), **values)
@@ -146,9 +164,25 @@ def batch_per_device(total: int, args: VeCAFArguments) -> int:
     return total // shares
 
 
+@contextmanager
+def naming(kind: str, name: str) -> Iterator[None]:
+    """Errors inside the block say what could not be loaded and what to do."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"cannot load the {kind} {name!r}: {' '.join(str(error).split())}; {LOADING_ADVICE}"
+        ) from error
+
+
 def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[DatasetDict, str]:
     """The splits `train`, `validation` and (where there is one) `test`, and the name of the label column."""
-    data = load_dataset(recipe.dataset_name, recipe.dataset_config_name)
+    if not recipe.dataset_name:
+        raise ValueError(
+            "dataset_name is not set: give a dataset's Hub id, or a folder of parquet files or class folders"
+        )
+    with naming("dataset", recipe.dataset_name):
+        data = load_dataset(recipe.dataset_name, recipe.dataset_config_name)
     if recipe.test_split is not None and recipe.test_split in (recipe.train_split, recipe.validation_split):
         raise ValueError(
             f"test_split is {recipe.test_split!r}, which the run trains on or watches: name another or none"
@@ -159,7 +193,11 @@ def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[Data
     train = data[recipe.train_split]
     label = find_label_column(train, label_column)
     if label is None:
-        raise ValueError(f"which of the columns {', '.join(train.column_names)} holds the label? Set label_column")
+        columns = printable(", ".join(train.column_names))
+        raise ValueError(f"which of the columns {columns} holds the label? Set label_column")
+    for split in {recipe.train_split, recipe.validation_split, recipe.test_split} - {None}:
+        if any(value is None or value != value for value in data[split].unique(label)):
+            raise ValueError(f"some samples of the split {split!r} have no {label!r}: mend or remove them")
     if not isinstance(train.features[label], ClassLabel):
         # By the training split's classes: encoded by itself, a split that lacks a class would number them otherwise.
         classes = ClassLabel(names=sorted({str(value) for value in train.unique(label)}))
@@ -243,8 +281,10 @@ def build_trainer(
     args.remove_unused_columns = False
     splits, label = load_splits(recipe, args.label_column)
     args.label_column = label
+    check_choice("image_column", cea.image_column, splits["train"].column_names)
     name = resolve_model(recipe.model_name_or_path)
-    processor = AutoImageProcessor.from_pretrained(name)
+    with naming("model", name):
+        processor = AutoImageProcessor.from_pretrained(name)
     train_transform, eval_transform = image_transforms(recipe, processor)
     callbacks = []
     if recipe.text_encoder is not None:

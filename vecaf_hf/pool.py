@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.candidates import Candidates
+from vecaf_hf.data.checks import check_batch, check_range
 from vecaf_hf.data.columns import read_labels
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, Unloadable
-from vecaf_hf.data.labels import check_range
 from vecaf_hf.data.loading import indexed_loader
 from vecaf_hf.data.unloadable import LISTED, listed, refuse
 from vecaf_hf.printable import printable
@@ -61,11 +61,9 @@ class Pool:
         self.dataset = dataset
         self.scoring_dataset = dataset if scoring_dataset is None else scoring_dataset
         self.args, self.prepare, self.label_name, self.accelerator = args, prepare, label_name, accelerator
-        for samples in (self.dataset, self.scoring_dataset):
-            if isinstance(samples, (IterableDataset, datasets.IterableDataset)) or not hasattr(samples, "__getitem__"):
-                raise ValueError(
-                    "train_dataset is iterable only; selection needs a map-style dataset (with len and [index])"
-                )
+        self.num_classes: int | None = None
+        for name, samples in (("train_dataset", self.dataset), ("scoring_dataset", self.scoring_dataset)):
+            _check_map_style(name, samples)
         if len(self.scoring_dataset) != len(self.dataset):
             raise ValueError(
                 f"scoring_dataset has {len(self.scoring_dataset)} samples and train_dataset {len(self.dataset)}: they "
@@ -78,6 +76,10 @@ class Pool:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def columns(self) -> list[str]:
+        return getattr(self.dataset, "column_names", None) or []
+
     def forget_samples(self) -> None:
         """Begin a run: whatever could not be loaded in an earlier one may be whole by now."""
         self.skipped: dict[int, str] = {}
@@ -89,6 +91,17 @@ class Pool:
         kept = torch.ones(len(self), dtype=torch.bool)
         kept[list(self.skipped)] = False
         return kept.nonzero().squeeze(1)
+
+    def batches(self, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Those of the scoring loader, each checked.
+
+        Raises:
+            ValueError: A sample has no label, one that is no class of the model, or a value that is not finite.
+        """
+        for batch in self.scoring_loader(indices):
+            if len(batch[POOL_INDEX]):
+                check_batch(batch, self.label_name, self.num_classes, self.columns)
+            yield batch
 
     def training_loader(self, draws: Any, batch_size: int) -> DataLoader:
         """Batches of the dataset, in the order of a sampler of draws."""
@@ -129,6 +142,20 @@ class Pool:
             "last checkpoint",
         )
 
+    def try_training(self, indices: Tensor) -> None:
+        """Load these samples as training will; their scoring transform is another one.
+
+        Raises:
+            ValueError: A sample cannot be loaded, or `check_batch` refuses it.
+        """
+        dataset, collator = self.prepare(self.dataset)
+        draws = [Draw(index) for index in indices.tolist()]
+        for batch in indexed_loader(dataset, collator, draws, len(draws), self.args, self.seed):
+            if self.args.on_bad_sample == "raise":
+                refuse(self.dataset, batch.get(UNLOADABLE, {}), "Mend the training transform")
+            if len(batch[POOL_INDEX]):
+                check_batch(batch, self.label_name, self.num_classes, self.columns)
+
     def check_loadable(self, indices: Tensor) -> bool:
         """Load those of these samples that no one has loaded in this run, without the model; whether all could be.
 
@@ -141,7 +168,7 @@ class Pool:
         unloadable: dict[int, Unloadable] = {}
         hidden = bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process
         with tqdm(total=len(indices), desc="Checking", unit="image", disable=hidden, leave=False) as progress:
-            for batch in self.scoring_loader(indices[rank::world].tolist()):
+            for batch in self.batches(indices[rank::world].tolist()):
                 unloadable |= batch.get(UNLOADABLE, {})
                 progress.update(world * (len(batch[POOL_INDEX]) + len(batch.get(UNLOADABLE, {}))))
         self.note_loaded(indices, unloadable)
@@ -154,18 +181,27 @@ class Pool:
         if self.labels is None:
             labels = torch.zeros(len(self), dtype=torch.long)
             unloadable: dict[int, Unloadable] = {}
-            for batch in self.scoring_loader(range(len(self))):
+            for batch in self.batches(range(len(self))):
                 unloadable |= batch.get(UNLOADABLE, {})
                 if len(batch[POOL_INDEX]):
-                    labels[batch[POOL_INDEX]] = batch[self.label_name].long()
+                    found = batch[self.label_name]
+                    if found.dim() != 1 or found.is_floating_point():
+                        raise ValueError(
+                            f"strategy {self.args.strategy!r} needs labels that are one class per sample, and a "
+                            f"batch's are {found.dtype} {list(found.shape)}"
+                        )
+                    labels[batch[POOL_INDEX]] = found.long()
             self.note_loaded(torch.arange(len(self)), unloadable)
             self.labels = labels
 
-    def check_classes(self, class_names: Sequence[str]) -> None:
+    def check_classes(self, class_names: Sequence[str], num_classes: int | None) -> None:
         """Raise a ValueError if a label is no class of the model; warn of classes that no sample has."""
-        if self.labels is None or len(class_names) < 2:
+        self.num_classes = num_classes
+        if self.labels is None or num_classes is None:
             return
-        check_range(self.labels, torch.arange(len(self)), len(class_names))
+        check_range(self.labels, torch.arange(len(self)), num_classes)
+        if len(class_names) < 2:
+            return
         absent = torch.bincount(self.labels, minlength=len(class_names)) == 0
         if absent.any():
             names = [class_names[index] for index in absent.nonzero().squeeze(1).tolist()]
@@ -184,3 +220,16 @@ class Pool:
                 f"the label column gives sample {index} class {int(self.labels[index])}, and the collator's batch "
                 f"class {int(scored.classes[differing[0]])}: set label_column to the column that the model trains on"
             )
+
+
+def _check_map_style(name: str, samples: Any) -> None:
+    if isinstance(samples, Mapping):
+        splits = ", ".join(map(str, samples))
+        raise ValueError(
+            f"{name} is a {type(samples).__name__} of {splits}: pass one split, such as "
+            f"{name}=data[{next(iter(samples), 'train')!r}]"
+        )
+    if isinstance(samples, (IterableDataset, datasets.IterableDataset)) or not (
+        hasattr(samples, "__getitem__") and hasattr(samples, "__len__")
+    ):
+        raise ValueError(f"{name} is iterable only; selection needs a map-style dataset (with len and [index])")

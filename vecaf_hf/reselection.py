@@ -90,10 +90,7 @@ class Reselection:
         candidates = self._unscored()
         if not (self.strategy.needs_forward or warmup):
             return candidates
-        count = min(len(candidates), max(self.budget, round(self.args.scoring_fraction * len(self.pool))))
-        generator = torch.Generator().manual_seed(seed)
-        rows = candidate_set(len(candidates), count, candidates.labels, generator)
-        candidates = self.score(candidates.indices[rows])
+        candidates = self.score(self._drawn(candidates, seed))
         if not warmup:
             return candidates
         with self.meter.timed("select"):
@@ -101,6 +98,23 @@ class Reselection:
         if self.accelerator.num_processes > 1:
             broadcast([parameter.data for parameter in self.head.parameters()])
         return rescored(self.head, candidates, self.sample_loss)
+
+    def _drawn(self, candidates: Candidates, seed: int) -> Tensor:
+        """Positions that the loop of this seed scores. LongTensor [n]."""
+        count = min(len(candidates), max(self.budget, round(self.args.scoring_fraction * len(self.pool))))
+        generator = torch.Generator().manual_seed(seed)
+        return candidates.indices[candidate_set(len(candidates), count, candidates.labels, generator)]
+
+    def foreseen(self, loops: int) -> Tensor:
+        """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""
+        candidates, parts = self._unscored(), [torch.empty(0, dtype=torch.long)]
+        for seed in [] if self.args.single_run else [seed_of(self.pool.seed, loop) for loop in range(1, loops)]:
+            if self.strategy.needs_forward:
+                parts.append(self._drawn(candidates, seed))
+            else:
+                with seeded(seed):
+                    parts.append(run_strategy(self.strategy, candidates, self.budget, self.args, seed).indices)
+        return torch.cat(parts).unique()
 
     def _select_from(self, candidates: Candidates, seed: int) -> Selection:
         if self.cea is not None and candidates.embeddings is not None:

@@ -78,8 +78,9 @@ class ResumingTrainer(Trainer):
         if self.args.restore_callback_states_from_checkpoint:
             return
         # By default Trainer's callbacks forget what they have counted (the patience of EarlyStoppingCallback).
+        saved: Any = self.state.stateful_callbacks or {}
         for callback in self.callback_handler.callbacks:
-            states = (self.state.stateful_callbacks or {}).get(type(callback).__name__, [])
+            states = saved.get(type(callback).__name__, [])
             for state in states if isinstance(states, list) else [states]:
                 for name, value in state["attributes"].items():
                     setattr(callback, name, value)

@@ -98,6 +98,7 @@ class VeCAFTrainer(ResumingTrainer):
             getattr(getattr(self.model, "config", None), "problem_type", None),
             args.label_smoothing_factor,
         )
+        self._custom_objective = sample_loss_func is not None or self.compute_loss_func is not None
         self._weights: Tensor | None = None  # [N], of the current selection
         self._batch_indices: Tensor | None = None
         self._run: RunState | None = None
@@ -154,7 +155,7 @@ class VeCAFTrainer(ResumingTrainer):
         self._schedule = self._make_schedule()
         if self.args.head_warmup:
             linear_of(self._head)
-        self._pool.check_classes(self._classes)
+        self._pool.check_classes(self._classes, self._num_classes)
         if self.cea is not None:
             self.cea.read_captions(self._pool.dataset, self._pool.labels, self.class_names)
 
@@ -175,6 +176,15 @@ class VeCAFTrainer(ResumingTrainer):
         """The names of the classes, where each sample has one; else none."""
         problem = getattr(getattr(self.model, "config", None), "problem_type", None)
         return self.class_names if problem in (None, "single_label_classification") else []
+
+    @property
+    def _num_classes(self) -> int | None:
+        """C, where each sample is to have one class; None where that cannot be told."""
+        if self._custom_objective and self._pool.labels is None:
+            return None
+        has_config = hasattr(self.model, "config")
+        count = len(self._classes) if has_config else getattr(self._head, "out_features", 0)
+        return count if count > 1 else None
 
     # --- Trainer's hooks ---
 
@@ -279,13 +289,19 @@ class VeCAFTrainer(ResumingTrainer):
         if self.cea is not None:
             assert probe.embeddings is not None
             self.cea.prepare(self._head, probe.embeddings.shape[1], self.accelerator, self.meter)
+        loaded_soon = strategy.takes_all or (strategy.needs_forward and self.args.scoring_fraction == 1)
+        if self.args.on_bad_sample == "raise" and not loaded_soon and not self._resume_folder:
+            self._pool.check_loadable(self._reselection.foreseen(schedule.num_loops))
         self._run = self._resumed(self._resume_folder) if self._resume_folder else RunState(self._identity())
         self._resume_folder = None
 
     def _probe(self, pool_size: int) -> Candidates:
         """A few samples through collator, model, head and loss: whatever is wrong with them shows before training."""
         self._pool.forget_samples()
-        probe = self._score(evenly_spaced(pool_size, PROBED_SAMPLES))
+        indices = evenly_spaced(pool_size, PROBED_SAMPLES)
+        if self._pool.scoring_dataset is not self._pool.dataset:
+            self._pool.try_training(indices)
+        probe = self._score(indices)
         self._pool.check_labels(probe)
         if self.args.head_warmup and probe.classes is None:
             raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
@@ -374,10 +390,9 @@ class VeCAFTrainer(ResumingTrainer):
         scorer = PoolScorer(
             accelerator=self.accelerator,
             objective=self._objective,
-            load=self._pool.scoring_loader,
+            load=self._pool.batches,
             note_loaded=self._pool.note_loaded,
             label_name=self.label_name,
-            num_classes=len(self._classes) if len(self._classes) > 1 else None,
             meter=self.meter,
             keep_logits="logits" in find_strategy(self.args.strategy).needs,
             disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,

@@ -112,6 +112,28 @@ def test_a_label_without_a_name():
         find("a {label}", labels=torch.tensor([0, 2]))
 
 
+@pytest.mark.parametrize("label", [-1, -100])
+def test_a_negative_label_is_not_counted_from_the_end(label):
+    with pytest.raises(ValueError, match=rf"label {label} of sample 1 has no name: there are 2 class names.*id2label"):
+        find("a {label}", labels=torch.tensor([0, label]))
+
+
+def test_classes_that_a_config_only_numbers_have_no_names():
+    with pytest.raises(ValueError, match=r"needs names of classes.* only LABEL_0 and so on: give it an id2label"):
+        find("a {label}", labels=torch.tensor([0, 1]), names=["LABEL_0", "LABEL_1"])
+
+
+def test_a_template_without_its_field_is_no_column():
+    with pytest.raises(ValueError, match=r"captions='a {lable}' is no column, and a template .* has {label}"):
+        find("a {lable}", images_with(["a"]))
+
+
+@pytest.mark.parametrize("captions", [[None, None], ["", " "]])
+def test_a_pool_in_which_no_caption_is_left(captions):
+    with pytest.raises(ValueError, match=r"no sample .* has a caption: all 2 are missing, empty or blank"):
+        find(captions)
+
+
 # --- Their embeddings ---
 
 
@@ -139,6 +161,15 @@ def test_prompted_captions_stand_beside_the_plain_ones():
 def test_a_pool_without_any_caption():
     with pytest.raises(ValueError, match="no sample of the training dataset has a caption"):
         caption_table([None, None], None, StubEncoder())
+
+
+def test_an_embedding_that_is_not_finite_names_its_caption():
+    class Overflows(StubEncoder):
+        def encode(self, texts):
+            return super().encode(texts) * torch.tensor([[torch.inf if "cat" in text else 1.0] for text in texts])
+
+    with pytest.raises(ValueError, match=r"embedding of 'a cat' is not finite \(1 of 2 distinct captions\)"):
+        caption_table(["dog", "a cat", "dog"], None, Overflows())
 
 
 def test_a_sample_without_a_caption_has_some_finite_text():

@@ -175,6 +175,9 @@ def test_replacing_options_keeps_the_others():
         ({"losses": LOSSES[:, None]}, "losses must have 1 dimension"),
         ({"embeddings": EMBEDDINGS[:, 0]}, "embeddings must have 2 dimension"),
         ({"labels": LABELS[:-1]}, "labels has 49 rows for 50 samples"),
+        ({"labels": LABELS / 2}, "labels are torch.float32; classes are whole numbers"),
+        ({"labels": ["a"] * 50}, "labels must be an array of numbers"),
+        ({"budget": 2.5}, "budget is 2.5; it must be a whole number"),
         ({"budget": 51}, "cannot select 51 distinct samples out of 50"),
         ({"budget": 0}, "budget is 0; it must be at least 1"),
     ],
@@ -227,6 +230,25 @@ def test_ods_covers_the_clusters_that_random_draws_would_miss():
     embeddings, losses, cluster = clusters()
     found = select(embeddings, losses, budget=6, labels=cluster, allocation="class")
     assert cluster[found.indices].sort().values.tolist() == list(range(6))
+
+
+def test_figures_become_pythons_numbers():
+    figures = {"a": np.float32(1.5), "b": np.int64(3), "c": torch.tensor([2.0]), "d": 4}
+    info = Selection([0], info=figures).info
+    assert info == {"a": 1.5, "b": 3, "c": 2.0, "d": 4}
+    assert all(type(value) in (int, float) for value in info.values())
+
+
+@pytest.mark.parametrize("info", [{"a": [1, 2]}, {"a": "much"}, {"a": None}, {"a": torch.ones(2)}, {3: 1.0}])
+def test_what_is_no_figure_is_refused(info):
+    with pytest.raises(ValueError, match=r"info\[.*\] of a selection is .*; a figure is one number under a name"):
+        Selection([0], info=info)
+
+
+@pytest.mark.parametrize("indices", [torch.tensor([0.0, 1.5]), [1.0, 2.0], torch.tensor([True, False])])
+def test_indices_are_whole_numbers(indices):
+    with pytest.raises(ValueError, match="indices are whole numbers, got torch"):
+        Selection(indices)
 
 
 def test_selection_weights_have_mean_one():

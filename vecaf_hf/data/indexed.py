@@ -66,7 +66,13 @@ class IndexedCollator:
     def __call__(self, samples: Sequence[tuple[int, Any]]) -> dict[str, Any]:
         unloadable = {index: item for index, item in samples if isinstance(item, Unloadable)}
         loaded = [(index, item) for index, item in samples if index not in unloadable]
-        batch = self.collator([item for _, item in loaded]) if loaded else {}
+        try:
+            batch = self.collator([item for _, item in loaded]) if loaded else {}
+        except Exception as error:
+            some = ", ".join(str(index) for index, _ in loaded[:3])
+            raise ValueError(
+                f"data_collator failed on a batch of samples {some}, ...: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(batch, Mapping):
             raise TypeError(
                 f"data_collator returned {type(batch).__name__}; return a dict of the model's arguments, "

@@ -102,7 +102,13 @@ def check_head(head: nn.Module, embeddings: Tensor, logits: Tensor) -> None:
         # A convolutional head takes [N, d, 1, 1].
         found = head(embeddings[:, :, None, None])
     found = found.flatten(1)
-    if found.shape != logits.shape or not torch.allclose(found.float(), logits.float(), rtol=1e-2, atol=1e-3):
+    if found.shape != logits.shape or not torch.allclose(
+        found.float(),
+        logits.float(),
+        rtol=1e-2,
+        atol=1e-3,
+        equal_nan=True,  # Candidates names samples with NaN.
+    ):
         raise ValueError(
             f"{type(head).__name__} does not turn the embedding into the model's logits (something follows it, or "
             "there is a second head): name the right module with `head`"

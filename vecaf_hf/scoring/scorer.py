@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Unloadable
-from vecaf_hf.data.labels import check_range
 from vecaf_hf.scoring.head import captured_embeddings, check_head
 from vecaf_hf.scoring.losses import logits_of
 from vecaf_hf.scoring.objective import Objective
@@ -29,11 +28,10 @@ class PoolScorer:
     Args:
         accelerator: Moves batches, casts under its mixed precision and gathers.
         objective: Gives each sample's loss; the first batch's mean is checked against its reference.
-        load: Makes a loader over these positions of the pool (a list) with batches that hold POOL_INDEX.
+        load: Batches of these positions of the pool (a list), with POOL_INDEX and labels.
         note_loaded: Told, in every process, which positions were asked for and which of this process's share could
             not be loaded; what it lets pass has no candidates.
         label_name: The batch's key for the labels.
-        num_classes: C, where each sample has one class: other labels are refused. None where it is not known.
         meter: Counts the forward passes.
         keep_logits: Whether candidates get their logits [M, C], the largest of all fields with many classes.
         disable_tqdm: Whether to hide the progress bar.
@@ -46,21 +44,19 @@ class PoolScorer:
         load: Callable[[list[int]], Iterable[dict[str, Any]]],
         note_loaded: Callable[[Tensor, Mapping[int, Unloadable]], None],
         label_name: str,
-        num_classes: int | None,
         meter: CostMeter,
         keep_logits: bool,
         disable_tqdm: bool,
     ) -> None:
         self.accelerator, self.objective = accelerator, objective
-        self.load, self.note_loaded, self.label_name, self.num_classes = load, note_loaded, label_name, num_classes
-        self.meter = meter
+        self.load, self.note_loaded, self.label_name, self.meter = load, note_loaded, label_name, meter
         self.keep_logits, self.disable_tqdm = keep_logits, disable_tqdm
 
     def score(self, model: nn.Module, head: nn.Module, indices: Tensor) -> Candidates:
         """Candidates for these positions of the pool. LongTensor [M].
 
         Raises:
-            ValueError: A batch has no labels, the head is not what makes the logits, training's loss is not the mean
+            ValueError: The head is not what makes the logits, training's loss is not the mean
                 of the objective's losses, or a result is not finite (with the sample's index).
         """
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -119,14 +115,6 @@ class PoolScorer:
     ) -> dict[str, Tensor]:
         inputs = dict(batch)
         indices = inputs.pop(POOL_INDEX)
-        if inputs.get(self.label_name) is None:
-            raise ValueError(
-                f"the collator's batches have no {self.label_name!r} (they have {', '.join(inputs)}): selection needs "
-                "labels; if a column is missing, set remove_unused_columns=False"
-            )
-        if self.num_classes is not None and inputs[self.label_name].dim() == 1:
-            # Before the forward pass: an accelerator would abort the process.
-            check_range(inputs[self.label_name], indices, self.num_classes)
         inputs = send_to_device(inputs, self.accelerator.device)
         labels = inputs[self.label_name]
         reference = self.objective.reference if first else None
@@ -145,6 +133,7 @@ class PoolScorer:
             # A tuple begins with the model's loss when it was given labels.
             rest = outputs[1:] if own_loss and isinstance(outputs, tuple) else outputs
             losses = self.objective.sample_losses(rest, labels)
+            _check_shape(losses, len(indices))
             if reference is not None:
                 _check_loss(reference(outputs, labels), losses)
         fields = {"embeddings": embeddings, "losses": losses} | ({"logits": logits} if self.keep_logits else {})
@@ -168,9 +157,18 @@ def _rows_like(values: Tensor, count: int) -> Tensor:
     return values.new_zeros((count, *values.shape[1:]))
 
 
+def _check_shape(losses: object, count: int) -> None:
+    if not isinstance(losses, Tensor) or losses.shape != (count,):
+        got = list(losses.shape) if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
+        raise ValueError(
+            f"the objective (sample_loss_func) must return one loss per sample, a Tensor [{count}], and returned "
+            f'{got}: with losses of torch, set reduction="none"'
+        )
+
+
 def _check_loss(reference: Tensor, losses: Tensor) -> None:
     reference, mean = reference.float(), losses.float().mean()
-    if not torch.allclose(reference, mean, rtol=1e-2, atol=1e-3):
+    if not torch.allclose(reference, mean, rtol=1e-2, atol=1e-3, equal_nan=True):
         raise ValueError(
             f"training's loss of a batch ({float(reference):g}) is not the mean of its per-sample losses "
             f"({float(mean):g}): the model computes another loss than its problem_type says, or the objective weighs "

@@ -1,0 +1,53 @@
+"""What a batch must hold to be trained on."""
+
+import pytest
+import torch
+
+from vecaf_hf.data.checks import check_batch
+from vecaf_hf.data.indexed import POOL_INDEX
+
+
+def batch(**changes):
+    whole = {"pixel_values": torch.ones(4, 3, 2, 2), "labels": torch.tensor([0, 2, 1, 0]), "name": ["a"] * 4}
+    return {POOL_INDEX: torch.tensor([5, 7, 3, 9]), **whole, **changes}
+
+
+def check(found, num_classes=3, columns=("image", "class")):
+    check_batch(found, "labels", num_classes, columns)
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 2, 1, 0]), torch.eye(4), torch.tensor([0, -1, 1, 2])])
+def test_a_sound_batch(labels):
+    check(batch(labels=labels), num_classes=None)
+
+
+def test_no_labels_and_what_there_is():
+    for found in (batch(labels=None), {name: values for name, values in batch().items() if name != "labels"}):
+        with pytest.raises(
+            ValueError, match=r"no 'labels' \(they have pixel_values.*columns are image, class.*labels; rename"
+        ):
+            check(found)
+    with pytest.raises(ValueError, match=r"no 'labels' \(they have pixel_values, labels, name\): "):
+        check(batch(labels=None), columns=())
+
+
+@pytest.mark.parametrize("label", [3, -1, -100])
+def test_a_label_that_is_no_class(label):
+    labels = torch.tensor([0, label, 1, label])
+    with pytest.raises(ValueError, match=f"label of sample 7 is {label}, and the model has 3 classes .0 to 2; 2 such"):
+        check(batch(labels=labels))
+
+
+def test_labels_with_a_gap():
+    with pytest.raises(ValueError, match=r"label of sample 3 is nan .*classes are whole numbers, 0 to 2"):
+        check(batch(labels=torch.tensor([0.0, 1.0, torch.nan, 1.0])))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_not_finite(value):
+    pixels = torch.ones(4, 3, 2, 2)
+    pixels[2, 1, 0, 1] = value
+    with pytest.raises(ValueError, match=r"pixel_values of sample 3 is not finite .1 such"):
+        check(batch(pixel_values=pixels))
+    # Of another length: not one row per sample.
+    check(batch(grid=torch.full((2,), value)))
