@@ -10,7 +10,6 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from conftest import to_pixels
 from datasets import Dataset, Features
 from transformers import PreTrainedModel, TrainerCallback
 
@@ -38,10 +37,10 @@ def folder(fashion: Dataset, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pool(folder: Path, fashion: Dataset) -> Dataset:
+def pool(folder: Path, fashion: Dataset, train: Dataset) -> Dataset:
     columns = {"image": [str(folder / f"{index}.png") for index in range(SIZE)], "label": fashion["label"][:SIZE]}
     features = Features({"image": datasets.Image(), "label": fashion.features["label"]})
-    return Dataset.from_dict(columns, features=features).with_transform(to_pixels)
+    return Dataset.from_dict(columns, features=features).with_transform(train.format["format_kwargs"]["transform"])
 
 
 class Steps(TrainerCallback):
