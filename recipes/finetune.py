@@ -315,7 +315,9 @@ def main(defaults: Mapping[str, Any]) -> None:
     """Parse, train, evaluate once on the test split, save, and say what happened."""
     recipe, cea, args = parse(defaults)
     trainer, test = build_trainer(recipe, cea, args)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    resume: str | bool | None = args.resume_from_checkpoint
+    # The command line has words only.
+    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     metrics = trainer.evaluate(test, metric_key_prefix="test") if test is not None else {}
     trainer.save_model()
     trainer.save_state()

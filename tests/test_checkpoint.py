@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vecaf_hf.checkpoint import find_checkpoint, find_damage, writing
+from vecaf_hf.checkpoint import claim, find_checkpoint, find_damage, make_durable, writing
 
 FILES = (
     "model.safetensors",
@@ -22,14 +22,14 @@ FILES = (
 )
 
 
-def make(folder: Path, world_size: int = 1) -> Path:
+def make(folder: Path, world_size: int = 1, run: str = "a") -> Path:
     folder.mkdir(parents=True)
     for name in ("model.safetensors", "vecaf_state.safetensors"):
         save_file({"a": torch.arange(100)}, folder / name)
     names = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
     for name in ("optimizer.pt", "scheduler.pt", *names):
         torch.save({"a": torch.arange(100)}, folder / name)
-    (folder / "vecaf_state.json").write_text(json.dumps({"identity": {"world_size": world_size}}))
+    (folder / "vecaf_state.json").write_text(json.dumps({"run": run, "identity": {"world_size": world_size}}))
     for name in ("trainer_state.json", "config.json"):
         (folder / name).write_text(json.dumps({"log_history": list(range(20))}))
     return folder
@@ -99,7 +99,7 @@ def test_steps_are_numbers_not_words(tmp_path):
 def test_a_run_without_a_checkpoint_begins_anew(tmp_path, caplog, folder):
     (tmp_path / "empty").mkdir()
     assert find_checkpoint(True, str(tmp_path / folder)) is None
-    assert "no whole checkpoint: the run starts from the beginning" in caplog.text
+    assert "no whole checkpoint of its last run: the run starts from the beginning" in caplog.text
 
 
 def test_a_folder_that_is_not_there(tmp_path):
@@ -107,27 +107,80 @@ def test_a_folder_that_is_not_there(tmp_path):
         find_checkpoint(str(tmp_path / "nowhere"), str(tmp_path))
 
 
+def test_an_earlier_runs_checkpoints_are_resumed_by_path_alone(tmp_path, caplog):
+    """They may have more steps than the last run had when it was killed."""
+    old = make(tmp_path / "checkpoint-8", run="a")
+    claim(str(tmp_path), "b")
+    assert find_checkpoint(True, str(tmp_path)) is None
+    assert f"{old} is passed over: an earlier run wrote it" in caplog.text
+    new = make(tmp_path / "checkpoint-4", run="b")
+    assert find_checkpoint(True, str(tmp_path)) == str(new)
+    assert find_checkpoint(str(old), str(tmp_path)) == str(old)
+    claim(str(tmp_path), "a")
+    assert find_checkpoint(True, str(tmp_path)) == str(old)
+
+
+def test_a_state_of_an_older_format_counts_as_whole(tmp_path):
+    """Whoever loads it says which version it needs."""
+    folder = make(tmp_path / "checkpoint-4")
+    (folder / "vecaf_state.json").write_text(json.dumps({"version": 1}))
+    assert find_damage(folder) is None
+
+
 # --- Writing ---
 
 
-def test_a_checkpoint_that_is_written_again_begins_empty(tmp_path):
+def test_a_checkpoint_that_is_written_again_keeps_the_old_one_until_its_end(tmp_path):
     folder = make(tmp_path / "checkpoint-4")
     with writing(str(folder)):
         assert not folder.exists()
+        # Killed here, the run has it still, if no other one is whole.
+        assert find_checkpoint(True, str(tmp_path)) == f"{folder}.old"
+        make(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+
+
+def test_the_old_one_is_back_if_the_new_one_cannot_be_written(tmp_path):
+    folder = make(tmp_path / "checkpoint-4", run="old")
+    with pytest.raises(OSError, match="cannot write"), writing(str(folder)):
+        folder.mkdir()
+        raise OSError(28, "No space left on device")
+    assert json.loads((folder / "vecaf_state.json").read_text())["run"] == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+
+
+def test_a_damaged_one_is_not_kept(tmp_path):
+    folder = make(tmp_path / "checkpoint-4")
+    (folder / "optimizer.pt").unlink()
+    with writing(str(folder)):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_push_that_fails_after_the_writing(tmp_path):
+    folder = tmp_path / "checkpoint-4"
+    with pytest.raises(OSError, match="no route to the Hub"), writing(str(folder)):
+        make(folder)
+        raise OSError("no route to the Hub")
+    assert find_damage(folder) is None
+
+
+def test_every_file_can_be_made_durable(tmp_path):
+    make_durable(str(make(tmp_path / "checkpoint-4")))
 
 
 def test_what_could_not_be_written_is_removed_and_the_message_says_what_to_do(tmp_path):
     folder = tmp_path / "checkpoint-4"
     says = r"cannot write the checkpoint .*No space left.* GB are free.*Make room"
     with pytest.raises(OSError, match=says), writing(str(folder)):
-        make(folder)
+        halve(make(folder) / "optimizer.pt")
         raise OSError(28, "No space left on device")
     assert not folder.exists()
 
 
 def test_other_errors_pass(tmp_path):
-    with pytest.raises(KeyError), writing(str(tmp_path)):
-        raise KeyError("a bug")
+    for error in (KeyError("a bug"), RuntimeError("CUDA out of memory")):
+        with pytest.raises(type(error)), writing(str(tmp_path / "checkpoint-4")):
+            raise error
 
 
 def test_a_zip_is_what_torch_writes(tmp_path):

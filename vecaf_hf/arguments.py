@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from transformers import TrainingArguments
 
 from vecaf_hf.data.unloadable import ON_BAD_SAMPLE
@@ -95,7 +96,10 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         metadata={"help": "Dotted name of the classification head inside the model, where it is not found by itself."},
     )
     label_column: str | None = field(
-        default=None, metadata={"help": "The dataset's column of labels, where it is not found by itself."}
+        default=None,
+        metadata={
+            "help": "The dataset's column of labels, where it is not found by itself; none if a transform makes them."
+        },
     )
 
     def __new__(cls, *args: Any, **options: Any) -> VeCAFArguments:
@@ -103,6 +107,10 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                # Arguments are written as JSON, which has Python's numbers alone.
+                setattr(self, name, value.item())
         TrainingArguments.__post_init__(self)
         SelectionOptions.__post_init__(self)
         check_choice("strategy", self.strategy, STRATEGIES)
@@ -135,6 +143,8 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         reasons = {
             "ignore_data_skip": "a resumed loop must go on with the samples that it had not used",
             "auto_find_batch_size": "a changed batch size changes the loops; find the batch size before the run",
+            "enable_jit_checkpoint": "it saves in the middle of a step; use save_steps",
+            "save_on_each_node": "a checkpoint needs the generators of all processes in one folder",
             "fsdp": "it is not supported: the head of a sharded model sees no whole embedding",
             "deepspeed": "it is not supported: the head of a sharded model sees no whole embedding",
         }

@@ -103,7 +103,7 @@ class Candidates:
 
 def evenly_spaced(size: int, most: int) -> Tensor:
     """At most `most` of `size` rows, from the first to the last. LongTensor [min(size, most)]."""
-    return torch.linspace(0, size - 1, min(size, most)).round().long()
+    return torch.linspace(0, size - 1, min(size, most), dtype=torch.float64).round().long()
 
 
 def _describe(values: Tensor) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -26,6 +28,9 @@ from transformers.utils import (
 from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE
 
 logger = logging.getLogger(__name__)
+
+# In the run's output_dir: the id of the run that writes there.
+RUN_FILE = "vecaf_run.json"
 
 
 def find_checkpoint(resume_from_checkpoint: str | bool, output_dir: str) -> str | None:
@@ -46,13 +51,34 @@ def find_checkpoint(resume_from_checkpoint: str | bool, output_dir: str) -> str 
                 "an earlier checkpoint, or resume_from_checkpoint=True for the last whole one"
             )
         return str(folder)
+    run = _latest_run(output_dir)
     for folder in sorted(Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step, reverse=True):
         damage = find_damage(folder)
-        if damage is None:
+        if damage is not None:
+            logger.warning("%s is passed over: %s, so it was not written to its end", folder, damage)
+        elif run is not None and _state(folder).get("run") != run:
+            logger.warning("%s is passed over: an earlier run wrote it, which its path resumes", folder)
+        else:
             return str(folder)
-        logger.warning("%s is passed over: %s, so it was not written to its end", folder, damage)
-    logger.warning("%s has no whole checkpoint: the run starts from the beginning", output_dir)
+    logger.warning("%s has no whole checkpoint of its last run: the run starts from the beginning", output_dir)
     return None
+
+
+def claim(output_dir: str, run: str) -> None:
+    """Note which run writes its checkpoints here from now on: those of earlier ones are no longer resumed by True."""
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    unfinished = Path(output_dir, f"{RUN_FILE}.tmp")
+    unfinished.write_text(json.dumps({"run": run}))
+    os.replace(unfinished, Path(output_dir, RUN_FILE))
+
+
+def _latest_run(output_dir: str) -> str | None:
+    path = Path(output_dir, RUN_FILE)
+    return json.loads(path.read_text())["run"] if path.is_file() else None
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / JSON_FILE).read_text())
 
 
 def _step(folder: Path) -> int:
@@ -101,22 +127,32 @@ def _shards(folder: Path) -> set[str]:
 
 def _generators(folder: Path) -> set[str]:
     """Files with the states of the processes' generators."""
-    world = json.loads((folder / JSON_FILE).read_text())["identity"]["world_size"]
+    world = _state(folder).get("identity", {}).get("world_size", 0)
     return {"rng_state.pth"} if world == 1 else {f"rng_state_{rank}.pth" for rank in range(world)}
 
 
 @contextmanager
 def writing(folder: str) -> Iterator[None]:
-    """Inside the block a checkpoint is written, in the place of whatever a killed run may have left in its folder.
+    """Inside the block a checkpoint is written. What the folder held before is kept until its end, if it was whole.
 
     Raises:
         OSError: It cannot be written, for example because the disk is full. What was written of it is removed.
     """
+    before = Path(f"{folder}.old")
+    shutil.rmtree(before, ignore_errors=True)
+    if Path(folder).is_dir() and find_damage(Path(folder)) is None:
+        os.rename(folder, before)
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
+        # torch's writer has no error type of its own; after the last file comes the push, whose errors are others.
+        unrelated = isinstance(error, RuntimeError) and "write" not in str(error)
+        if unrelated or find_damage(Path(folder)) is None:
+            raise
         shutil.rmtree(folder, ignore_errors=True)
+        if before.is_dir():
+            os.rename(before, folder)
         parent = Path(folder).parent
         free = shutil.disk_usage(parent).free if parent.is_dir() else 0
         raise OSError(
@@ -124,23 +160,54 @@ def writing(folder: str) -> Iterator[None]:
             "save_total_limit) and start again with resume_from_checkpoint=True: the run goes on from its last whole "
             "checkpoint"
         ) from error
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def make_durable(folder: str) -> None:
+    """Have the system write the folder's files to the disk: a machine that dies may lose what it has not."""
+    for path in Path(folder).iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def reload_model(model: nn.Module, folder: str) -> bool:
     """Load a checkpoint's weights into a transformers model; False for any other model, which is left as it is.
 
     Trainer loads raw names and ignores what does not match, and several vision models save other names than they have
-    in memory (transformers issues 48805, 43701): their encoders would silently not be restored.
+    in memory (transformers issues 48805, 43701): their encoders would silently not be restored. Here names that the
+    model has are taken as they are (a head may have been replaced after loading), the others through
+    `from_pretrained`.
 
     Raises:
         ValueError: The checkpoint lacks weights of the model, or has them in another shape.
     """
     if not isinstance(model, PreTrainedModel):
         return False
-    loaded: Any = type(model).from_pretrained(folder, config=model.config, output_loading_info=True)
-    saved, info = loaded
-    lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-    if lacking:
-        raise ValueError(f"{folder} lacks weights of {type(model).__name__}: {', '.join(lacking[:5])}")
-    model.load_state_dict(saved.state_dict(), strict=True)
+    own = model.state_dict()
+    found = {name: tensor for name, tensor in _tensors(Path(folder)).items() if name in own}
+    if found.keys() < own.keys():
+        loaded: Any = type(model).from_pretrained(
+            folder, config=model.config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        renamed, info = loaded
+        lacking = set(map(str, info["missing_keys"])) | {str(key[0]) for key in info["mismatched_keys"]}
+        found = {name: tensor for name, tensor in renamed.state_dict().items() if name not in lacking} | found
+    wrong = [name for name, tensor in own.items() if name not in found or found[name].shape != tensor.shape]
+    if wrong:
+        raise ValueError(f"{folder} lacks weights of {type(model).__name__}: {', '.join(wrong[:5])}")
+    model.load_state_dict({name: found[name] for name in own}, strict=True)
     return True
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """All weights in a checkpoint, by the names in its files."""
+    files = _shards(folder) or {SAFE_WEIGHTS_NAME}
+    return {
+        name: tensor
+        for file in sorted(files)
+        if (folder / file).is_file()
+        for name, tensor in load_file(folder / file).items()
+    }

@@ -9,25 +9,22 @@ from typing import Any
 import datasets
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.candidates import Candidates
-from vecaf_hf.data.checks import check_batch, check_range
+from vecaf_hf.data.checks import check_labels, check_range, check_values
 from vecaf_hf.data.columns import read_labels
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, Unloadable
 from vecaf_hf.data.loading import indexed_loader
-from vecaf_hf.data.unloadable import LISTED, listed, refuse
+from vecaf_hf.data.unloadable import LISTED, SampleLedger, refuse
 from vecaf_hf.printable import printable
 
 logger = logging.getLogger(__name__)
 
 Collator = Callable[[list[Any]], Any]
-
-ADVICE = 'Mend or remove it, or set on_bad_sample="skip"'
 
 
 class Pool:
@@ -43,7 +40,7 @@ class Pool:
 
     Attributes:
         labels: Class of each sample, LongTensor [N], or None where no column has it.
-        skipped: Samples that cannot be loaded, with the reason; no selection holds them.
+        ledger: Which samples cannot be loaded, and so are not selected.
 
     Raises:
         ValueError: A dataset is iterable only, the two have different lengths, or there is no such label column.
@@ -82,25 +79,17 @@ class Pool:
 
     def forget_samples(self) -> None:
         """Begin a run: whatever could not be loaded in an earlier one may be whole by now."""
-        self.skipped: dict[int, str] = {}
-        self._loaded = torch.zeros(len(self), dtype=torch.bool)
-
-    @property
-    def usable(self) -> Tensor:
-        """Positions of all samples but the skipped ones, rising. LongTensor [n]."""
-        kept = torch.ones(len(self), dtype=torch.bool)
-        kept[list(self.skipped)] = False
-        return kept.nonzero().squeeze(1)
+        self.ledger = SampleLedger(len(self), self.args.on_bad_sample, self.accelerator)
 
     def batches(self, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
-        """Those of the scoring loader, each checked.
+        """Those of the scoring loader, their labels checked.
 
         Raises:
-            ValueError: A sample has no label, one that is no class of the model, or a value that is not finite.
+            ValueError: A sample has no label, or one that is no class of the model.
         """
         for batch in self.scoring_loader(indices):
             if len(batch[POOL_INDEX]):
-                check_batch(batch, self.label_name, self.num_classes, self.columns)
+                check_labels(batch, self.label_name, self.num_classes, self.columns)
             yield batch
 
     def training_loader(self, draws: Any, batch_size: int) -> DataLoader:
@@ -117,82 +106,62 @@ class Pool:
 
     # --- Samples that cannot be loaded ---
 
-    def note_loaded(self, indices: Tensor, unloadable: Mapping[int, Unloadable]) -> None:
-        """Take note of which of these samples could be loaded; called in every process with its own share.
+    def note_scored(self, indices: Tensor, unloadable: Mapping[int, Unloadable]) -> None:
+        """Take note of which of these samples could be scored; called in every process with its own share."""
+        self.ledger.settle("scoring", self.scoring_dataset, indices, unloadable)
+        if self.scoring_dataset is self.dataset:
+            self.ledger.tried[indices] = True
+
+    def check_trainable(self, indices: Tensor) -> bool:
+        """Load, once in a run, each of these samples as training will, without the model; whether all could be.
 
         Raises:
-            SampleError: Some cannot, and `on_bad_sample` is raise. Names them in every process.
+            ValueError: Some cannot be loaded, have no label that is a class, or hold a NaN.
         """
-        everywhere = dict(gather_object(list(unloadable.items())))
-        if self.args.on_bad_sample == "raise":
-            refuse(self.scoring_dataset, everywhere, ADVICE)
-        self._loaded[indices] = True
-        new = {index: bad.reason for index, bad in sorted(everywhere.items()) if index not in self.skipped}
-        if new:
-            self.skipped |= new
-            reasons = listed(self.scoring_dataset, new)
-            logger.warning("%d samples cannot be loaded and are skipped: %s", len(new), reasons)
-
-    def refuse_unloadable(self, batch: Mapping[str, Any]) -> None:
-        """Raise a SampleError if a sample of this training batch could not be loaded."""
-        refuse(
-            self.dataset,
-            batch.get(UNLOADABLE, {}),
-            "It could be loaded when the loop began, or its training transform fails; training can resume from the "
-            "last checkpoint",
-        )
-
-    def try_training(self, indices: Tensor) -> None:
-        """Load these samples as training will; their scoring transform is another one.
-
-        Raises:
-            ValueError: A sample cannot be loaded, or `check_batch` refuses it.
-        """
-        dataset, collator = self.prepare(self.dataset)
-        draws = [Draw(index) for index in indices.tolist()]
-        for batch in indexed_loader(dataset, collator, draws, len(draws), self.args, self.seed):
-            if self.args.on_bad_sample == "raise":
-                refuse(self.dataset, batch.get(UNLOADABLE, {}), "Mend the training transform")
-            if len(batch[POOL_INDEX]):
-                check_batch(batch, self.label_name, self.num_classes, self.columns)
-
-    def check_loadable(self, indices: Tensor) -> bool:
-        """Load those of these samples that no one has loaded in this run, without the model; whether all could be.
-
-        Raises:
-            SampleError: Some cannot be loaded, and `on_bad_sample` is raise.
-        """
-        indices = indices[~self._loaded[indices]]
+        indices = indices[~self.ledger.tried[indices]]
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        before = len(self.skipped)
+        dataset, collator = self.prepare(self.dataset)
+        draws = [Draw(index) for index in indices[rank::world].tolist()]
+        loader = indexed_loader(dataset, collator, draws, self.args.train_batch_size, self.args, self.seed)
         unloadable: dict[int, Unloadable] = {}
         hidden = bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process
-        with tqdm(total=len(indices), desc="Checking", unit="image", disable=hidden, leave=False) as progress:
-            for batch in self.batches(indices[rank::world].tolist()):
-                unloadable |= batch.get(UNLOADABLE, {})
-                progress.update(world * (len(batch[POOL_INDEX]) + len(batch.get(UNLOADABLE, {}))))
-        self.note_loaded(indices, unloadable)
-        return len(self.skipped) == before
+        for batch in tqdm(loader, "Checking", unit="batch", disable=hidden, leave=False):
+            unloadable |= batch.get(UNLOADABLE, {})
+            if len(batch[POOL_INDEX]):
+                check_labels(batch, self.label_name, self.num_classes, self.columns)
+                check_values(batch, self.label_name)
+        before = self.ledger.skipped
+        self.ledger.settle("training", self.dataset, indices, unloadable)
+        self.ledger.tried[indices] = True
+        return before == self.ledger.skipped
+
+    def refuse_unloadable(self, batch: Mapping[str, Any]) -> None:
+        """Raise a ValueError if a sample of this training batch could not be loaded."""
+        advice = "It could be loaded before the loop began; training can resume from the last checkpoint"
+        refuse(self.dataset, batch.get(UNLOADABLE, {}), advice)
 
     # --- Labels ---
 
     def load_labels(self) -> None:
         """Find the labels in the batches, where no column has them: loads every sample once, without the model."""
-        if self.labels is None:
-            labels = torch.zeros(len(self), dtype=torch.long)
-            unloadable: dict[int, Unloadable] = {}
-            for batch in self.batches(range(len(self))):
-                unloadable |= batch.get(UNLOADABLE, {})
-                if len(batch[POOL_INDEX]):
-                    found = batch[self.label_name]
-                    if found.dim() != 1 or found.is_floating_point():
-                        raise ValueError(
-                            f"strategy {self.args.strategy!r} needs labels that are one class per sample, and a "
-                            f"batch's are {found.dtype} {list(found.shape)}"
-                        )
-                    labels[batch[POOL_INDEX]] = found.long()
-            self.note_loaded(torch.arange(len(self)), unloadable)
-            self.labels = labels
+        if self.labels is not None:
+            return
+        everything = torch.arange(len(self))
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        labels = torch.zeros(len(self), dtype=torch.long)
+        unloadable: dict[int, Unloadable] = {}
+        for batch in self.batches(everything[rank::world].tolist()):
+            unloadable |= batch.get(UNLOADABLE, {})
+            if len(batch[POOL_INDEX]):
+                found = batch[self.label_name]
+                if found.dim() != 1 or found.is_floating_point():
+                    raise ValueError(
+                        f"strategy {self.args.strategy!r} needs labels that are one class per sample, and a "
+                        f"batch's are {found.dtype} {list(found.shape)}"
+                    )
+                labels[batch[POOL_INDEX]] = found.long()
+        self.note_scored(everything, unloadable)
+        self.labels = self.accelerator.reduce(labels.to(self.accelerator.device)).cpu()
 
     def check_classes(self, class_names: Sequence[str], num_classes: int | None) -> None:
         """Raise a ValueError if a label is no class of the model; warn of classes that no sample has."""
@@ -209,7 +178,7 @@ class Pool:
             more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
             logger.warning("no sample of the pool has the class %s%s: the model will not learn it", shown, more)
 
-    def check_labels(self, scored: Candidates) -> None:
+    def check_column(self, scored: Candidates) -> None:
         """Raise a ValueError if the batches of these samples have other classes than the label column."""
         if self.labels is None or scored.classes is None:
             return
@@ -218,7 +187,8 @@ class Pool:
             index = int(scored.indices[differing[0]])
             raise ValueError(
                 f"the label column gives sample {index} class {int(self.labels[index])}, and the collator's batch "
-                f"class {int(scored.classes[differing[0]])}: set label_column to the column that the model trains on"
+                f"class {int(scored.classes[differing[0]])}: set label_column to the column that the model trains on, "
+                "or to 'none' if a transform makes the labels"
             )
 
 

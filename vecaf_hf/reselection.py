@@ -56,15 +56,15 @@ class Reselection:
         self.strategy = find_strategy(args.strategy)
 
     def select(
-        self, loop: int, earlier: list[Selection], is_loadable: Callable[[Selection], bool]
+        self, loop: int, earlier: list[Selection], is_trainable: Callable[[Selection], bool]
     ) -> tuple[Selection, Candidates, dict[str, float]]:
         """The selection of a loop after the earlier loops' ones, what it was made from, and figures for the log.
 
         Args:
             loop: 0-based.
             earlier: One selection a loop.
-            is_loadable: Whether the samples that the loop would train on can be loaded; the pool leaves out the others
-                from then on.
+            is_trainable: Whether the samples that the loop would train on can be loaded; the pool's ledger has the
+                others.
         """
         seed = seed_of(self.pool.seed, loop)
         # Transforms, models and strategies may draw from the global generators: not at the training's expense.
@@ -74,23 +74,25 @@ class Reselection:
             else:
                 candidates = self._candidates(seed, warmup=self.args.head_warmup and loop == 0)
                 selection = self._select_from(candidates, seed)
-                # What was not scored has not been loaded either; without what cannot be, the choice is another one.
-                while candidates.embeddings is None and not is_loadable(selection):
-                    candidates = self._unscored()
+                while not is_trainable(selection):
+                    candidates = self._usable(candidates)
                     selection = self._select_from(candidates, seed)
             figures = self._begin_augmentation(selection, candidates) if self.cea is not None else {}
         return selection, candidates, figures
 
     def _unscored(self) -> Candidates:
-        usable, labels = self.pool.usable, self.pool.labels
+        usable, labels = self.pool.ledger.usable, self.pool.labels
         return Candidates(usable, labels=None if labels is None else labels[usable])
+
+    def _usable(self, candidates: Candidates) -> Candidates:
+        usable = torch.isin(candidates.indices, self.pool.ledger.usable)
+        return candidates if usable.all() else candidates.take(usable)
 
     def _candidates(self, seed: int, warmup: bool) -> Candidates:
         """What the strategy chooses from: scored only if it, or a warm-up of the head, needs that."""
-        candidates = self._unscored()
         if not (self.strategy.needs_forward or warmup):
-            return candidates
-        candidates = self.score(self._drawn(candidates, seed))
+            return self._unscored()
+        candidates = self._usable(self.score(self._drawn(seed)))
         if not warmup:
             return candidates
         with self.meter.timed("select"):
@@ -99,18 +101,17 @@ class Reselection:
             broadcast([parameter.data for parameter in self.head.parameters()])
         return rescored(self.head, candidates, self.sample_loss)
 
-    def _drawn(self, candidates: Candidates, seed: int) -> Tensor:
-        """Positions that the loop of this seed scores. LongTensor [n]."""
-        count = min(len(candidates), max(self.budget, round(self.args.scoring_fraction * len(self.pool))))
-        generator = torch.Generator().manual_seed(seed)
-        return candidates.indices[candidate_set(len(candidates), count, candidates.labels, generator)]
+    def _drawn(self, seed: int) -> Tensor:
+        """What the loop of this seed scores; samples that could not be loaded get another try. LongTensor [n]."""
+        count = max(self.budget, round(self.args.scoring_fraction * len(self.pool)))
+        return candidate_set(len(self.pool), count, self.pool.labels, torch.Generator().manual_seed(seed))
 
     def foreseen(self, loops: int) -> Tensor:
         """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""
         candidates, parts = self._unscored(), [torch.empty(0, dtype=torch.long)]
         for seed in [] if self.args.single_run else [seed_of(self.pool.seed, loop) for loop in range(1, loops)]:
             if self.strategy.needs_forward:
-                parts.append(self._drawn(candidates, seed))
+                parts.append(self._drawn(seed))
             else:
                 with seeded(seed):
                     parts.append(run_strategy(self.strategy, candidates, self.budget, self.args, seed).indices)

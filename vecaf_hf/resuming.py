@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from vecaf_hf.checkpoint import find_checkpoint, reload_model, writing
+from vecaf_hf.checkpoint import find_checkpoint, make_durable, reload_model, writing
 from vecaf_hf.loop import RunState
 from vecaf_hf.loop.agreement import decided_by_main
 
@@ -42,6 +42,7 @@ class ResumingTrainer(Trainer):
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             # Found by the garbage collector, the loader would wait for each of its persistent workers.
+            self._resume_folder = None
             self.callback_handler.train_dataloader = None
             self.accelerator._dataloaders.clear()
 
@@ -62,8 +63,11 @@ class ResumingTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        # Every process has written its file before the main one marks the checkpoint as whole and removes older ones.
+        # Every process has written its file, and the disk has them all, before the main one marks the checkpoint as
+        # whole and removes older ones.
         self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            make_durable(output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -80,10 +84,22 @@ class ResumingTrainer(Trainer):
         # By default Trainer's callbacks forget what they have counted (the patience of EarlyStoppingCallback).
         saved: Any = self.state.stateful_callbacks or {}
         for callback in self.callback_handler.callbacks:
-            states = saved.get(type(callback).__name__, [])
-            for state in states if isinstance(states, list) else [states]:
+            kind = type(callback)
+            states = saved.get(kind.__name__, [])
+            alike = [other for other in self.callback_handler.callbacks if type(other) is kind]
+            # Trainer appends to the list of several callbacks of a kind at each save: the last ones are theirs.
+            latest = states[-len(alike) :] if isinstance(states, list) else [states]
+            for state in latest[alike.index(callback) :][:1]:
                 for name, value in state["attributes"].items():
                     setattr(callback, name, value)
+
+    def _has_lost_patience(self) -> bool:
+        """Whether an EarlyStoppingCallback has ended the run for good; what else stops a run may want it resumed."""
+        return any(
+            callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, EarlyStoppingCallback)
+        )
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False) -> Any:
         # Trainer skips its schedule for `eval_on_start` alone, which it would repeat when a run resumes.

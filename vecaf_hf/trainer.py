@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel, set_seed
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback
 from vecaf_hf.candidates import Candidates, evenly_spaced
+from vecaf_hf.checkpoint import claim
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.loop import (
@@ -139,7 +141,7 @@ class VeCAFTrainer(ResumingTrainer):
     @property
     def skipped_samples(self) -> dict[int, str]:
         """Samples that could not be loaded, with the reason (`on_bad_sample="skip"`)."""
-        return self._pool.skipped
+        return self._pool.ledger.skipped
 
     @property
     def class_names(self) -> list[str]:
@@ -180,7 +182,7 @@ class VeCAFTrainer(ResumingTrainer):
     @property
     def _num_classes(self) -> int | None:
         """C, where each sample is to have one class; None where that cannot be told."""
-        if self._custom_objective and self._pool.labels is None:
+        if self._custom_objective:
             return None
         has_config = hasattr(self.model, "config")
         count = len(self._classes) if has_config else getattr(self._head, "out_features", 0)
@@ -269,6 +271,11 @@ class VeCAFTrainer(ResumingTrainer):
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         schedule = self._schedule = self._make_schedule()
         self.meter, self._weights = CostMeter(), None
+        if self.cea is not None and self.cea.learned_parameters():
+            # It holds the parameters of the last run's alignment.
+            self.optimizer = None
+        # A save that any callback asks for at a loop's end is put off, so ours sees it last.
+        self.callback_handler.callbacks.sort(key=lambda callback: isinstance(callback, LoopBoundaryCallback))
         self._head = find_head(self.model, self.args.head)
         probe = self._probe(schedule.pool_size)
         self.meter.forget_work()
@@ -291,18 +298,20 @@ class VeCAFTrainer(ResumingTrainer):
             self.cea.prepare(self._head, probe.embeddings.shape[1], self.accelerator, self.meter)
         loaded_soon = strategy.takes_all or (strategy.needs_forward and self.args.scoring_fraction == 1)
         if self.args.on_bad_sample == "raise" and not loaded_soon and not self._resume_folder:
-            self._pool.check_loadable(self._reselection.foreseen(schedule.num_loops))
+            self._pool.check_trainable(self._reselection.foreseen(schedule.num_loops))
         self._run = self._resumed(self._resume_folder) if self._resume_folder else RunState(self._identity())
-        self._resume_folder = None
+        self._strategy_state()  # An error in it shows here, not when the first checkpoint is written.
+        if self.args.should_save and self.args.save_strategy != "no":
+            claim(str(self.args.output_dir), self._run.run)
 
     def _probe(self, pool_size: int) -> Candidates:
         """A few samples through collator, model, head and loss: whatever is wrong with them shows before training."""
         self._pool.forget_samples()
         indices = evenly_spaced(pool_size, PROBED_SAMPLES)
         if self._pool.scoring_dataset is not self._pool.dataset:
-            self._pool.try_training(indices)
+            self._pool.check_trainable(indices)
         probe = self._score(indices)
-        self._pool.check_labels(probe)
+        self._pool.check_column(probe)
         if self.args.head_warmup and probe.classes is None:
             raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
         return probe
@@ -311,18 +320,24 @@ class VeCAFTrainer(ResumingTrainer):
         """What a resumed run must share with the one that wrote its checkpoint."""
         pool = pool_fingerprint(self._pool.dataset, self._pool.labels)
         augmentation = self.cea.identity() if self.cea else {"cea": None}
-        return {**self._schedule.sizes(), "pool": pool, **self.args.identity(), **augmentation}
+        identity = {**self._schedule.sizes(), "pool": pool, **self.args.identity(), **augmentation}
+        # As a checkpoint gives it back, a tuple as a list.
+        return json.loads(json.dumps(identity))
 
     def _run_state(self) -> RunState:
         assert self._run is not None
-        run, strategy = self._run, self.args.strategy
-        run.step, run.stopped = self.state.global_step, self.control.should_training_stop
+        run, step = self._run, self.state.global_step
+        run.step, run.stopped = step, step >= self._schedule.total_updates or self._has_lost_patience()
         run.logged_step = self._globalstep_last_logged
         run.losses = self.accelerator.gather(self._tr_loss.detach().reshape(1)).tolist()
-        run.cost, run.skipped = self.meter.state(), self._pool.skipped
+        run.cost, run.skipped = self.meter.state(), self._pool.ledger.failed
         run.augmentation = self.cea.state() if self.cea else {}
-        run.strategy = strategy.state_dict() if hasattr(strategy, "state_dict") else {}
+        run.strategy = self._strategy_state()
         return run
+
+    def _strategy_state(self) -> dict[str, Tensor]:
+        state = self.args.strategy.state_dict() if hasattr(self.args.strategy, "state_dict") else {}
+        return {name: torch.as_tensor(value) for name, value in state.items()}
 
     def _resumed(self, folder: str) -> RunState:
         """The state in a checkpoint; meter, pool, strategy and augmentation go on from it."""
@@ -330,7 +345,7 @@ class VeCAFTrainer(ResumingTrainer):
         if run.stopped:
             logger.warning("the run had ended at step %d, where the checkpoint was written: nothing is left", run.step)
         self.meter.load_state(run.cost)
-        self._pool.skipped = run.skipped
+        self._pool.ledger.failed = run.skipped
         self._unlogged = run.losses[self.args.process_index], run.logged_step
         if hasattr(self.args.strategy, "load_state_dict"):
             self.args.strategy.load_state_dict(run.strategy)
@@ -367,14 +382,14 @@ class VeCAFTrainer(ResumingTrainer):
 
     def _select(self, run: RunState, loop: int) -> None:
         schedule = self._schedule
-        remaining = (schedule.total_updates - self.state.global_step) * schedule.samples_per_update
+        # At first all that the run would train on if it kept this selection, as `full` does.
+        count = schedule.samples_per_loop * (schedule.num_loops if loop == 0 else 1)
 
-        def is_loadable(selection: Selection) -> bool:
-            # All that the run would train on if it kept this selection, as `full` does.
+        def is_trainable(selection: Selection) -> bool:
             stream = run.next_stream(selection, schedule.samples_per_loop)
-            return self._pool.check_loadable(stream.samples(remaining, schedule.seed))
+            return self._pool.check_trainable(stream.samples(count, schedule.seed))
 
-        selection, candidates, figures = self._reselection.select(loop, run.selections, is_loadable)
+        selection, candidates, figures = self._reselection.select(loop, run.selections, is_trainable)
         record = record_loop(
             loop, self.state.global_step, selection, run.selections, candidates, self._pool.labels, figures
         )
@@ -391,7 +406,7 @@ class VeCAFTrainer(ResumingTrainer):
             accelerator=self.accelerator,
             objective=self._objective,
             load=self._pool.batches,
-            note_loaded=self._pool.note_loaded,
+            note_scored=self._pool.note_scored,
             label_name=self.label_name,
             meter=self.meter,
             keep_logits="logits" in find_strategy(self.args.strategy).needs,

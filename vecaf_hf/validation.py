@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+from vecaf_hf.printable import printable
+
 # Choices that a message lists.
 LISTED = 20
 
@@ -19,7 +21,7 @@ def check_choice(option: str, value: object, choices: Iterable[str], or_callable
     choices = list(choices)
     if (or_callable and callable(value)) or value in choices:
         return
-    raise ValueError(f"{option} is {value!r}{_hint(value, choices)}; choose one of {_listed(choices)}")
+    raise ValueError(printable(f"{option} is {value!r}{_hint(value, choices)}; choose one of {_listed(choices)}"))
 
 
 def check_choices(option: str, values: object, choices: Iterable[str]) -> None:

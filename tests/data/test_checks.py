@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vecaf_hf.data.checks import check_batch
+from vecaf_hf.data.checks import check_labels, check_values
 from vecaf_hf.data.indexed import POOL_INDEX
 
 
@@ -13,7 +13,7 @@ def batch(**changes):
 
 
 def check(found, num_classes=3, columns=("image", "class")):
-    check_batch(found, "labels", num_classes, columns)
+    check_labels(found, "labels", num_classes, columns)
 
 
 @pytest.mark.parametrize("labels", [torch.tensor([0, 2, 1, 0]), torch.eye(4), torch.tensor([0, -1, 1, 2])])
@@ -43,11 +43,16 @@ def test_labels_with_a_gap():
         check(batch(labels=torch.tensor([0.0, 1.0, torch.nan, 1.0])))
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_values_that_are_not_finite(value):
+def test_an_input_that_is_nan():
+    check_values(batch(), "labels")
     pixels = torch.ones(4, 3, 2, 2)
-    pixels[2, 1, 0, 1] = value
-    with pytest.raises(ValueError, match=r"pixel_values of sample 3 is not finite .1 such"):
-        check(batch(pixel_values=pixels))
+    pixels[2, 1, 0, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"pixel_values of sample 3 is NaN .1 such"):
+        check_values(batch(pixel_values=pixels), "labels")
+
+
+def test_masks_may_be_infinite_and_labels_have_gaps():
+    mask = torch.tensor([[0.0, -torch.inf], [torch.inf, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    check_values(batch(mask=mask, labels=torch.full((4, 2), torch.nan)), "labels")
     # Of another length: not one row per sample.
-    check(batch(grid=torch.full((2,), value)))
+    check_values(batch(grid=torch.full((2,), torch.nan)), "labels")

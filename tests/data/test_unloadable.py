@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 
 from vecaf_hf.data.indexed import Unloadable
-from vecaf_hf.data.unloadable import LISTED, SampleError, described, refuse
+from vecaf_hf.data.unloadable import LISTED, described, refuse
 
 
 class Folder:
@@ -33,7 +33,7 @@ def test_nothing_to_refuse():
 
 def test_the_message_lists_samples_files_and_reasons():
     bad = {1: Unloadable("OSError: gone", "Traceback of 1"), 0: Unloadable("ValueError: odd", "Traceback of 0")}
-    with pytest.raises(SampleError) as error:
+    with pytest.raises(ValueError) as error:
         refuse(Folder(), bad, "Mend it")
     assert str(error.value) == (
         "cannot load sample 0 (cat/0.png): ValueError: odd; sample 1 (dog/1.png): OSError: gone. Mend it"
@@ -43,5 +43,5 @@ def test_the_message_lists_samples_files_and_reasons():
 
 def test_a_long_list_is_cut():
     bad = {index: Unloadable("gone", "") for index in range(LISTED + 3)}
-    with pytest.raises(SampleError, match=rf"sample {LISTED - 1}: gone \(and 3 more\)\."):
+    with pytest.raises(ValueError, match=rf"sample {LISTED - 1}: gone \(and 3 more\)\."):
         refuse([], bad, "")

@@ -147,6 +147,61 @@ def test_a_resumed_run_goes_on_without_them(
         assert torch.equal(values, resumed.model.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("strategy", ["ods", "random"])
+def test_a_training_transform_that_fails_on_some(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset, strategy: str
+) -> None:
+    """Scores are taken through another one, on which they pass."""
+    clean, narrow = train.format["format_kwargs"]["transform"], {3, 17, 50}
+    numbered = train.select(range(SIZE)).add_column("number", list(range(SIZE)))
+
+    def crop(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if batch["number"][0] in narrow:
+            raise ValueError("crop is larger than the image")
+        return clean(batch)
+
+    pools = {"pool": numbered.with_transform(crop), "trainer": {"scoring_dataset": numbered.with_transform(clean)}}
+    steps = Steps()
+    with pytest.raises(ValueError, match=r"cannot load sample 3: ValueError: crop is larger"):
+        make_trainer(make_vit(), [steps], **pools, selection_budget=SIZE, strategy=strategy).train()
+    assert steps.taken == 0
+    trainer = make_trainer(make_vit(), **pools, selection_budget=40, strategy=strategy, on_bad_sample="skip")
+    trainer.train()
+    assert trainer.state.global_step == 8
+    assert trainer.skipped_samples.keys() <= narrow
+    assert all(not narrow & set(selection.indices.tolist()) for selection in trainer.selection_history)
+
+
+def test_a_sample_that_could_not_be_loaded_for_a_while_is_back(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
+) -> None:
+    clean, broken = train.format["format_kwargs"]["transform"], {5, 20}
+    numbered = train.select(range(SIZE)).add_column("number", list(range(SIZE)))
+
+    def load(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if batch["number"][0] in broken:
+            raise OSError("the server does not answer")
+        return clean(batch)
+
+    class Mended(TrainerCallback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            broken.clear()
+
+    trainer = make_trainer(make_vit(), [Mended()], pool=numbered.with_transform(load), on_bad_sample="skip")
+    trainer.train()
+    assert trainer.skipped_samples == {}
+    assert trainer.loop_records[0].info.keys() == trainer.loop_records[1].info.keys()
+
+
+def test_a_storage_that_is_gone_is_no_pool_to_skip(
+    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, folder: Path
+) -> None:
+    for path in list(folder.glob("*.png"))[:40]:
+        path.unlink()
+    with pytest.raises(ValueError, match=r"That is most of the 60 samples: is their storage there"):
+        make_trainer(make_vit(), pool=pool, on_bad_sample="skip").train()
+
+
 def test_too_few_that_can_be_loaded(make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset) -> None:
     trainer = make_trainer(make_vit(), pool=pool, on_bad_sample="skip", selection_budget=SIZE - 1)
     with pytest.raises(ValueError, match="cannot select 59 distinct samples out of 57"):

@@ -79,7 +79,7 @@ def make_scorer(
         accelerator=Accelerator(cpu=True),
         objective=Objective(sample_loss, reference_loss, reference_from_model=reference_loss is not None),
         load=load,
-        note_loaded=lambda indices, unloadable: noted.append((indices.tolist(), dict(unloadable))),
+        note_scored=lambda indices, unloadable: noted.append((indices.tolist(), dict(unloadable))),
         label_name="labels",
         meter=meter or CostMeter(),
         keep_logits=keep_logits,

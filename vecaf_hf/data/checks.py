@@ -11,8 +11,8 @@ from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.printable import printable
 
 
-def check_batch(batch: Mapping[str, Any], label_name: str, num_classes: int | None, columns: Sequence[str]) -> None:
-    """Raise a ValueError unless every sample of a batch has a label that is a class, and finite values.
+def check_labels(batch: Mapping[str, Any], label_name: str, num_classes: int | None, columns: Sequence[str]) -> None:
+    """Raise a ValueError unless every sample of a batch has a label that is a class.
 
     Args:
         batch: As the collator made it, with POOL_INDEX.
@@ -31,13 +31,21 @@ def check_batch(batch: Mapping[str, Any], label_name: str, num_classes: int | No
     if num_classes is not None and labels.dim() == 1:
         # Before the forward pass: an accelerator would abort the process.
         check_range(labels, indices, num_classes)
+
+
+def check_values(batch: Mapping[str, Any], label_name: str) -> None:
+    """Raise a ValueError if an input of the model holds a NaN; a mask may hold infinities, and labels have gaps."""
+    indices = batch[POOL_INDEX]
     for name, values in batch.items():
-        if isinstance(values, Tensor) and values.is_floating_point() and values.shape[:1] == indices.shape:
-            bad = ~values.isfinite().reshape(len(indices), -1).all(dim=1)
+        if name == label_name or not isinstance(values, Tensor) or not values.is_floating_point():
+            continue
+        # A sum is NaN where a value is: one pass over the values, unless something is wrong.
+        if values.shape[:1] == indices.shape and values.sum().isnan():
+            bad = values.isnan().reshape(len(indices), -1).any(dim=1)
             if bad.any():
                 raise ValueError(
-                    f"{name} of sample {int(indices[bad][0])} is not finite ({int(bad.sum())} such samples in the "
-                    "batch): check this sample's image, label and transform"
+                    f"{name} of sample {int(indices[bad][0])} is NaN ({int(bad.sum())} such samples in the batch): "
+                    "check this sample's image and transform"
                 )
 
 

@@ -56,8 +56,11 @@ def find_label_column(dataset: Any, name: str | None = None) -> str | None:
 def read_labels(dataset: Any, column: str | None = None) -> Tensor | None:
     """Class of each sample where it can be had without loading samples. LongTensor [N], or None.
 
-    From the label column of a `datasets.Dataset`, or from `targets` as torchvision's datasets have it.
+    From the label column of a `datasets.Dataset`, or from `targets` as torchvision's datasets have it; column "none"
+    says that neither holds the classes.
     """
+    if column == "none":
+        return None
     found = find_label_column(dataset, column)
     values = read_column(dataset, found) if found else getattr(dataset, "targets", None)
     if values is None:

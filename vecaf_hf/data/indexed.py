@@ -65,6 +65,9 @@ class IndexedCollator:
 
     def __call__(self, samples: Sequence[tuple[int, Any]]) -> dict[str, Any]:
         unloadable = {index: item for index, item in samples if isinstance(item, Unloadable)}
+        for index in list(unloadable)[1:]:
+            # One traceback a batch is enough: if the storage is gone, every sample has one.
+            unloadable[index] = unloadable[index]._replace(trace="")
         loaded = [(index, item) for index, item in samples if index not in unloadable]
         try:
             batch = self.collator([item for _, item in loaded]) if loaded else {}

@@ -1,4 +1,4 @@
-"""What becomes of samples that cannot be loaded: a corrupt or missing image, a transform that fails."""
+"""Samples that cannot be loaded: a corrupt or missing image, a transform that fails."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import datasets
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
 
 from vecaf_hf.data.indexed import Unloadable
 from vecaf_hf.printable import printable
@@ -18,16 +22,71 @@ ON_BAD_SAMPLE = ("raise", "skip")
 LISTED = 10
 
 
-class SampleError(ValueError):
-    """Samples of the pool cannot be loaded."""
+class SampleLedger:
+    """Which samples of the pool cannot be loaded, the same in all processes.
+
+    Args:
+        size: N.
+        on_bad_sample: One of ON_BAD_SAMPLE.
+        accelerator: Its processes tell each other what they found.
+
+    Attributes:
+        failed: By place (`scoring`, `training`, whose transforms may differ), samples with the reason.
+        tried: Which samples have been loaded as training loads them. Bool [N].
+    """
+
+    def __init__(self, size: int, on_bad_sample: str, accelerator: Accelerator) -> None:
+        self.on_bad_sample, self.accelerator = on_bad_sample, accelerator
+        self.failed: dict[str, dict[int, str]] = {"scoring": {}, "training": {}}
+        self.tried = torch.zeros(size, dtype=torch.bool)
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Samples that cannot be loaded, with the reason."""
+        return dict(sorted((self.failed["scoring"] | self.failed["training"]).items()))
+
+    @property
+    def usable(self) -> Tensor:
+        """Positions of all samples but the skipped ones, rising. LongTensor [n]."""
+        kept = torch.ones(len(self.tried), dtype=torch.bool)
+        kept[list(self.skipped)] = False
+        return kept.nonzero().squeeze(1)
+
+    def settle(self, place: str, dataset: Any, asked: Tensor, unloadable: Mapping[int, Unloadable]) -> None:
+        """Take note of what could be loaded; called in every process, and all wait for each other.
+
+        Args:
+            place: `scoring` or `training`.
+            dataset: What was asked.
+            asked: Positions that were to be loaded, by all processes together. LongTensor [n].
+            unloadable: Those of this process's share that could not be.
+
+        Raises:
+            ValueError: Some cannot be loaded and `on_bad_sample` is raise, or most of the pool cannot. It names them,
+                in every process.
+        """
+        found = dict(gather_object(sorted(unloadable.items())))
+        if self.on_bad_sample == "raise":
+            refuse(dataset, found, 'Mend or remove it, or set on_bad_sample="skip"')
+        before = self.failed[place]
+        # What failed for a while, in another loop, and could be loaded this time is back.
+        again = set(asked[torch.isin(asked, torch.tensor(list(before), dtype=torch.long))].tolist())
+        kept = {index: reason for index, reason in before.items() if index not in again}
+        self.failed[place] = kept | {index: bad.reason for index, bad in found.items()}
+        if 2 * len(self.skipped) > len(self.tried):
+            refuse(dataset, found, f"That is most of the {len(self.tried)} samples: is their storage there?")
+        new = {index: reason for index, reason in self.failed[place].items() if index not in before}
+        if new and self.accelerator.is_main_process:
+            logger.warning("%d samples cannot be loaded and are skipped: %s", len(new), listed(dataset, new))
 
 
 def refuse(dataset: Any, found: Mapping[int, Unloadable], advice: str) -> None:
-    """Raise a SampleError that names samples, files and reasons; its cause holds the first one's traceback."""
+    """Raise a ValueError that names samples, files and reasons; its cause holds the traceback of the first."""
     if not found:
         return
     reasons = listed(dataset, {index: bad.reason for index, bad in found.items()})
-    raise SampleError(f"cannot load {reasons}. {advice}") from RuntimeError(f"\n{found[min(found)].trace}")
+    trace = next(filter(None, (found[index].trace for index in sorted(found))), "")
+    raise ValueError(f"cannot load {reasons}. {advice}") from RuntimeError(f"\n{trace}")
 
 
 def listed(dataset: Any, reasons: Mapping[int, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +36,13 @@ class RunState:
 
     Args:
         identity: What fixes the run: sizes, options, pool. A resumed run must have the same.
+        run: The run's id.
         step: Optimizer steps done when a checkpoint was written.
         stopped: Whether these were the run's last.
         streams: Training order of each loop.
         selections: Selection of each loop.
         records: Figures of each loop.
-        skipped: Samples that cannot be loaded, with the reason.
+        skipped: Samples that cannot be loaded with the reason, by place (`SampleLedger.failed`).
         cost: `CostMeter.state()`.
         losses: Per process, the sum of the training losses that no log has shown yet.
         logged_step: Step of the last log.
@@ -49,12 +51,13 @@ class RunState:
     """
 
     identity: dict[str, Any]
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
     step: int = 0
     stopped: bool = False
     streams: list[Stream] = field(default_factory=list)
     selections: list[Selection] = field(default_factory=list)
     records: list[LoopRecord] = field(default_factory=list)
-    skipped: dict[int, str] = field(default_factory=dict)
+    skipped: dict[str, dict[int, str]] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     logged_step: int = 0
@@ -76,6 +79,7 @@ class RunState:
         values = {
             "version": VERSION,
             "identity": self.identity,
+            "run": self.run,
             "step": self.step,
             "stopped": self.stopped,
             "loops": [
@@ -87,7 +91,7 @@ class RunState:
                 }
                 for stream, selection, record in zip(self.streams, self.selections, self.records, strict=True)
             ],
-            "skipped": {str(index): reason for index, reason in self.skipped.items()},
+            "skipped": self.skipped,
             "cost": self.cost,
             "losses": self.losses,
             "logged_step": self.logged_step,
@@ -96,10 +100,11 @@ class RunState:
         for loop, (stream, selection) in enumerate(zip(self.streams, self.selections, strict=True)):
             if stream.start == loop:
                 tensors[f"indices.{loop}"] = stream.indices.int()
+            if not torch.equal(selection.indices, stream.indices):
+                # The same samples in another order: the stream goes on in its own.
+                tensors[f"selected.{loop}"] = selection.indices.int()
             if selection.weights is not None:
-                # In the stream's order: a selection of the same set may list it in another one.
-                rows = selection.indices.argsort()[stream.indices.argsort().argsort()]
-                tensors[f"weights.{loop}"] = selection.weights[rows]
+                tensors[f"weights.{loop}"] = selection.weights
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, folder / TENSORS_FILE)
@@ -120,12 +125,16 @@ class RunState:
             )
         check_same(values["identity"], identity)
         tensors = load_file(Path(folder) / TENSORS_FILE)
-        state = cls(**{name: values[name] for name in ("identity", "step", "stopped", "cost", "losses", "logged_step")})
-        state.skipped = {int(index): reason for index, reason in values["skipped"].items()}
+        state = cls(
+            **{name: values[name] for name in ("identity", "run", "step", "stopped", "cost", "losses", "logged_step")}
+        )
+        for place, failed in values["skipped"].items():
+            state.skipped[place] = {int(index): reason for index, reason in failed.items()}
         for loop, entry in enumerate(values["loops"]):
             indices = tensors[f"indices.{entry['start']}"].long()
             state.streams.append(Stream(indices, entry["start"], entry["offset"]))
-            state.selections.append(Selection(indices, tensors.get(f"weights.{loop}"), entry["info"]))
+            selected = tensors.get(f"selected.{loop}", indices).long()
+            state.selections.append(Selection(selected, tensors.get(f"weights.{loop}"), entry["info"]))
             state.records.append(LoopRecord.from_json(entry["record"]))
         for part in PARTS:
             prefix = f"{part}."
@@ -135,11 +144,9 @@ class RunState:
 
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise a ValueError that names whatever differs between a checkpoint's run and this one, with both values."""
-    # As JSON gives them back: a tuple has become a list.
-    current = json.loads(json.dumps(now))
-    names = [name for name in {**current, **saved} if saved.get(name) != current.get(name)]
+    names = [name for name in {**now, **saved} if saved.get(name) != now.get(name)]
     if names:
-        listed = "; ".join(f"{name} was {saved.get(name)} and is {current.get(name)} now" for name in names)
+        listed = "; ".join(f"{name} was {saved.get(name)} and is {now.get(name)} now" for name in names)
         raise ValueError(
             f"cannot resume a run that differs from the one that wrote the checkpoint: {listed}. Start with the same "
             "arguments and data, or start anew"
@@ -161,6 +168,11 @@ def pool_fingerprint(dataset: Any, labels: Tensor | None) -> str:
 
 def _stored(value: Any) -> Any:
     """Without the folders of image files: a dataset may move."""
+    if isinstance(value, list):
+        return [_stored(held) for held in value]
     if not isinstance(value, dict):
         return value
-    return {key: Path(held).name if key == "path" and held else _stored(held) for key, held in value.items()}
+    return {
+        key: Path(held).name if key == "path" and isinstance(held, str) else _stored(held)
+        for key, held in value.items()
+    }

@@ -29,7 +29,7 @@ class PoolScorer:
         accelerator: Moves batches, casts under its mixed precision and gathers.
         objective: Gives each sample's loss; the first batch's mean is checked against its reference.
         load: Batches of these positions of the pool (a list), with POOL_INDEX and labels.
-        note_loaded: Told, in every process, which positions were asked for and which of this process's share could
+        note_scored: Told, in every process, which positions were asked for and which of this process's share could
             not be loaded; what it lets pass has no candidates.
         label_name: The batch's key for the labels.
         meter: Counts the forward passes.
@@ -42,14 +42,14 @@ class PoolScorer:
         accelerator: Accelerator,
         objective: Objective,
         load: Callable[[list[int]], Iterable[dict[str, Any]]],
-        note_loaded: Callable[[Tensor, Mapping[int, Unloadable]], None],
+        note_scored: Callable[[Tensor, Mapping[int, Unloadable]], None],
         label_name: str,
         meter: CostMeter,
         keep_logits: bool,
         disable_tqdm: bool,
     ) -> None:
         self.accelerator, self.objective = accelerator, objective
-        self.load, self.note_loaded, self.label_name, self.meter = load, note_loaded, label_name, meter
+        self.load, self.note_scored, self.label_name, self.meter = load, note_scored, label_name, meter
         self.keep_logits, self.disable_tqdm = keep_logits, disable_tqdm
 
     def score(self, model: nn.Module, head: nn.Module, indices: Tensor) -> Candidates:
@@ -72,7 +72,7 @@ class PoolScorer:
                 fields, unloadable = self._forward(model, head, mine)
         finally:
             model.train(training)
-        self.note_loaded(indices, unloadable)
+        self.note_scored(indices, unloadable)
         # A process that could load none of its share learns from another one what it has no rows of.
         forms = gather_object([{name: (values.shape[1:], values.dtype) for name, values in fields.items()}])
         form = next(filter(None, forms), None)
