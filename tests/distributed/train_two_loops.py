@@ -268,7 +268,7 @@ def run(options: argparse.Namespace, folder: Path, images: Dataset, encoder: Tex
         "world": trainer.args.world_size,
         "before": before,
         "scores": {name: getattr(scores, name) for name in ("indices", "embeddings", "losses", "labels")},
-        "rescored": trainer._score(trainer._pool.usable).losses,
+        "rescored": trainer._score(trainer._pool.ledger.usable).losses,
         "scored_alone": None if options.bad else scored_alone(trainer.model, trainer.train_dataset),
         "skipped": sorted(trainer.skipped_samples),
         "selections": [selection.indices for selection in trainer.selection_history],

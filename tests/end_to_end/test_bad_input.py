@@ -583,7 +583,7 @@ FIGURES = [
     Case(
         "NaN pixels, nothing scored",
         lambda b: b.train(Changed(b.images, pixels(NAN)), strategy="full"),
-        r"pixel_values of sample 17 is not finite",
+        r"pixel_values of sample 17 is NaN",
     ),
     Case(
         "NaN weights of the model",

@@ -245,3 +245,25 @@ def test_the_seed_settles_the_fresh_head(recipes: None, tmp_path: Path, monkeypa
 
     assert torch.equal(head(0), head(0))
     assert not torch.equal(head(0), head(1))
+
+
+def test_resuming_by_the_command_lines_word(recipes: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import finetune
+
+    asked: list[Any] = []
+
+    class Asked(Exception):
+        pass
+
+    class Trainer:
+        def train(self, resume_from_checkpoint: Any) -> None:
+            asked.append(resume_from_checkpoint)
+            raise Asked
+
+    monkeypatch.setattr(finetune, "build_trainer", lambda *arguments: (Trainer(), None))
+    for word, expected in (("true", True), ("True", True), (str(tmp_path), str(tmp_path))):
+        options = ["--output_dir", str(tmp_path), "--resume_from_checkpoint", word, "--use_cpu", "true"]
+        monkeypatch.setattr(sys, "argv", ["imagenet.py", *options])
+        with pytest.raises(Asked):
+            finetune.main({})
+        assert asked[-1] == expected
