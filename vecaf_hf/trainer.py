@@ -100,6 +100,7 @@ class VeCAFTrainer(ResumingTrainer):
             getattr(getattr(self.model, "config", None), "problem_type", None),
             args.label_smoothing_factor,
         )
+        self._makes_optimizer = self.optimizer is None
         self._custom_objective = sample_loss_func is not None or self.compute_loss_func is not None
         self._weights: Tensor | None = None  # [N], of the current selection
         self._batch_indices: Tensor | None = None
@@ -271,7 +272,7 @@ class VeCAFTrainer(ResumingTrainer):
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         schedule = self._schedule = self._make_schedule()
         self.meter, self._weights = CostMeter(), None
-        if self.cea is not None and self.cea.learned_parameters():
+        if self._makes_optimizer and self.cea is not None and self.cea.learned_parameters():
             # It holds the parameters of the last run's alignment.
             self.optimizer = None
         # A save that any callback asks for at a loop's end is put off, so ours sees it last.
