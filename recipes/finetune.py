@@ -33,7 +33,7 @@ from local_models import resolve_model
 
 from vecaf_hf import CEACallback, VeCAFArguments, VeCAFTrainer
 from vecaf_hf.augmentation.options import CEAOptions
-from vecaf_hf.augmentation.text_encoder import LOADING_ADVICE
+from vecaf_hf.augmentation.text_checkpoint import LOADING_ADVICE
 from vecaf_hf.data.columns import find_label_column
 from vecaf_hf.printable import printable
 from vecaf_hf.reporting import summarise, write_plots

@@ -533,10 +533,10 @@ def test_all_that_changes_an_embedding_is_in_the_fingerprint(folder, copied, enc
     found.add(encoder(path, max_length=4).fingerprint)
     found.add(encoder(folder(gpt2)).fingerprint)
     other_revision = encoder(path)
-    other_revision.name_or_path, other_revision._revision = "some/encoder", "c0ffee"
+    other_revision.name_or_path, other_revision._checkpoint.revision = "some/encoder", "c0ffee"
     found.add(other_revision.fingerprint)
     del other_revision.fingerprint
-    other_revision._revision = "decade"
+    other_revision._checkpoint.revision = "decade"
     found.add(other_revision.fingerprint)
     monkeypatch.setattr("vecaf_hf.augmentation.text_encoder.DTYPE", torch.bfloat16)
     found.add(encoder(path).fingerprint)
@@ -641,7 +641,7 @@ def test_vision_model_is_no_text_encoder(folder, encoder):
 def test_missing_tokenizer_is_said_before_the_weights_are_loaded(kind, tmp_path, encoder, monkeypatch):
     kind()[0].save_pretrained(tmp_path / "bare")
     encoded = encoder(str(tmp_path / "bare"))
-    monkeypatch.setattr(encoded._model_class, "from_pretrained", None)
+    monkeypatch.setattr(encoded._checkpoint.model_class, "from_pretrained", None)
     with pytest.raises(ValueError, match="has no tokenizer files"):
         encoded.encode(["dog"])
 

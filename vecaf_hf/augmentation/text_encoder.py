@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -15,34 +13,21 @@ from typing import Any, NoReturn
 
 import huggingface_hub.constants
 import torch
-import transformers
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_TEXT_ENCODING_MAPPING,
-    MODEL_MAPPING,
-)
-from transformers.utils import cached_file
 
 from vecaf_hf.augmentation.embedding_cache import EmbeddingCache, encoder_fingerprint
-from vecaf_hf.augmentation.text_pooling import POOLINGS, SENTENCE_POOLINGS, pool, projected
-from vecaf_hf.printable import printable
+from vecaf_hf.augmentation.text_checkpoint import TextCheckpoint
+from vecaf_hf.augmentation.text_pooling import POOLINGS, pool, projected
 from vecaf_hf.validation import check_at_least, check_choice
 
 logger = logging.getLogger(__name__)
 
-# The end of the names of CLIP's and its kin's text towers that have a projection.
-PROJECTING = "TextModelWithProjection"
 # The window of an encoder with relative positions whose tokenizer names no limit (mT5).
 DEFAULT_WINDOW = 512
 # Tokenizers without a limit say 1e30.
 UNLIMITED = 10**9
-LOADING_ADVICE = "check the spelling, log in with `hf auth login` if it is gated or private, or pass a local folder"
 DTYPE = torch.float32
 # Texts, and images, between two writes to the cache: what a killed run loses at most. Images are held in memory.
 TEXTS_AT_ONCE = 4096
@@ -110,17 +95,13 @@ class TextEncoder:
         self.truncated = 0
         self._truncated: set[str] = set()
         self._dimension: int | None = None
-        self._revision = revision
-        self._config: PreTrainedConfig = self._load(AutoConfig, "configuration")
-        # From here on the commit that the configuration came from, should the branch move meanwhile.
-        self._revision = getattr(self._config, "_commit_hash", None) or revision
-        self._model_class = self._find_model_class()
-        self.pooling = self._find_pooling() if pooling == "auto" else pooling
+        self._checkpoint = TextCheckpoint(self.name_or_path, revision, trust_remote_code)
+        self.pooling = self._checkpoint.pooling() if pooling == "auto" else pooling
 
     @property
     def is_dual(self) -> bool:
         """Whether the encoder also embeds images, into the same space."""
-        return all(hasattr(self._model_class, f"get_{part}_features") for part in ("text", "image"))
+        return self._checkpoint.is_dual
 
     @property
     def dimension(self) -> int:
@@ -225,14 +206,14 @@ class TextEncoder:
         tokens = self._tokenizer(
             texts,
             # SigLIP has only ever seen texts of its full length.
-            padding="max_length" if self._is_siglip else True,
+            padding="max_length" if self._checkpoint.is_siglip else True,
             truncation=True,
             max_length=self._window,
             return_attention_mask=True,
             return_tensors="pt",
         ).to(self._model.device)
         mask = tokens["attention_mask"]
-        if self._is_siglip:
+        if self._checkpoint.is_siglip:
             del tokens["attention_mask"]  # Nor was it trained with a mask: padding is part of its input.
         forward = getattr(self._model, "get_text_features", self._model.forward)
         # A checkpoint's own code may not take all that its tokenizer returns (token types).
@@ -246,16 +227,12 @@ class TextEncoder:
         return projected(self._model.get_image_features(**pixels)).float().cpu()
 
     @property
-    def _is_siglip(self) -> bool:
-        return str(_text_config(self._config).model_type).startswith("siglip")
-
-    @property
     def _window(self) -> int:
         """Tokens of a text that the encoder sees."""
         stated = self._tokenizer.model_max_length
         # RoBERTa's positions count two more than it can use; its tokenizer, or the default, stays below them.
         window = self.max_length or (stated if stated < UNLIMITED else DEFAULT_WINDOW)
-        positions = getattr(_text_config(self._config), "max_position_embeddings", None) or 0
+        positions = getattr(self._checkpoint.text_config, "max_position_embeddings", None) or 0
         return min(window, positions) if positions > 0 else window
 
     @cached_property
@@ -263,12 +240,12 @@ class TextEncoder:
         """Changes whenever the embeddings may: checkpoint, pooling, window, precision, the code that runs."""
         return encoder_fingerprint(
             self.name_or_path,
-            self._revision,
+            self._checkpoint.revision,
             pooling=self.pooling,
             max_length=self.max_length,
             dtype=str(DTYPE),
             # A checkpoint that brings its own code is another model without it; the module's name has its commit.
-            model=f"{self._model_class.__module__}.{self._model_class.__qualname__}",
+            model=f"{self._checkpoint.model_class.__module__}.{self._checkpoint.model_class.__qualname__}",
         )
 
     @cached_property
@@ -281,112 +258,15 @@ class TextEncoder:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        tokenizer = self._load(AutoTokenizer, "tokenizer")
-        # Without tokenizer files transformers makes an empty one (T5's knows a blank): all texts would be alike.
-        if len(tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()) <= 1:
-            raise ValueError(
-                f"text encoder {self.name_or_path!r} has no tokenizer files: save its tokenizer beside the model"
-            )
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        if not self._is_siglip:
-            # GPT-2 counts absolute positions from the left, padding included.
-            tokenizer.padding_side = "right"
-        return tokenizer
+        return self._checkpoint.tokenizer()
 
     @cached_property
     def _image_processor(self) -> Any:
-        return self._load(AutoImageProcessor, "image processor")
+        return self._checkpoint.image_processor()
 
     @cached_property
     def _model(self) -> Any:
-        config = copy.deepcopy(self._config)
-        if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-            config.is_encoder_decoder = False
-        model, report = self._load(self._model_class, "weights", config=config, dtype=DTYPE, output_loading_info=True)
-        missing = report["missing_keys"]
-        if self.pooling != "pooled":
-            missing = [name for name in missing if "pooler" not in name]
-        if missing:
-            raise ValueError(
-                f"{self.name_or_path!r} has no weights for pooling={self.pooling!r}: {sorted(missing)[0]} is missing"
-            )
-        encoder = model.get_encoder() if config.is_encoder_decoder else model
-        return encoder.eval().requires_grad_(False).to(self.device or _accelerator())
-
-    def _find_model_class(self) -> Any:
-        """The least that turns text into vectors: of a T5, the encoder."""
-        config, found = self._config, None
-        projecting = [name for name in config.architectures or [] if name.endswith(PROJECTING)]
-        if projecting and hasattr(transformers, projecting[0]):
-            found = getattr(transformers, projecting[0])
-        elif config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-            found = MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
-        elif type(config) in MODEL_MAPPING:
-            found = MODEL_MAPPING[type(config)]
-        elif self.trust_remote_code and "AutoModel" in getattr(config, "auto_map", {}):
-            code = config.auto_map["AutoModel"]
-            found = get_class_from_dynamic_module(code, self.name_or_path, revision=self._revision)
-        found = found[0] if isinstance(found, tuple) else found
-        if getattr(found, "main_input_name", None) != "input_ids" and not hasattr(found, "get_text_features"):
-            raise ValueError(f"{self.name_or_path!r} is no text encoder: a {config.model_type} takes no text")
-        return found
-
-    def _find_pooling(self) -> str:
-        name, kind = self._model_class.__name__, self._config.model_type
-        projects = hasattr(self._model_class, "get_text_features") or name.endswith(PROJECTING)
-        if projects or kind == "clip_text_model":
-            return "pooled"
-        causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        default = "last" if causal and not self._config.is_encoder_decoder else "mean"
-        return self._sentence_pooling() or default
-
-    def _sentence_pooling(self) -> str | None:
-        """The pooling of a sentence-transformers checkpoint; None for any other."""
-        for module in self._read_json("modules.json") or []:
-            if not module["type"].endswith(".Pooling"):
-                continue
-            config = self._read_json(f"{module['path']}/config.json") or {}
-            named = config.get("pooling_mode") or [
-                name.removeprefix("pooling_mode_")
-                for name, on in config.items()
-                if name.startswith("pooling_mode_") and on
-            ]
-            names = [named] if isinstance(named, str) else named
-            if len(names) == 1 and names[0] in SENTENCE_POOLINGS:
-                return SENTENCE_POOLINGS[names[0]]
-            raise ValueError(
-                f"{self.name_or_path!r} pools by {names}, which is not supported: choose pooling from "
-                f"{', '.join(POOLINGS[1:])}"
-            )
-        return None
-
-    def _read_json(self, name: str) -> Any:
-        path = cached_file(
-            self.name_or_path,
-            name,
-            revision=self._revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-
-    def _load(self, source: Any, part: str, **options: Any) -> Any:
-        """`source.from_pretrained`, with errors that say which part of which encoder is wrong."""
-        options |= {"revision": self._revision, "trust_remote_code": self.trust_remote_code}
-        try:
-            return source.from_pretrained(self.name_or_path, **options)
-        except Exception as error:  # Of any type, by what the checkpoint lacks.
-            reason = printable(" ".join(str(error).split()))
-            advice = f"; {LOADING_ADVICE}" if isinstance(error, OSError) else ""
-            raise ValueError(
-                f"cannot load the {part} of text encoder {self.name_or_path!r}: {reason}{advice}"
-            ) from error
-
-
-def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The part of a dual encoder's configuration that is about text."""
-    return getattr(config, "text_config", None) or config
+        return self._checkpoint.model(self.pooling, DTYPE).to(self.device or _accelerator())
 
 
 def _text_key(text: str) -> bytes:
