@@ -1,20 +1,15 @@
-"""What all recipes share: arguments, data, model, training and the summary at the end.
-
-A recipe is a dictionary of defaults. A YAML file (`--config`) overrides it, the command line overrides both.
-"""
+"""What all recipes share: data, model, training and the summary at the end."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
 from sklearn.metrics import accuracy_score
 from torch import Tensor
@@ -23,13 +18,13 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     EvalPrediction,
-    HfArgumentParser,
     PreTrainedModel,
     set_seed,
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
 from local_models import resolve_model
+from options import RecipeArguments, parse
 
 from vecaf_hf import CEACallback, VeCAFArguments, VeCAFTrainer
 from vecaf_hf.augmentation.options import CEAOptions
@@ -37,131 +32,9 @@ from vecaf_hf.augmentation.text_checkpoint import LOADING_ADVICE
 from vecaf_hf.data.columns import find_label_column
 from vecaf_hf.printable import printable
 from vecaf_hf.reporting import summarise, write_plots
-from vecaf_hf.validation import check_at_least, check_choice, check_fraction, whole
-
-
-@dataclass
-class RecipeArguments:
-    dataset_name: str = field(
-        default="", metadata={"help": "A dataset's Hub id, or a folder of parquet files or class folders."}
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "The dataset's configuration."})
-    train_split: str = field(default="train", metadata={"help": "Split that is the pool."})
-    validation_split: str | None = field(
-        default=None, metadata={"help": "Split to evaluate on after each loop; see validation_fraction."}
-    )
-    validation_fraction: float = field(
-        default=0.02,
-        metadata={"help": "Part of the training split held out where there is no validation_split."},
-    )
-    test_split: str | None = field(
-        default="test",
-        metadata={"help": "Split to evaluate on once, at the end, never chosen on; `none` for none."},
-    )
-    test_fraction: float = field(
-        default=0.0, metadata={"help": "Part of the training split held out for the test where there is no test_split."}
-    )
-    split_seed: int = field(
-        default=0, metadata={"help": "Seed of what is held out: the same for every `seed`, whose runs share one pool."}
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Cut the pool to this many random samples."})
-    total_train_batch_size: int | None = field(
-        default=None,
-        metadata={"help": "Samples per optimizer step over all processes; sets per_device_train_batch_size."},
-    )
-    model_name_or_path: str = field(
-        default="facebook/dino-vitb16",
-        metadata={"help": "Pretrained vision model: a Hub id (timm's too), a folder, or pypi:PACKAGE."},
-    )
-    text_encoder: str | None = field(
-        default="openai/clip-vit-large-patch14",
-        metadata={"help": "Text encoder of CEA: a Hub id, a folder, or pypi:PACKAGE; `none` trains without CEA."},
-    )
-    captions: str = field(
-        default="a photo of a {label}",
-        metadata={"help": "Column of captions, or a template over class names."},
-    )
-    image_size: int = field(default=224, metadata={"help": "Height and width of the model's input, in pixels."})
-    crop_scale: float = field(
-        default=0.08,
-        metadata={"help": "Least part of a training image's area in its random crop; 1 for no crop."},
-    )
-    horizontal_flip: bool = field(default=True, metadata={"help": "Mirror training images at random."})
-
-    def __post_init__(self) -> None:
-        # The command line has no other way to say None.
-        for name in ("validation_split", "test_split", "text_encoder"):
-            if getattr(self, name) == "none":
-                setattr(self, name, None)
-        for name in ("image_size", "max_train_samples", "total_train_batch_size"):
-            if getattr(self, name) is not None:
-                whole(name, getattr(self, name), 1)
-        check_fraction("crop_scale", self.crop_scale)
-        for name in ("validation_fraction", "test_fraction"):
-            value = getattr(self, name)
-            check_at_least(name, value, 0)
-            if value >= 1:
-                raise ValueError(f"{name} is {value}; it must be below 1: the rest is the pool")
-
+from vecaf_hf.validation import check_choice
 
 TASK = "image-classification"
-
-# Options that say one thing in two ways: whoever sets the first overrides a recipe's or a file's second.
-ALTERNATIVES: dict[str, dict[str, Any]] = {
-    "per_device_train_batch_size": {"total_train_batch_size": None},
-    "selection_budget": {"selection_fraction": None},
-    "selection_fraction": {"selection_budget": None},
-    "num_train_epochs": {"max_steps": -1},
-}
-
-Arguments = tuple[RecipeArguments, CEAOptions, VeCAFArguments]
-
-
-def parse(defaults: Mapping[str, Any], command_line: list[str] | None = None) -> Arguments:
-    """Defaults of the recipe, overridden by the YAML file of `--config`, overridden by the command line.
-
-    Raises:
-        ValueError: File or command line have what is no option; the nearest option is suggested.
-    """
-    # Without abbreviations: what has been given must be known by its name.
-    parser = HfArgumentParser([RecipeArguments, CEAOptions, VeCAFArguments], allow_abbrev=False)  # type: ignore[list-item]
-    parser.add_argument("--config", help="YAML file of options, overridden by the command line.")
-    parser.set_defaults(**defaults)
-    known, unknown = parser.parse_known_args(command_line)
-    for word in unknown:
-        check_choice("a word of the command line", word.split("=")[0], [f"--{name}" for name in vars(known)])
-    if known.config is not None:
-        with open(known.config, encoding="utf-8") as file:
-            values = yaml.safe_load(file) or {}
-        if not isinstance(values, dict):
-            raise ValueError(f"{known.config} holds a {type(values).__name__}; it must have lines of `option: value`")
-        for key in values:
-            check_choice(f"a key of {known.config}", key, vars(known))
-        parser.set_defaults(**overridden(values), **values)
-    words = sys.argv[1:] if command_line is None else command_line
-    options = {word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")}
-    parser.set_defaults(**overridden(options))
-    recipe, cea, args, _ = parser.parse_args_into_dataclasses(command_line, return_remaining_strings=False)
-    if recipe.total_train_batch_size is not None:
-        args.per_device_train_batch_size = batch_per_device(recipe.total_train_batch_size, args)
-    return recipe, cea, args
-
-
-def overridden(given: Collection[str]) -> dict[str, Any]:
-    """What the given options take back of what has been set before them."""
-    taken = [values.items() for name, values in ALTERNATIVES.items() if name in given]
-    return {name: value for items in taken for name, value in items if name not in given}
-
-
-def batch_per_device(total: int, args: VeCAFArguments) -> int:
-    """The batch of one process and micro-step that makes steps of `total` samples."""
-    shares = args.world_size * args.gradient_accumulation_steps
-    if total % shares:
-        raise ValueError(
-            f"total_train_batch_size is {total}, which {args.world_size} processes with "
-            f"{args.gradient_accumulation_steps} accumulation steps cannot share evenly"
-        )
-    return total // shares
 
 
 @contextmanager
