@@ -124,7 +124,7 @@ class Pool:
         draws = [Draw(index) for index in indices[rank::world].tolist()]
         loader = indexed_loader(dataset, collator, draws, self.args.train_batch_size, self.args, self.seed)
         unloadable: dict[int, Unloadable] = {}
-        hidden = bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process
+        hidden = bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process or len(indices) == 0
         for batch in tqdm(loader, "Checking", unit="batch", disable=hidden, leave=False):
             unloadable |= batch.get(UNLOADABLE, {})
             if len(batch[POOL_INDEX]):

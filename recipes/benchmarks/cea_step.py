@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from transformers import Trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from finetune import build_trainer, parse
+from finetune import build_trainer
+from options import parse
 
 from vecaf_hf.data.indexed import POOL_INDEX
 
