@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import zipfile
 from pathlib import Path
 
@@ -120,6 +121,13 @@ def test_an_earlier_runs_checkpoints_are_resumed_by_path_alone(tmp_path, caplog)
     assert find_checkpoint(True, str(tmp_path)) == str(old)
 
 
+def test_a_damaged_note_of_the_run_hides_no_checkpoint(tmp_path, caplog):
+    folder = make(tmp_path / "checkpoint-4")
+    (tmp_path / "vecaf_run.json").write_text("")
+    assert find_checkpoint(True, str(tmp_path)) == str(folder)
+    assert "vecaf_run.json is damaged" in caplog.text
+
+
 def test_a_state_of_an_older_format_counts_as_whole(tmp_path):
     """Whoever loads it says which version it needs."""
     folder = make(tmp_path / "checkpoint-4")
@@ -162,6 +170,27 @@ def test_a_push_that_fails_after_the_writing(tmp_path):
         make(folder)
         raise OSError("no route to the Hub")
     assert find_damage(folder) is None
+
+
+def test_any_error_puts_the_old_one_back(tmp_path):
+    folder = make(tmp_path / "checkpoint-4", run="old")
+    with pytest.raises(KeyError), writing(str(folder)):
+        folder.mkdir()
+        raise KeyError("a bug")
+    assert json.loads((folder / "vecaf_state.json").read_text())["run"] == "old"
+
+
+def test_torchs_writer_is_known_by_its_words(tmp_path):
+    """On a disk that takes the first bytes of a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="cannot write the checkpoint"), writing(str(tmp_path / "checkpoint-4")):
+            (tmp_path / "checkpoint-4").mkdir()
+            torch.save({"a": torch.zeros(100_000)}, tmp_path / "checkpoint-4" / "optimizer.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_file_can_be_made_durable(tmp_path):

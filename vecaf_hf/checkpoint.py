@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # In the run's output_dir: the id of the run that writes there.
 RUN_FILE = "vecaf_run.json"
+# Words by which an error of torch.save's writer is known.
+TORCH_WRITER = ("inline_container", "iostream", "PytorchStreamWriter", "unexpected pos")
 
 
 def find_checkpoint(resume_from_checkpoint: str | bool, output_dir: str) -> str | None:
@@ -69,12 +71,19 @@ def claim(output_dir: str, run: str) -> None:
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     unfinished = Path(output_dir, f"{RUN_FILE}.tmp")
     unfinished.write_text(json.dumps({"run": run}))
+    _sync(unfinished)
     os.replace(unfinished, Path(output_dir, RUN_FILE))
 
 
 def _latest_run(output_dir: str) -> str | None:
     path = Path(output_dir, RUN_FILE)
-    return json.loads(path.read_text())["run"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())["run"]
+    except (ValueError, KeyError):
+        logger.warning("%s is damaged: the last whole checkpoint is taken, whichever run wrote it", path)
+        return None
 
 
 def _state(folder: Path) -> dict[str, Any]:
@@ -145,14 +154,14 @@ def writing(folder: str) -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch's writer has no error type of its own; after the last file comes the push, whose errors are others.
-        unrelated = isinstance(error, RuntimeError) and "write" not in str(error)
-        if unrelated or find_damage(Path(folder)) is None:
-            raise
+    except Exception as error:
+        if find_damage(Path(folder)) is None:
+            raise  # The last file is written; what failed is the push.
         shutil.rmtree(folder, ignore_errors=True)
         if before.is_dir():
             os.rename(before, folder)
+        if not _is_of_disk(error):
+            raise
         parent = Path(folder).parent
         free = shutil.disk_usage(parent).free if parent.is_dir() else 0
         raise OSError(
@@ -163,14 +172,24 @@ def writing(folder: str) -> Iterator[None]:
     shutil.rmtree(before, ignore_errors=True)
 
 
+def _is_of_disk(error: Exception) -> bool:
+    # torch's writer has no error type of its own.
+    torchs = isinstance(error, RuntimeError) and any(word in str(error) for word in TORCH_WRITER)
+    return torchs or isinstance(error, (OSError, SafetensorError))
+
+
 def make_durable(folder: str) -> None:
     """Have the system write the folder's files to the disk: a machine that dies may lose what it has not."""
     for path in Path(folder).iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def reload_model(model: nn.Module, folder: str) -> bool:

@@ -103,8 +103,11 @@ class Reselection:
 
     def _drawn(self, seed: int) -> Tensor:
         """What the loop of this seed scores; samples that could not be loaded get another try. LongTensor [n]."""
-        count = max(self.budget, round(self.args.scoring_fraction * len(self.pool)))
-        return candidate_set(len(self.pool), count, self.pool.labels, torch.Generator().manual_seed(seed))
+        usable, failed = self._unscored(), torch.tensor(list(self.pool.ledger.failed["scoring"]), dtype=torch.long)
+        count = min(len(usable), max(self.budget, round(self.args.scoring_fraction * len(self.pool))))
+        generator = torch.Generator().manual_seed(seed)
+        rows = candidate_set(len(usable), count, usable.labels, generator)
+        return torch.cat([usable.indices[rows], failed]).sort().values
 
     def foreseen(self, loops: int) -> Tensor:
         """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""

@@ -38,6 +38,10 @@ class ResumingTrainer(Trainer):
         if resume_from_checkpoint:
             find = partial(find_checkpoint, resume_from_checkpoint, str(self.args.output_dir))
             resume_from_checkpoint = decided_by_main(self.accelerator, find)
+        if not resume_from_checkpoint:
+            # A run before this one may have used up their patience.
+            for callback in self._patient_callbacks():
+                callback.early_stopping_patience_counter = 0
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
@@ -64,7 +68,7 @@ class ResumingTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         # Every process has written its file, and the disk has them all, before the main one marks the checkpoint as
-        # whole and removes older ones.
+        # whole (by a small file that it leaves to the system) and removes older ones.
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             make_durable(output_dir)
@@ -97,9 +101,11 @@ class ResumingTrainer(Trainer):
         """Whether an EarlyStoppingCallback has ended the run for good; what else stops a run may want it resumed."""
         return any(
             callback.early_stopping_patience_counter >= callback.early_stopping_patience
-            for callback in self.callback_handler.callbacks
-            if isinstance(callback, EarlyStoppingCallback)
+            for callback in self._patient_callbacks()
         )
+
+    def _patient_callbacks(self) -> list[EarlyStoppingCallback]:
+        return [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False) -> Any:
         # Trainer skips its schedule for `eval_on_start` alone, which it would repeat when a run resumes.

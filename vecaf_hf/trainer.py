@@ -302,7 +302,7 @@ class VeCAFTrainer(ResumingTrainer):
             self._pool.check_trainable(self._reselection.foreseen(schedule.num_loops))
         self._run = self._resumed(self._resume_folder) if self._resume_folder else RunState(self._identity())
         self._strategy_state()  # An error in it shows here, not when the first checkpoint is written.
-        if self.args.should_save and self.args.save_strategy != "no":
+        if self.args.should_save:
             claim(str(self.args.output_dir), self._run.run)
 
     def _probe(self, pool_size: int) -> Candidates:
@@ -338,7 +338,11 @@ class VeCAFTrainer(ResumingTrainer):
 
     def _strategy_state(self) -> dict[str, Tensor]:
         state = self.args.strategy.state_dict() if hasattr(self.args.strategy, "state_dict") else {}
-        return {name: torch.as_tensor(value) for name, value in state.items()}
+        # A tensor of a Python number has half its digits unless told otherwise.
+        return {
+            name: torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else torch.as_tensor(value)
+            for name, value in state.items()
+        }
 
     def _resumed(self, folder: str) -> RunState:
         """The state in a checkpoint; meter, pool, strategy and augmentation go on from it."""
@@ -346,7 +350,9 @@ class VeCAFTrainer(ResumingTrainer):
         if run.stopped:
             logger.warning("the run had ended at step %d, where the checkpoint was written: nothing is left", run.step)
         self.meter.load_state(run.cost)
-        self._pool.ledger.failed = run.skipped
+        # With what was found broken since, when the run was probed.
+        found = self._pool.ledger.failed
+        self._pool.ledger.failed = {place: run.skipped.get(place, {}) | bad for place, bad in found.items()}
         self._unlogged = run.losses[self.args.process_index], run.logged_step
         if hasattr(self.args.strategy, "load_state_dict"):
             self.args.strategy.load_state_dict(run.strategy)

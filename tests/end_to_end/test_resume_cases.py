@@ -66,6 +66,18 @@ def test_two_patient_callbacks_keep_their_own_counts(
     assert ended.state.global_step == 7
 
 
+def test_patience_is_fresh_in_each_run(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    evaluated = {"eval_strategy": "steps", "eval_steps": 6, "load_best_model_at_end": True}
+    options = {"metric_for_best_model": "loss", "save_strategy": "steps", "save_steps": 6, "max_steps": 12}
+    patient = EarlyStoppingCallback(1, 10.0)
+    trainer = make_trainer(make_vit(), [patient, Preempted()], **evaluated, **options)
+    # As the run before this one left it; this one saves before its first evaluation.
+    patient.early_stopping_patience_counter = 1
+    trainer.train()
+    assert trainer._run is not None
+    assert (trainer._run.step, trainer._run.stopped) == (3, False)
+
+
 class SaveAtLoopsEnd(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_save = state.global_step == 4

@@ -21,7 +21,7 @@ from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.sampler import Stream
 from vecaf_hf.selection import Selection
 
-VERSION = 2
+VERSION = 3
 JSON_FILE = "vecaf_state.json"
 TENSORS_FILE = "vecaf_state.safetensors"
 # Rows of a dataset that tell it from others.
