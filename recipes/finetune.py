@@ -30,7 +30,7 @@ from vecaf_hf import CEACallback, VeCAFArguments, VeCAFTrainer
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.augmentation.text_checkpoint import LOADING_ADVICE
 from vecaf_hf.data.columns import find_label_column
-from vecaf_hf.printable import printable
+from vecaf_hf.printable import listed
 from vecaf_hf.reporting import summarise, write_plots
 from vecaf_hf.validation import check_choice
 
@@ -66,8 +66,7 @@ def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[Data
     train = data[recipe.train_split]
     label = find_label_column(train, label_column)
     if label is None:
-        columns = printable(", ".join(train.column_names))
-        raise ValueError(f"which of the columns {columns} holds the label? Set label_column")
+        raise ValueError(f"which of the columns {listed(train.column_names)} holds the label? Set label_column")
     for split in {recipe.train_split, recipe.validation_split, recipe.test_split} - {None}:
         if any(value is None or value != value for value in data[split].unique(label)):
             raise ValueError(f"some samples of the split {split!r} have no {label!r}: mend or remove them")

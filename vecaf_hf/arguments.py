@@ -126,7 +126,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         for name, least in WHOLE_NUMBERS.items():
             value = getattr(self, name)
             if value is not None or self.__dataclass_fields__[name].default is not None:
-                setattr(self, name, whole(name, value, least))
+                whole(name, value, least)
         check_fraction("scoring_fraction", self.scoring_fraction)
         if self.selection_fraction is not None:
             check_fraction("selection_fraction", self.selection_fraction)

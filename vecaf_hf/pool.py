@@ -20,7 +20,7 @@ from vecaf_hf.data.columns import read_labels
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, Unloadable
 from vecaf_hf.data.loading import indexed_loader
 from vecaf_hf.data.unloadable import LISTED, SampleLedger, refuse
-from vecaf_hf.printable import printable
+from vecaf_hf.printable import listed
 
 logger = logging.getLogger(__name__)
 
@@ -174,9 +174,7 @@ class Pool:
         absent = torch.bincount(self.labels, minlength=len(class_names)) == 0
         if absent.any():
             names = [class_names[index] for index in absent.nonzero().squeeze(1).tolist()]
-            shown = printable(", ".join(names[:LISTED]))
-            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-            logger.warning("no sample of the pool has the class %s%s: the model will not learn it", shown, more)
+            logger.warning("no sample of the pool has the class %s: the model will not learn it", listed(names, LISTED))
 
     def check_column(self, scored: Candidates) -> None:
         """Raise a ValueError if the batches of these samples have other classes than the label column."""

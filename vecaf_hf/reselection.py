@@ -112,7 +112,11 @@ class Reselection:
     def foreseen(self, loops: int) -> Tensor:
         """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""
         candidates, parts = self._unscored(), [torch.empty(0, dtype=torch.long)]
-        for seed in [] if self.args.single_run else [seed_of(self.pool.seed, loop) for loop in range(1, loops)]:
+        # These load in the first loop whatever they load at all.
+        scores_all = self.strategy.needs_forward and self.args.scoring_fraction == 1
+        if self.args.single_run or self.strategy.takes_all or scores_all:
+            loops = 1
+        for seed in (seed_of(self.pool.seed, loop) for loop in range(1, loops)):
             if self.strategy.needs_forward:
                 parts.append(self._drawn(seed))
             else:

@@ -297,8 +297,7 @@ class VeCAFTrainer(ResumingTrainer):
         if self.cea is not None:
             assert probe.embeddings is not None
             self.cea.prepare(self._head, probe.embeddings.shape[1], self.accelerator, self.meter)
-        loaded_soon = strategy.takes_all or (strategy.needs_forward and self.args.scoring_fraction == 1)
-        if self.args.on_bad_sample == "raise" and not loaded_soon and not self._resume_folder:
+        if self.args.on_bad_sample == "raise" and not self._resume_folder:
             self._pool.check_trainable(self._reselection.foreseen(schedule.num_loops))
         self._run = self._resumed(self._resume_folder) if self._resume_folder else RunState(self._identity())
         self._strategy_state()  # An error in it shows here, not when the first checkpoint is written.

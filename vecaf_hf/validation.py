@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
-from vecaf_hf.printable import printable
+from vecaf_hf.printable import listed, printable
 
 # Choices that a message lists.
 LISTED = 20
@@ -21,7 +21,9 @@ def check_choice(option: str, value: object, choices: Iterable[str], or_callable
     choices = list(choices)
     if (or_callable and callable(value)) or value in choices:
         return
-    raise ValueError(printable(f"{option} is {value!r}{_hint(value, choices)}; choose one of {_listed(choices)}"))
+    raise ValueError(
+        printable(f"{option} is {value!r}{_hint(value, choices)}; choose one of {listed(choices, LISTED)}")
+    )
 
 
 def check_choices(option: str, values: object, choices: Iterable[str]) -> None:
@@ -38,7 +40,9 @@ def check_options(owner: str, given: Iterable[str], names: Iterable[str]) -> Non
     names = list(names)
     for option in given:
         if option not in names:
-            raise TypeError(f"{owner} has no option {option!r}{_hint(option, names) or '; it takes ' + _listed(names)}")
+            raise TypeError(
+                f"{owner} has no option {option!r}{_hint(option, names) or '; it takes ' + listed(names, LISTED)}"
+            )
 
 
 def whole(option: str, value: Any, least: int) -> int:
@@ -71,11 +75,6 @@ def check_at_least(option: str, value: float, least: float) -> None:
 def _check_number(option: str, value: object) -> None:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise ValueError(f"{option} is {value!r}; it must be a number")
-
-
-def _listed(choices: list[str]) -> str:
-    more = f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""
-    return ", ".join(choices[:LISTED]) + more
 
 
 def _hint(value: object, choices: list[str]) -> str:

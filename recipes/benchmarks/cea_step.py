@@ -9,7 +9,6 @@ of the paired ratios is printed with its quartiles, and so is the ratio of stock
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from transformers import Trainer
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from finetune import build_trainer
 from options import parse
+from ratios import summary
 
 from vecaf_hf.data.indexed import POOL_INDEX
 
@@ -60,9 +60,8 @@ def main(batches: int, image_size: int, batch_size: int) -> None:
             if number > 0:  # the first step warms up
                 ratios.append(ours / theirs)
                 noise.append(again / theirs)
-    for name, values in (("with CEA / stock", ratios), ("stock / stock", noise)):
-        low, middle, high = statistics.quantiles(values, n=4)
-        print(f"{name:18} median {middle:.3f}  quartiles {low:.3f} {high:.3f}  n = {len(values)}")
+    print(summary("with CEA / stock", ratios))
+    print(summary("stock / stock", noise))
 
 
 if __name__ == "__main__":

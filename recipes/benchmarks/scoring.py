@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from finetune import build_trainer
 from options import parse
+from ratios import summary
 
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.data.indexed import POOL_INDEX
@@ -64,9 +65,8 @@ def main(rounds: int, samples: int, image_size: int, batch_size: int) -> None:
                 ratios.append(theirs / ours)
                 noise.append(theirs / again)
         rate = samples / statistics.median(times)
-    for name, values in (("scoring / bare loop", ratios), ("bare loop / itself", noise)):
-        low, middle, high = statistics.quantiles(values, n=4)
-        print(f"{name:20} throughput median {middle:.3f}  quartiles {low:.3f} {high:.3f}  n = {len(values)}")
+    print(summary("scoring / bare loop", ratios))
+    print(summary("bare loop / itself", noise))
     print(f"about {rate:.0f} images/s")
 
 

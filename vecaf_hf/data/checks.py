@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vecaf_hf.data.indexed import POOL_INDEX
-from vecaf_hf.printable import printable
+from vecaf_hf.printable import listed
 
 
 def check_labels(batch: Mapping[str, Any], label_name: str, num_classes: int | None, columns: Sequence[str]) -> None:
@@ -23,7 +23,7 @@ def check_labels(batch: Mapping[str, Any], label_name: str, num_classes: int | N
     indices, labels = batch[POOL_INDEX], batch.get(label_name)
     if labels is None:
         keys = ", ".join(key for key in batch if key != POOL_INDEX)
-        there = f" and the dataset's columns are {printable(', '.join(columns))}" if columns else ""
+        there = f" and the dataset's columns are {listed(columns)}" if columns else ""
         raise ValueError(
             f"the collator's batches have no {label_name!r} (they have {keys}{there}): selection needs labels; rename "
             "the column of labels, or set remove_unused_columns=False where it was left out"

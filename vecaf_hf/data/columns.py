@@ -9,7 +9,7 @@ import torch
 from datasets import ClassLabel
 from torch import Tensor
 
-from vecaf_hf.printable import printable
+from vecaf_hf.printable import listed
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")
 
@@ -21,9 +21,7 @@ def read_column(dataset: datasets.Dataset, column: str) -> list[Any]:
         ValueError: There is no such column; the message names those that exist.
     """
     if column not in dataset.column_names:
-        raise ValueError(
-            f"the dataset has no column {column!r}; its columns are {printable(', '.join(dataset.column_names))}"
-        )
+        raise ValueError(f"the dataset has no column {column!r}; its columns are {listed(dataset.column_names)}")
     return list(dataset.with_format(None).select_columns([column])[column])
 
 
@@ -42,9 +40,7 @@ def find_label_column(dataset: Any, name: str | None = None) -> str | None:
         return None
     if name is not None:
         if name not in dataset.column_names:
-            raise ValueError(
-                f"label_column is {name!r}, and the dataset's columns are {printable(', '.join(dataset.column_names))}"
-            )
+            raise ValueError(f"label_column is {name!r}, and the dataset's columns are {listed(dataset.column_names)}")
         return name
     for usual in LABEL_COLUMNS:
         if usual in dataset.column_names:

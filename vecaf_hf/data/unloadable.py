@@ -77,19 +77,19 @@ class SampleLedger:
             refuse(dataset, found, f"That is most of the {len(self.tried)} samples: is their storage there?")
         new = {index: reason for index, reason in self.failed[place].items() if index not in before}
         if new and self.accelerator.is_main_process:
-            logger.warning("%d samples cannot be loaded and are skipped: %s", len(new), listed(dataset, new))
+            logger.warning("%d samples cannot be loaded and are skipped: %s", len(new), explained(dataset, new))
 
 
 def refuse(dataset: Any, found: Mapping[int, Unloadable], advice: str) -> None:
     """Raise a ValueError that names samples, files and reasons; its cause holds the traceback of the first."""
     if not found:
         return
-    reasons = listed(dataset, {index: bad.reason for index, bad in found.items()})
+    reasons = explained(dataset, {index: bad.reason for index, bad in found.items()})
     trace = next(filter(None, (found[index].trace for index in sorted(found))), "")
     raise ValueError(f"cannot load {reasons}. {advice}") from RuntimeError(f"\n{trace}")
 
 
-def listed(dataset: Any, reasons: Mapping[int, str]) -> str:
+def explained(dataset: Any, reasons: Mapping[int, str]) -> str:
     """The first samples with their files and what went wrong, in one line."""
     lines = [f"{described(dataset, index)}: {printable(reasons[index])}" for index in sorted(reasons)[:LISTED]]
     more = f" (and {len(reasons) - len(lines)} more)" if len(reasons) > len(lines) else ""
