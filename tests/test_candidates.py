@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 import torch
 
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.candidates import Candidates, LinearHead
 
 
 def make(**changes) -> Candidates:
@@ -16,6 +16,9 @@ def make(**changes) -> Candidates:
         "labels": torch.tensor([1, 0, 1, 2]),
         "logits": torch.arange(8.0).reshape(4, 2),
         "relevance": torch.tensor([1.0, 0.5, 0.0, 2.0]),
+        "selected": torch.tensor([False, True, False, True]),
+        "irreducible": torch.tensor([0.5, -0.5, 0.0, 1.0]),
+        "head": LinearHead(torch.arange(6.0).reshape(2, 3), torch.tensor([0.5, -0.5])),
     }
     return Candidates(**(values | changes))
 
@@ -23,13 +26,15 @@ def make(**changes) -> Candidates:
 def assert_equal(first: Candidates, second: Candidates) -> None:
     for field in fields(Candidates):
         a, b = getattr(first, field.name), getattr(second, field.name)
+        if isinstance(a, LinearHead):
+            a, b = torch.cat([a.weight, a.bias[:, None]], 1), torch.cat([b.weight, b.bias[:, None]], 1)
         assert (a is None and b is None) or torch.equal(a, b), field.name
 
 
 def test_everything_but_the_indices_is_optional():
     bare = Candidates(torch.tensor([4, 2]))
     assert len(bare) == 2
-    assert bare.embeddings is bare.losses is bare.labels is bare.logits is bare.relevance is None
+    assert all(getattr(bare, field.name) is None for field in fields(Candidates) if field.name != "indices")
     assert bare.in_pool_order().indices.tolist() == [2, 4]
     assert len(Candidates(torch.zeros(0, dtype=torch.long), losses=torch.zeros(0))) == 0
 
@@ -47,6 +52,10 @@ def test_everything_but_the_indices_is_optional():
         ({"labels": torch.zeros(3)}, "labels has 3 rows for 4 samples"),
         ({"logits": torch.zeros(4)}, "logits must have 2 dimension"),
         ({"relevance": torch.zeros(4, 2)}, "relevance must have 1 dimension"),
+        ({"irreducible": torch.zeros(3)}, "irreducible must have .* 4 rows"),
+        ({"selected": torch.zeros(3, dtype=torch.bool)}, "selected must have .* 4 rows"),
+        ({"selected": torch.zeros(4)}, r"selected must be a BoolTensor \[M\], got torch.float32 \[4\]"),
+        ({"embeddings": torch.zeros(4, 2)}, r"the head takes 3 features, and embeddings are torch.float32 \[4, 2\]"),
     ],
 )
 def test_shapes_are_checked(changes, message):
@@ -55,7 +64,7 @@ def test_shapes_are_checked(changes, message):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["embeddings", "losses", "logits", "relevance"])
+@pytest.mark.parametrize("name", ["embeddings", "losses", "logits", "relevance", "irreducible"])
 def test_values_that_are_not_finite_name_the_samples_index_in_the_pool(name, bad):
     values = getattr(make(), name).clone()
     values[2] = bad
@@ -118,3 +127,16 @@ def test_to_moves_every_field():
 def test_is_frozen():
     with pytest.raises(FrozenInstanceError):
         make().losses = torch.zeros(4)
+
+
+def test_a_linear_head_gives_the_logits_of_its_layer():
+    layer = torch.nn.Linear(3, 2)
+    head = LinearHead(layer.weight.detach(), layer.bias.detach())
+    torch.testing.assert_close(head.logits(make().embeddings), layer(make().embeddings).detach())
+    assert make(head=head).take(torch.tensor([1])).head is head
+
+
+@pytest.mark.parametrize(("weight", "bias"), [((2, 3), (3,)), ((2, 3), (2, 1)), ((2,), (2,))])
+def test_a_linear_head_of_another_shape_is_refused(weight, bias):
+    with pytest.raises(ValueError, match=r"a linear head has a weight \[C, d\] and a bias \[C\]"):
+        LinearHead(torch.zeros(weight), torch.zeros(bias))

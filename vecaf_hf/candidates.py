@@ -7,11 +7,46 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear classification head, frozen.
+
+    Args:
+        weight: [C, d].
+        bias: [C].
+
+    Raises:
+        ValueError: The shapes disagree.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __post_init__(self) -> None:
+        if self.weight.dim() != 2 or self.bias.shape != self.weight.shape[:1]:
+            raise ValueError(
+                f"a linear head has a weight [C, d] and a bias [C], got {_describe(self.weight)} and "
+                f"{_describe(self.bias)}"
+            )
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """[N, d] -> [N, C]."""
+        return functional.linear(embeddings, self.weight, self.bias)
+
+    def to(self, device: torch.device | str) -> LinearHead:
+        return LinearHead(self.weight.to(device), self.bias.to(device))
+
+
+# Of what is checked row by row.
+DIMENSIONS = {"embeddings": 2, "losses": 1, "logits": 2, "relevance": 1, "selected": 1, "irreducible": 1}
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Samples of the pool that a strategy may choose from. Row `r` of every field is the same sample.
+    """Samples of the pool that a strategy may choose from. Row `r` of every field but `head` is the same sample.
 
     Args:
         indices: Positions in the pool, distinct. LongTensor [M].
@@ -20,12 +55,16 @@ class Candidates:
         labels: Class of each sample, LongTensor [M]; or a multi-label target [M, C].
         logits: Output of the head. [M, C].
         relevance: Factor on each sample's selection probability (domain affinity), at least 0. [M].
+        selected: Whether an earlier loop selected the sample. BoolTensor [M].
+        irreducible: Loss of each sample under a model that was fitted on held-out data. [M].
+        head: What turns embeddings into logits, where a linear layer does.
 
     A field that no part of the run needs is None: `full` and `random` train without a scoring pass.
 
     Raises:
         ValueError: A field has another number of rows, repeats an index, or holds a NaN, an infinity or a
-            negative loss. The message names the field and the sample's index in the pool.
+            negative loss, or the head takes embeddings of another size. The message names the field and the
+            sample's index in the pool.
     """
 
     indices: Tensor
@@ -34,14 +73,24 @@ class Candidates:
     labels: Tensor | None = None
     logits: Tensor | None = None
     relevance: Tensor | None = None
+    selected: Tensor | None = None
+    irreducible: Tensor | None = None
+    head: LinearHead | None = None
 
     def __post_init__(self) -> None:
         if self.indices.dim() != 1 or self.indices.dtype != torch.long:
             raise ValueError(f"indices must be a LongTensor [M], got {_describe(self.indices)}")
         if self.indices.unique().numel() != len(self):
             raise ValueError("indices must be distinct")
-        for name, dimensions in (("embeddings", 2), ("losses", 1), ("logits", 2), ("relevance", 1)):
+        for name, dimensions in DIMENSIONS.items():
             self._check(name, dimensions)
+        if self.selected is not None and self.selected.dtype != torch.bool:
+            raise ValueError(f"selected must be a BoolTensor [M], got {_describe(self.selected)}")
+        head, embeddings = self.head, self.embeddings
+        if head is not None and embeddings is not None and head.weight.shape[1] != embeddings.shape[1]:
+            raise ValueError(
+                f"the head takes {head.weight.shape[1]} features, and embeddings are {_describe(embeddings)}"
+            )
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"labels has {len(self.labels)} rows for {len(self)} samples")
         for name in ("losses", "relevance"):
@@ -85,7 +134,7 @@ class Candidates:
 
     def take(self, rows: Tensor) -> Candidates:
         """The candidates at these rows (LongTensor or a mask over rows)."""
-        return replace(self, **{name: values[rows] for name, values in self._present().items()})
+        return replace(self, **{name: values[rows] for name, values in self._present().items() if name != "head"})
 
     def in_pool_order(self) -> Candidates:
         """The same candidates by rising index: what follows cannot depend on the order they came in."""
@@ -96,7 +145,7 @@ class Candidates:
     def to(self, device: torch.device | str) -> Candidates:
         return replace(self, **{name: values.to(device) for name, values in self._present().items()})
 
-    def _present(self) -> dict[str, Tensor]:
+    def _present(self) -> dict[str, Any]:
         found: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: values for name, values in found.items() if values is not None}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -17,7 +18,7 @@ from vecaf_hf.cost import CostMeter
 from vecaf_hf.loop.agreement import decided_by_main
 from vecaf_hf.pool import Pool
 from vecaf_hf.scoring.losses import SampleLoss
-from vecaf_hf.scoring.warmup import fit_head, rescored
+from vecaf_hf.scoring.warmup import fit_head, linear_head, rescored
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection, find_strategy, run_strategy
 from vecaf_hf.selection.candidate_set import candidate_set
@@ -36,6 +37,10 @@ class Reselection:
         cea: The run's augmentation, or None.
         meter: Counts the selection's work.
         accelerator: Its main process decides.
+
+    Attributes:
+        irreducible: Of each sample of the pool, for a strategy that needs it; NaN where it could not be loaded when the
+            run began: these are not selected. [N], or None.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Reselection:
         self.score, self.head, self.sample_loss = score, head, sample_loss
         self.cea, self.meter, self.accelerator = cea, meter, accelerator
         self.strategy = find_strategy(args.strategy)
+        self.irreducible: Tensor | None = None
 
     def select(
         self, loop: int, earlier: list[Selection], is_trainable: Callable[[Selection], bool]
@@ -73,10 +79,10 @@ class Reselection:
                 candidates, selection = self._unscored(), earlier[0]
             else:
                 candidates = self._candidates(seed, warmup=self.args.head_warmup and loop == 0)
-                selection = self._select_from(candidates, seed)
+                selection = self._select_from(candidates, seed, earlier)
                 while not is_trainable(selection):
                     candidates = self._usable(candidates)
-                    selection = self._select_from(candidates, seed)
+                    selection = self._select_from(candidates, seed, earlier)
             figures = self._begin_augmentation(selection, candidates) if self.cea is not None else {}
         return selection, candidates, figures
 
@@ -86,6 +92,8 @@ class Reselection:
 
     def _usable(self, candidates: Candidates) -> Candidates:
         usable = torch.isin(candidates.indices, self.pool.ledger.usable)
+        if self.irreducible is not None:
+            usable &= self.irreducible[candidates.indices].isfinite()
         return candidates if usable.all() else candidates.take(usable)
 
     def _candidates(self, seed: int, warmup: bool) -> Candidates:
@@ -104,16 +112,19 @@ class Reselection:
     def _drawn(self, seed: int) -> Tensor:
         """What the loop of this seed scores; samples that could not be loaded get another try. LongTensor [n]."""
         usable, failed = self._unscored(), torch.tensor(list(self.pool.ledger.failed["scoring"]), dtype=torch.long)
-        count = min(len(usable), max(self.budget, round(self.args.scoring_fraction * len(self.pool))))
+        count = max(self.budget, round(self.args.scoring_fraction * len(self.pool)))
+        if self.strategy.candidates_per_sample is not None:
+            count = min(count, self.strategy.candidates_per_sample * self.budget)
         generator = torch.Generator().manual_seed(seed)
-        rows = candidate_set(len(usable), count, usable.labels, generator)
+        rows = candidate_set(len(usable), min(count, len(usable)), usable.labels, generator)
         return torch.cat([usable.indices[rows], failed]).sort().values
 
     def foreseen(self, loops: int) -> Tensor:
         """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""
         candidates, parts = self._unscored(), [torch.empty(0, dtype=torch.long)]
         # These load in the first loop whatever they load at all.
-        scores_all = self.strategy.needs_forward and self.args.scoring_fraction == 1
+        whole = self.args.scoring_fraction == 1 and self.strategy.candidates_per_sample is None
+        scores_all = self.strategy.needs_forward and whole
         if self.args.single_run or self.strategy.takes_all or scores_all:
             loops = 1
         for seed in (seed_of(self.pool.seed, loop) for loop in range(1, loops)):
@@ -124,7 +135,8 @@ class Reselection:
                     parts.append(run_strategy(self.strategy, candidates, self.budget, self.args, seed).indices)
         return torch.cat(parts).unique()
 
-    def _select_from(self, candidates: Candidates, seed: int) -> Selection:
+    def _select_from(self, candidates: Candidates, seed: int, earlier: list[Selection]) -> Selection:
+        candidates = self._completed(candidates, earlier)
         if self.cea is not None and candidates.embeddings is not None:
             candidates = self.cea.before_selection(candidates)
 
@@ -136,6 +148,16 @@ class Reselection:
             selection = decided_by_main(self.accelerator, run)
         self.meter.add("select", len(selection), selection.info.get("flops", 0.0))
         return selection
+
+    def _completed(self, candidates: Candidates, earlier: list[Selection]) -> Candidates:
+        """The candidates with what no scoring pass gives."""
+        past = torch.cat([selection.indices for selection in earlier]) if earlier else candidates.indices[:0]
+        candidates = replace(candidates, selected=torch.isin(candidates.indices, past))
+        if "head" in self.strategy.needs:
+            candidates = replace(candidates, head=linear_head(self.head, self.args.strategy))
+        if self.irreducible is not None:
+            candidates = replace(candidates, irreducible=self.irreducible[candidates.indices])
+        return candidates
 
     def _begin_augmentation(self, selection: Selection, candidates: Candidates) -> dict[str, float]:
         assert self.cea is not None

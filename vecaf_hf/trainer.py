@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from vecaf_hf.loop import (
     RunState,
     record_loop,
 )
-from vecaf_hf.loop.agreement import check_same_selection
+from vecaf_hf.loop.agreement import check_same_selection, decided_by_main
 from vecaf_hf.loop.state import pool_fingerprint
 from vecaf_hf.pool import Collator, Pool
 from vecaf_hf.printable import printable
@@ -37,9 +38,10 @@ from vecaf_hf.reporting.card import add_selection_section
 from vecaf_hf.reselection import Reselection
 from vecaf_hf.resuming import ResumingTrainer
 from vecaf_hf.scoring import PoolScorer, find_head
+from vecaf_hf.scoring.irreducible import irreducible_losses
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
 from vecaf_hf.scoring.objective import find_objective
-from vecaf_hf.scoring.warmup import linear_of
+from vecaf_hf.scoring.warmup import linear_head, linear_of
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, find_strategy
 
@@ -109,14 +111,7 @@ class VeCAFTrainer(ResumingTrainer):
         if sample_loss_func is not None or args.sample_weights != "none":
             self.compute_loss_func = self._weighted_loss
         if self.train_dataset is not None:
-            self._pool = Pool(
-                self.train_dataset,
-                scoring_dataset,
-                args,
-                self._without_unused_columns,
-                self.label_name,
-                self.accelerator,
-            )
+            self._pool = self._make_pool(self.train_dataset, scoring_dataset)
             self._check_run()
         self.add_callback(LoopBoundaryCallback(self._begin_loop, self._end_loop, self._is_first_step, reseed=set_seed))
 
@@ -158,6 +153,11 @@ class VeCAFTrainer(ResumingTrainer):
         self._schedule = self._make_schedule()
         if self.args.head_warmup:
             linear_of(self._head)
+        needs = find_strategy(self.args.strategy).needs
+        if "head" in needs:
+            linear_head(self._head, self.args.strategy)
+        if "irreducible" in needs:
+            self._held_out()
         self._pool.check_classes(self._classes, self._num_classes)
         if self.cea is not None:
             self.cea.read_captions(self._pool.dataset, self._pool.labels, self.class_names)
@@ -169,6 +169,21 @@ class VeCAFTrainer(ResumingTrainer):
         if found and found[0].options.domain_affinity is not None and self.args.strategy in STRATEGIES.keys() - {"ods"}:
             raise ValueError(f"domain_affinity acts on the weights of strategy 'ods', not on {self.args.strategy!r}")
         return found[0] if found else None
+
+    def _make_pool(self, dataset: Any, scoring_dataset: Any = None) -> Pool:
+        prepare = self._without_unused_columns
+        return Pool(dataset, scoring_dataset, self.args, prepare, self.label_name, self.accelerator)
+
+    def _held_out(self) -> Pool:
+        """The samples that a strategy fits a model of its own on."""
+        if isinstance(self.eval_dataset, dict) or not hasattr(self.eval_dataset, "__len__"):
+            raise ValueError(
+                f"strategy {self.args.strategy!r} fits a small model on held-out samples: pass one map-style "
+                f"eval_dataset, not {type(self.eval_dataset).__name__}"
+            )
+        held_out = self._make_pool(self.eval_dataset)
+        held_out.check_classes([], self._num_classes)
+        return held_out
 
     def _make_schedule(self) -> LoopSchedule:
         pool, split_batches = self._pool, self.accelerator.split_batches
@@ -300,6 +315,11 @@ class VeCAFTrainer(ResumingTrainer):
         if self.args.on_bad_sample == "raise" and not self._resume_folder:
             self._pool.check_trainable(self._reselection.foreseen(schedule.num_loops))
         self._run = self._resumed(self._resume_folder) if self._resume_folder else RunState(self._identity())
+        if "irreducible" in strategy.needs:
+            # Of the model as the run begins, kept in its checkpoints.
+            if "irreducible" not in self._run.strategy:
+                self._run.strategy["irreducible"] = self._irreducible_losses()
+            self._reselection.irreducible = self._run.strategy["irreducible"]
         self._strategy_state()  # An error in it shows here, not when the first checkpoint is written.
         if self.args.should_save:
             claim(str(self.args.output_dir), self._run.run)
@@ -335,8 +355,22 @@ class VeCAFTrainer(ResumingTrainer):
         run.strategy = self._strategy_state()
         return run
 
+    def _irreducible_losses(self) -> Tensor:
+        """Of each sample of the pool; NaN where it cannot be loaded. [N]."""
+        pool, held_out = self._pool, self._held_out()
+        # Transforms may draw from the global generators: not at the training's expense.
+        with seeded(seed_of(pool.seed)):
+            known = self._score(torch.arange(len(held_out)), held_out)
+            scored = self._score(torch.arange(len(pool)))
+        count = self._num_classes or len(self.class_names)
+        fit = partial(irreducible_losses, known, scored, self._objective.sample_losses, count)
+        with self.meter.timed("select"):
+            losses = decided_by_main(self.accelerator, fit)
+        return losses.new_full((len(pool),), torch.nan).index_copy(0, scored.indices, losses)
+
     def _strategy_state(self) -> dict[str, Tensor]:
-        state = self.args.strategy.state_dict() if hasattr(self.args.strategy, "state_dict") else {}
+        assert self._run is not None
+        state = self.args.strategy.state_dict() if hasattr(self.args.strategy, "state_dict") else self._run.strategy
         # A tensor of a Python number has half its digits unless told otherwise.
         return {
             name: torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else torch.as_tensor(value)
@@ -406,13 +440,15 @@ class VeCAFTrainer(ResumingTrainer):
 
     # --- Data ---
 
-    def _score(self, indices: Tensor) -> Candidates:
-        """Embeddings, losses, logits and labels of these samples under the current model."""
+    def _score(self, indices: Tensor, samples: Pool | None = None) -> Candidates:
+        """Embeddings, losses, logits and labels of these samples, the pool's unless told otherwise, under the current
+        model."""
+        pool = self._pool if samples is None else samples
         scorer = PoolScorer(
             accelerator=self.accelerator,
             objective=self._objective,
-            load=self._pool.batches,
-            note_scored=self._pool.note_scored,
+            load=pool.batches,
+            note_scored=pool.note_scored,
             label_name=self.label_name,
             meter=self.meter,
             keep_logits="logits" in find_strategy(self.args.strategy).needs,

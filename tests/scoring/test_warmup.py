@@ -7,7 +7,7 @@ from torch import nn
 
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.scoring.losses import classification_losses
-from vecaf_hf.scoring.warmup import MAX_ITERATIONS, fit_head, linear_of, rescored
+from vecaf_hf.scoring.warmup import MAX_ITERATIONS, fit_head, linear_head, linear_of, rescored
 
 
 def make_candidates(classes: list[int], count: int = 60, dimension: int = 5, scale: float = 10.0) -> Candidates:
@@ -104,3 +104,17 @@ def test_rescored_losses_are_those_of_a_forward():
     torch.testing.assert_close(found.losses, expected)
     assert torch.equal(found.embeddings, candidates.embeddings)
     assert not found.losses.is_inference() and not found.logits.is_inference()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_heads_weights(bias):
+    layer = nn.Linear(5, 3, bias=bias).bfloat16()
+    embeddings = torch.randn(4, 5)
+    head = linear_head(nn.Sequential(nn.Flatten(), layer), "alfa_mix")
+    assert head.weight.dtype == torch.float32 and not head.weight.requires_grad
+    torch.testing.assert_close(head.logits(embeddings), layer.float()(embeddings).detach())
+
+
+def test_a_strategy_that_needs_a_linear_head_is_refused_another():
+    with pytest.raises(ValueError, match="'alfa_mix' needs a linear head, and this one is Sequential: choose another"):
+        linear_head(nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)), "alfa_mix")

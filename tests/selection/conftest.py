@@ -6,7 +6,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.candidates import Candidates, LinearHead
 
 MakePool = Callable[..., Candidates]
 
@@ -38,4 +38,8 @@ def _make_pool(size: int = 60, dimension: int = 6, classes: int = 3, seed: int =
         losses=torch.rand(size, generator=generator) * 3,
         labels=labels,
         logits=torch.randn(size, classes, generator=generator),
+        irreducible=torch.rand(size, generator=generator) * 3,
+        head=LinearHead(
+            torch.randn(classes, dimension, generator=generator), torch.randn(classes, generator=generator) * 0.1
+        ),
     )

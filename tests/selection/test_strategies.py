@@ -42,7 +42,10 @@ VARIANTS = [
     Variant("ods", {"centroid_start": "k-means++"}),
     Variant("activeft", {"centroid_start": "k-means++", "ensemble_size": 2}),
 ]
-DETERMINISTIC = {"topk_loss", "full"}
+DETERMINISTIC = {"topk_loss", "full", "margin", "entropy", "el2n", "k_center", "rho_loss"}
+# A sample's norm counts.
+EUCLIDEAN = {"k_center", "badge", "alfa_mix"}
+FIELDS = ("embeddings", "losses", "labels", "logits", "irreducible", "head")
 
 every_strategy = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 
@@ -112,7 +115,8 @@ def test_a_rotation_of_the_embedding_space_changes_nothing(variant, seed, make_p
     pool = make_pool()
     generator = torch.Generator().manual_seed(seed)
     rotation, _ = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=generator))
-    rotated = replace(pool, embeddings=pool.embeddings @ rotation)
+    head = replace(pool.head, weight=pool.head.weight @ rotation.float())
+    rotated = replace(pool, embeddings=pool.embeddings @ rotation, head=head)
     first, second = variant.run(pool, seed=seed), variant.run(rotated, seed=seed)
     if variant.options.get("centroid_start") == "k-means++":
         # Of two candidates that are each other's nearest, either lowers k-means++'s potential by the same
@@ -127,7 +131,10 @@ def test_a_rotation_of_the_embedding_space_changes_nothing(variant, seed, make_p
 def test_the_scale_of_the_embeddings_changes_nothing(variant, make_pool):
     pool = make_pool()
     scale = torch.rand(60, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 100 + 0.01
-    scaled = replace(pool, embeddings=pool.embeddings * scale)
+    if variant.name in EUCLIDEAN:
+        scale = scale[:1]
+    weight = pool.head.weight / scale[0].float()
+    scaled = replace(pool, embeddings=pool.embeddings * scale, head=replace(pool.head, weight=weight))
     assert ids(variant.run(pool)) == ids(variant.run(scaled))
 
 
@@ -151,7 +158,8 @@ def test_duplicates_in_the_pool(variant, budget, make_pool):
 @pytest.mark.parametrize("budget", [1, 9, 30])
 def test_identical_and_zero_embeddings(variant, value, budget, make_pool):
     pool = make_pool(size=30)
-    check_contract(variant, replace(pool, embeddings=torch.full((30, 4), value)), budget)
+    head = replace(pool.head, weight=pool.head.weight[:, :4])
+    check_contract(variant, replace(pool, embeddings=torch.full((30, 4), value), head=head), budget)
 
 
 @every_strategy
@@ -205,7 +213,7 @@ def test_budgets_that_do_not_fit_are_refused(variant, budget, make_pool):
 
 
 @every_strategy
-@pytest.mark.parametrize("missing", ["embeddings", "losses", "labels", "logits"])
+@pytest.mark.parametrize("missing", FIELDS)
 def test_only_what_a_strategy_needs_may_not_be_missing(variant, missing, make_pool):
     pool = replace(make_pool(), **{missing: None})
     if missing in variant.strategy.needs:
@@ -218,7 +226,7 @@ def test_only_what_a_strategy_needs_may_not_be_missing(variant, missing, make_po
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_what_a_strategy_needs_is_enough(name, make_pool):
     pool = make_pool()
-    unneeded = {"embeddings", "losses", "labels", "logits"} - STRATEGIES[name].needs
+    unneeded = set(FIELDS) - STRATEGIES[name].needs
     check_contract(Variant(name), replace(pool, **dict.fromkeys(unneeded)), BUDGET)
 
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from vecaf_hf.candidates import Candidates, evenly_spaced
+from vecaf_hf.candidates import Candidates, LinearHead, evenly_spaced
 from vecaf_hf.scoring.losses import SampleLoss
 
 MAX_ITERATIONS = 200
@@ -18,11 +18,13 @@ MAX_SAMPLES = 50_000
 PASSING = (nn.Identity, nn.Dropout, nn.Flatten)
 
 
-def linear_of(head: nn.Module) -> nn.Linear:
+def linear_of(
+    head: nn.Module, wanted: str = "head_warmup fits a linear head", advice: str = "leave head_warmup off"
+) -> nn.Linear:
     """The linear layer that a head is, but for layers that pass an embedding on as it is.
 
     Raises:
-        ValueError: The head has other layers.
+        ValueError: The head has other layers; the message says what wanted a linear one, and what to do.
     """
     layers = [
         module
@@ -31,10 +33,21 @@ def linear_of(head: nn.Module) -> nn.Linear:
         and (any(True for _ in module.parameters(recurse=False)) or not any(True for _ in module.children()))
     ]
     if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
-        raise ValueError(
-            f"head_warmup fits a linear head, and this one is {type(head).__name__}: leave head_warmup off"
-        )
+        raise ValueError(f"{wanted}, and this one is {type(head).__name__}: {advice}")
     return layers[0]
+
+
+def linear_head(head: nn.Module, strategy: object) -> LinearHead:
+    """The head as it is now, for a strategy that computes logits of other embeddings.
+
+    Raises:
+        ValueError: The head has other layers than a linear one.
+    """
+    layer = linear_of(head, f"strategy {strategy!r} needs a linear head", "choose another strategy")
+    # Copies: the layer goes on learning.
+    weight = layer.weight.detach().to(torch.float32, copy=True)
+    bias = torch.zeros_like(weight[:, 0]) if layer.bias is None else layer.bias.detach().to(torch.float32, copy=True)
+    return LinearHead(weight, bias)
 
 
 def fit_head(head: nn.Module, candidates: Candidates) -> None:

@@ -11,12 +11,17 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.alfa_mix import alfa_mix
+from vecaf_hf.selection.badge import badge
 from vecaf_hf.selection.full import full
+from vecaf_hf.selection.k_center import k_center
 from vecaf_hf.selection.ods import activeft, ods
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.random import balanced, random
+from vecaf_hf.selection.rho_loss import CANDIDATES_PER_SAMPLE, rho_loss
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.topk_loss import topk_loss
+from vecaf_hf.selection.uncertainty import el2n, entropy, margin
 from vecaf_hf.validation import check_choice, check_options, whole
 
 Select = Callable[[Candidates, int, SelectionOptions, torch.Generator], "Selection | Tensor"]
@@ -27,12 +32,14 @@ class Strategy:
     """A way to select, and which fields of `Candidates` it needs.
 
     A strategy that needs neither embeddings, losses nor logits costs no forward pass over the pool; one that
-    takes the whole pool ignores the budget.
+    takes the whole pool ignores the budget; one that says how many candidates it wants per selected sample is given a
+    fresh random set of that many, and the others are not scored.
     """
 
     select: Select
     needs: frozenset[str]
     takes_all: bool = False
+    candidates_per_sample: int | None = None
     insists: bool = True  # False: works with what of its needs there is
 
     @property
@@ -50,12 +57,19 @@ STRATEGIES: dict[str, Strategy] = {
     "random": Strategy(random, frozenset()),
     "balanced": Strategy(balanced, frozenset({"labels"})),
     "topk_loss": Strategy(topk_loss, frozenset({"losses"})),
+    "margin": Strategy(margin, frozenset({"logits"})),
+    "entropy": Strategy(entropy, frozenset({"logits"})),
+    "el2n": Strategy(el2n, frozenset({"logits", "labels"})),
+    "k_center": Strategy(k_center, frozenset({"embeddings"})),
+    "badge": Strategy(badge, frozenset({"embeddings", "logits"})),
+    "alfa_mix": Strategy(alfa_mix, frozenset({"embeddings", "labels", "head"})),
+    "rho_loss": Strategy(rho_loss, frozenset({"losses", "irreducible"}), candidates_per_sample=CANDIDATES_PER_SAMPLE),
     "full": Strategy(full, frozenset(), takes_all=True),
 }
 
 
 def find_strategy(strategy: str | Select) -> Strategy:
-    """The registered strategy of that name, or a strategy around a callable, which is given everything.
+    """The registered strategy of that name, or a strategy around a callable, which is given all scores.
 
     Raises:
         ValueError: No strategy has that name.
@@ -111,6 +125,7 @@ def select(
     budget: int,
     strategy: str | Select = "ods",
     labels: Tensor | None = None,
+    logits: Tensor | None = None,
     seed: int = 0,
     **options: object,
 ) -> Selection:
@@ -122,6 +137,7 @@ def select(
         budget: How many to choose, 1 to N.
         strategy: A name in `STRATEGIES` or a callable (candidates, budget, options, generator) -> Selection.
         labels: Class of each sample, for strategies and allocations by class. LongTensor [N].
+        logits: Output of the head, for strategies that compare its predictions. [N, C].
         seed: The same seed gives the same selection.
         **options: Fields of `SelectionOptions`, for example `loss_weighting="raw"`, `allocation="global"`.
 
@@ -145,6 +161,7 @@ def select(
         embeddings=embeddings,
         losses=_array("losses", losses),
         labels=labels,
+        logits=None if logits is None else _array("logits", logits),
     )
     return run_strategy(find_strategy(strategy), candidates, whole("budget", budget, 1), chosen, seed)
 

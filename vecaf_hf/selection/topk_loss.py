@@ -7,10 +7,10 @@ import torch
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
+from vecaf_hf.selection.top_k import top_k
 
 
 def topk_loss(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """The K largest losses; among equal losses the lower index first."""
     assert candidates.losses is not None
-    rows = candidates.losses.argsort(descending=True, stable=True)[:budget]
-    return Selection(candidates.indices.cpu()[rows.cpu()])
+    return top_k(candidates, candidates.losses, budget)

@@ -1,0 +1,169 @@
+"""Every strategy by its name in a run of two loops, interrupted and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel
+
+from vecaf_hf import VeCAFTrainer
+from vecaf_hf.selection import STRATEGIES
+
+MakeModel = Callable[..., PreTrainedModel]
+MakeTrainer = Callable[..., VeCAFTrainer]
+
+BUDGET = 6
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_resumed_run_selects_the_same(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset, tmp_path: Path, strategy: str
+) -> None:
+    options = {"strategy": strategy, "selection_budget": BUDGET, "max_steps": 4, "learning_rate": 0.01}
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    pool = train.select(range(80))
+    whole = make_trainer(make_vit(), pool=pool, **options, **saving)
+    whole.train()
+    for selection in whole.selection_history:
+        assert len(selection) == (80 if strategy == "full" else BUDGET)
+
+    # From the first loop: the resumed run makes the second selection anew, from other weights than a fresh model's.
+    resumed = make_trainer(make_vit(1), pool=pool, **options, **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+    for mine, others in zip(whole.selection_history, resumed.selection_history, strict=True):
+        assert torch.equal(mine.indices, others.indices)
+        assert mine.info == others.info
+    for kind in ("score", "select", "train"):
+        assert whole.meter.work[kind].samples == resumed.meter.work[kind].samples
+        assert whole.meter.work[kind].flops == resumed.meter.work[kind].flops
+
+
+# --- alfa_mix ---
+
+
+def test_alfa_mixs_candidates_know_what_was_selected_and_the_current_head(
+    make_vit: MakeModel, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    strategy = STRATEGIES["alfa_mix"]
+
+    def watched(candidates: Any, *args: Any) -> Any:
+        seen.append((candidates, trainer.model.classifier.weight.detach().clone()))
+        return strategy.select(candidates, *args)
+
+    monkeypatch.setitem(STRATEGIES, "alfa_mix", type(strategy)(watched, strategy.needs))
+    trainer = make_trainer(make_vit(), strategy="alfa_mix", num_loops=3, max_steps=6, learning_rate=0.01)
+    trainer.train()
+    history = trainer.selection_history
+    for loop, (candidates, weight) in enumerate(seen):
+        past = {int(index) for selection in history[:loop] for index in selection.indices}
+        assert set(candidates.indices[candidates.selected].tolist()) == past
+        assert torch.equal(candidates.head.weight, weight)
+    assert not torch.equal(seen[0][0].head.weight, seen[1][0].head.weight)
+
+
+def test_alfa_mix_refuses_another_head_at_construction(make_trainer: MakeTrainer) -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8))
+            self.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
+
+    with pytest.raises(ValueError, match="'alfa_mix' needs a linear head, and this one is Sequential"):
+        make_trainer(Deep(), strategy="alfa_mix")
+
+
+# --- rho_loss ---
+
+
+def test_rho_loss_scores_the_held_out_samples_and_the_pool_once_and_then_ten_times_the_budget(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset, validation: Dataset
+) -> None:
+    pool = train.select(range(80))
+    trainer = make_trainer(make_vit(), pool=pool, strategy="rho_loss", selection_budget=3, max_steps=4)
+    trainer.train()
+    scored = len(validation) + 80 + 2 * 30
+    assert trainer.meter.work["score"].samples == scored
+    assert trainer.meter.work["score"].flops == scored * trainer.meter.forward_flops
+
+
+def test_rho_losses_held_out_model_is_of_the_model_as_the_run_began(
+    make_vit: MakeModel, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    options = {"strategy": "rho_loss", "save_strategy": "steps", "save_steps": 1, "max_steps": 4, "learning_rate": 0.01}
+    whole = make_trainer(make_vit(), **options)
+    whole.train()
+    resumed = make_trainer(make_vit(1), **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    one, other = whole._reselection.irreducible, resumed._reselection.irreducible
+    assert one is not None and other is not None and len(one) == 120
+    assert torch.equal(one, other)
+
+
+def test_rho_loss_leaves_noise_alone(make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset) -> None:
+    """Of samples that the held-out model knows under another label, fewer are selected than by the loss alone."""
+    clean, wrong = train.select(range(60)), train.select(range(60, 120))
+    transform = wrong.format["format_kwargs"]["transform"]
+
+    def mislabel(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        loaded = transform(batch)
+        return {**loaded, "labels": [(label + 5) % 10 for label in loaded["labels"]]}
+
+    class Pool(torch.utils.data.Dataset):
+        def __init__(self) -> None:
+            self.samples = [*clean.with_transform(transform), *wrong.with_transform(mislabel)]
+
+        def __len__(self) -> int:
+            return len(self.samples)
+
+        def __getitem__(self, index: int) -> Any:
+            return self.samples[index]
+
+    def mislabelled(strategy: str) -> int:
+        trainer = make_trainer(
+            make_vit(), pool=Pool(), strategy=strategy, selection_budget=12, num_loops=1, max_steps=1, head_warmup=False
+        )
+        trainer.train()
+        return int((trainer.selection.indices >= 60).sum())
+
+    assert mislabelled("rho_loss") < mislabelled("topk_loss")
+
+
+@pytest.mark.parametrize("given", ["nothing", "several"])
+def test_rho_loss_without_one_eval_dataset_is_refused_at_construction(
+    make_vit: MakeModel, make_trainer: MakeTrainer, validation: Dataset, given: str
+) -> None:
+    eval_dataset = None if given == "nothing" else {"one": validation, "other": validation}
+    with pytest.raises(ValueError, match="'rho_loss' fits a small model on held-out samples: pass one map-style"):
+        make_trainer(make_vit(), strategy="rho_loss", trainer={"eval_dataset": eval_dataset})
+
+
+def test_rho_loss_does_without_samples_that_cannot_be_loaded(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
+) -> None:
+    transform = train.format["format_kwargs"]["transform"]
+    marked = {3, 40}
+    numbered = train.select(range(80)).with_format(None).add_column("position", list(range(80)))
+
+    def load(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if marked & set(batch["position"]):
+            raise OSError("truncated")
+        return transform(batch)
+
+    trainer = make_trainer(
+        make_vit(),
+        pool=numbered.with_transform(load),
+        strategy="rho_loss",
+        selection_budget=60,
+        max_steps=4,
+        on_bad_sample="skip",
+    )
+    trainer.train()
+    assert set(trainer.skipped_samples) == marked
+    assert all(not marked & set(selection.indices.tolist()) for selection in trainer.selection_history)
