@@ -14,7 +14,6 @@ from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.registry import STRATEGIES
 from vecaf_hf.validation import check_choice, check_fraction, check_options, check_positive, whole
 
-SAMPLE_WEIGHTS = ("none", "mass")
 DEFAULT_FRACTION = 0.1
 # Trainer's and ours that a run's sizes and seeds are made of, and the least of each.
 WHOLE_NUMBERS = {
@@ -76,13 +75,6 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "a fresh head's losses say nothing."
         },
     )
-    sample_weights: str = field(
-        default="none",
-        metadata={
-            "help": "Weights of selected samples in the training loss: none, or mass, the part of the pool that each "
-            "stands for (undoes the selection's bias)."
-        },
-    )
     on_bad_sample: str = field(
         default="raise",
         metadata={
@@ -114,7 +106,6 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         TrainingArguments.__post_init__(self)
         SelectionOptions.__post_init__(self)
         check_choice("strategy", self.strategy, STRATEGIES)
-        check_choice("sample_weights", self.sample_weights, SAMPLE_WEIGHTS, or_callable=False)
         check_choice("on_bad_sample", self.on_bad_sample, ON_BAD_SAMPLE, or_callable=False)
         self._check_numbers()
         self._check_sizes()
@@ -195,7 +186,6 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "single_run",
             "scoring_fraction",
             "head_warmup",
-            "sample_weights",
             "label_smoothing_factor",
         ]
         return {name: _named(getattr(self, name)) for name in names}

@@ -27,7 +27,7 @@ def brute_force(embeddings: Tensor, centroids: Tensor) -> list[int]:
 
 
 def check(embeddings: Tensor, centroids: Tensor, lookups: int = 16) -> None:
-    with mock.patch.object(assignment, "CANDIDATES_PER_CENTROID", lookups):
+    with mock.patch.object(assignment, "NEAREST_SAMPLES", lookups):
         chosen = distinct_nearest(embeddings, centroids)
     assert chosen.dtype == torch.long
     assert chosen.tolist() == brute_force(embeddings, centroids)
@@ -73,7 +73,7 @@ def test_many_centroids_fight_for_the_same_few_samples(lookups):
 def test_identical_embeddings_go_by_index(count, lookups):
     embeddings = torch.tensor([[0.6, 0.8]]).repeat(40, 1)
     check(embeddings, embeddings[:count], lookups)
-    with mock.patch.object(assignment, "CANDIDATES_PER_CENTROID", lookups):
+    with mock.patch.object(assignment, "NEAREST_SAMPLES", lookups):
         assert distinct_nearest(embeddings, embeddings[:count]).tolist() == list(range(count))
 
 
