@@ -10,8 +10,10 @@ steps take about one, the last look at the whole pool another one; weights by ma
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import fmean
 
 import torch
@@ -29,10 +31,14 @@ from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import nearest, survey, unit_rows
 from vecaf_hf.selection.weighting import loss_weights
 
+logger = logging.getLogger(__name__)
+
 
 def ods(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Select `budget` samples whose embeddings cover the pool where the finetuning loss is large."""
     assert candidates.embeddings is not None and candidates.losses is not None
+    if candidates.embeddings.is_cuda and not torch.are_deterministic_algorithms_enabled():
+        _warn_of_order()
     weights = loss_weights(candidates.losses.float(), options.loss_weighting)  # [M]
     if candidates.relevance is not None:
         weights = weights * candidates.relevance.float()
@@ -46,6 +52,14 @@ def ods(candidates: Candidates, budget: int, options: SelectionOptions, generato
         candidates.indices.cpu()[torch.cat([part.rows for part in parts])],
         weights=torch.cat([part.mass for part in parts]) if options.sample_weights == "mass" else None,
         info=_figures(parts),
+    )
+
+
+@cache
+def _warn_of_order() -> None:
+    logger.warning(
+        "on CUDA the samples that pull a centroid are added up in no fixed order (index_add_), so the same seed may "
+        "select other samples: full_determinism, or torch.use_deterministic_algorithms(True), fixes the order"
     )
 
 
