@@ -85,7 +85,7 @@ class Candidates:
 
     def take(self, rows: Tensor) -> Candidates:
         """The candidates at these rows (LongTensor or a mask over rows)."""
-        return replace(self, **{name: values[rows] for name, values in self._present().items()})
+        return replace(self, **{name: values[rows] for name, values in self.tensors().items()})
 
     def in_pool_order(self) -> Candidates:
         """The same candidates by rising index: what follows cannot depend on the order they came in."""
@@ -94,9 +94,10 @@ class Candidates:
         return self.take(self.indices.argsort())
 
     def to(self, device: torch.device | str) -> Candidates:
-        return replace(self, **{name: values.to(device) for name, values in self._present().items()})
+        return replace(self, **{name: values.to(device) for name, values in self.tensors().items()})
 
-    def _present(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that there are, by name."""
         found: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: values for name, values in found.items() if values is not None}
 
