@@ -4,14 +4,15 @@
 
 FOLDER is what `recipes/data/make_fashion_mnist.py --all` wrote. Every row runs in a process of its own, so that its
 peak memory is its own: a pass and a selection in turn, `--repeats` times. The dense reference (full-batch Adam with
-autograd on Eq. 7, 300 steps, from the same start) is taken once. What was measured is kept in
-`runs/selection_benchmark`, and not measured again.
+autograd on Eq. 7, 300 steps, from the same start) is taken once. What was measured with as many threads and repeats is
+kept in `runs/selection_benchmark`, and not measured again: delete it after a change of the code.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import statistics
 import subprocess
@@ -64,7 +65,7 @@ ROWS = {
     "fashion-3000": Row(60_000, 3000, 1280, fashion_mnist=True, dense=True),
     "synthetic-2000": Row(200_000, 2000, 384),
     "synthetic-10000": Row(200_000, 10_000, 384),
-    # Growth: each doubled twice.
+    # For the growth, with the two before.
     "n-50000": Row(50_000, 1000, 384),
     "n-100000": Row(100_000, 1000, 384),
     "n-200000": Row(200_000, 1000, 384),
@@ -74,7 +75,10 @@ ROWS = {
     "gpu-12812": Row(1_281_167, 12_812, 768, by_default=False),
     "gpu-51247": Row(1_281_167, 51_247, 768, by_default=False),
 }
-GROWTH = {"N": ["n-50000", "n-100000", "n-200000"], "K": ["n-200000", "synthetic-2000", "k-4000"]}
+GROWTH = {
+    "N": ["n-50000", "n-100000", "n-200000"],
+    "K": ["n-200000", "synthetic-2000", "k-4000", "synthetic-10000"],
+}
 
 
 # --- Pools ---
@@ -130,10 +134,19 @@ def resident() -> float:
     return pages * resource.getpagesize() / 2**30
 
 
+def reset_peak(device: str) -> None:
+    """Forget the peak of what came before, such as making the pool."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak(device: str) -> float:
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 2**20  # type: ignore[index]
 
 
 def measure(row: Row, pool: Candidates, repeats: int, device: str) -> dict[str, object]:
@@ -144,6 +157,7 @@ def measure(row: Row, pool: Candidates, repeats: int, device: str) -> dict[str, 
     embeddings.sum()  # A mapped file is read before memory and time are taken.
     before = torch.cuda.memory_allocated() / 2**30 if device == "cuda" else resident()
     centroids = starting_centroids(embeddings, row.count, "random", torch.Generator().manual_seed(0))
+    reset_peak(device)
     strategy, options = find_strategy("ods"), SelectionOptions(allocation=row.allocation)
     selections, passes = [], []
     for seed in tqdm(range(repeats), "Repeats", leave=False):
@@ -170,9 +184,14 @@ def measure_dense(row: Row, pool: Candidates) -> dict[str, object]:
     return {"seconds": seconds, "start": reached[0], "end": min(reached), "ours": ours}
 
 
+def file_of(name: str, part: str, given: argparse.Namespace) -> Path:
+    times = 1 if part == "dense" else given.repeats
+    return FOLDER / f"{name}-{given.device}-{torch.get_num_threads()}threads-{part}-{times}.json"
+
+
 def result(name: str, part: str, given: argparse.Namespace) -> dict:
     """What a row's process measured, now or earlier."""
-    file = FOLDER / f"{name}-{given.device}-{part}.json"
+    file = file_of(name, part, given)
     if not file.is_file():
         words = ["--rows", name, "--part", part, "--repeats", str(given.repeats), "--device", given.device]
         words += ["--fashion_mnist", str(given.fashion_mnist)] if given.fashion_mnist else []
@@ -184,9 +203,7 @@ def run_part(name: str, part: str, given: argparse.Namespace) -> None:
     row = ROWS[name]
     pool = fashion_mnist(given.fashion_mnist) if row.fashion_mnist else synthetic(row.size, row.dimension)
     found = measure(row, pool, given.repeats, given.device) if part == "engine" else measure_dense(row, pool)
-    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    file = FOLDER / f"{name}-{given.device}-{part}.json"
-    file.write_text(json.dumps({"row": asdict(row), **machine, **found}))
+    file_of(name, part, given).write_text(json.dumps({"row": asdict(row), "torch": torch.__version__, **found}))
 
 
 # --- The tables ---
@@ -231,6 +248,7 @@ def main(given: argparse.Namespace) -> None:
     header = ["N", "K", "d", "allocation", "seconds", "one pass, s", f"passes, median of {given.repeats} (quartiles)"]
     header += ["extra GiB", "peak GiB", "dense reference / ours, time", "decrease in J, of the reference's"]
     lines = [line(name, given) for name in tqdm(names, "Rows")]
+    print(f"{given.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", *lines, sep="\n")
     for what, rows in GROWTH.items():
         if set(rows) <= set(names):
@@ -245,4 +263,9 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--part", choices=["engine", "dense"], help=argparse.SUPPRESS)
-    main(parser.parse_args())
+    arguments = parser.parse_args()
+    if arguments.repeats < 2:
+        parser.error("--repeats must be at least 2, for quartiles")
+    if any(name.startswith("gpu") for name in arguments.rows or []) and arguments.device == "cpu":
+        parser.error("rows for a GPU need --device cuda")
+    main(arguments)

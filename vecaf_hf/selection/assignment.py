@@ -16,7 +16,8 @@ def distinct_nearest(embeddings: Tensor, centroids: Tensor, top: Top | None = No
 
     The result is that of walking all (centroid, sample) pairs by falling similarity and taking a pair when both are
     still free; among equal similarities the lower sample comes first, then the lower centroid. So it depends on the
-    similarities alone, not on the order of the centroids.
+    similarities alone, not on the order of the centroids; of pairs that differ by no more than the rounding of a
+    product, either may come first.
 
     It is found by deferred acceptance (Gale and Shapley): each free centroid asks its nearest sample that has not
     refused it, each sample keeps the nearest centroid of those that asked. Both sides rank pairs alike, so there is one
@@ -84,17 +85,14 @@ class _Matching:
         return (values > held) | ((values == held) & (centroids < holder))
 
     def _look_up(self, exhausted: Tensor) -> None:
-        """New lists, twice as long, for centroids whose lists are used up: of the samples that would take them."""
+        """New lists for centroids whose lists are used up: of the samples that would take them, some of which are
+        free."""
         if len(exhausted) == 0:
             return
-        longer = min(2 * self.values.shape[1], len(self.embeddings))
-        more = longer - self.values.shape[1]
-        self.values = torch.nn.functional.pad(self.values, (0, more), value=-torch.inf)
-        self.rows = torch.nn.functional.pad(self.rows, (0, more), value=-1)
         device = self.embeddings.device
         keys, own = self.centroids[exhausted.to(device)], exhausted.to(device)
         held, holder = self.held.to(device), self.holder.to(device)
-        top = Top(keys, longer)
+        top = Top(keys, self.values.shape[1])
         for where, block in chunks(self.embeddings, len(keys)):
             similarities = block @ keys.T
             lower, of = held[where, None], holder[where, None]

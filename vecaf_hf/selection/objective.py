@@ -73,6 +73,13 @@ def repulsion(centroids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return log_sums.mean(), gradient.div_(count * temperature)
 
 
+def products_of_repulsion(count: int) -> int:
+    """K x K x d products that `repulsion` takes."""
+    if count == 1:
+        return 0
+    return 2 if count**2 <= KEPT_ELEMENTS else 3
+
+
 def mean_log_sum(centroids: Tensor, temperature: float) -> Tensor:
     """The value of the repulsion alone. [K, d] -> []."""
     if len(centroids) == 1:

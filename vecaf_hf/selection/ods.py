@@ -4,8 +4,8 @@
 space (Eq. 4 to 7: `objective.py`, `descent.py`), the sample nearest to each (`assignment.py`). `allocation.py` says in
 which part of the pool each centroid lives, `ensemble.py` what several initialisations become.
 
-What it costs is told in exact passes: one is the N x K similarities of the pool with the centroids, computed once. The
-steps take about one, the last look at the whole pool another one; weights by mass a third.
+What it costs is told in exact passes: one is the N x K similarities of the pool with the centroids, computed once. In a
+large pool the steps take about one, the last look at the whole pool takes another; weights by mass take one more.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tqdm.auto import tqdm
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection.allocation import Cell, class_cells
 from vecaf_hf.selection.assignment import distinct_nearest
-from vecaf_hf.selection.descent import Optimised, optimise_centroids
+from vecaf_hf.selection.descent import Optimised, optimise_centroids, surveyed
 from vecaf_hf.selection.ensemble import debiased
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
-from vecaf_hf.selection.similarity import nearest, survey, unit_rows
+from vecaf_hf.selection.similarity import nearest, unit_rows
 from vecaf_hf.selection.weighting import loss_weights
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,9 @@ def ods(candidates: Candidates, budget: int, options: SelectionOptions, generato
 
     cells = class_cells(candidates.classes, weights, budget, options.allocation)
     hidden = getattr(options, "disable_tqdm", True)  # Trainer's arguments have it
-    steps = len(cells) * options.ensemble_size * options.selection_steps
-    with tqdm(total=steps, desc="Selecting", unit="step", disable=hidden, leave=False) as progress:
+    # The last look at a cell takes about as long as the steps before it.
+    work = 2 * options.selection_steps * options.ensemble_size * len(cells)
+    with tqdm(total=work, desc="Selecting", disable=hidden, leave=False) as progress:
         parts = [_select_in_cell(cell, candidates, weights, options, generator, progress.update) for cell in cells]
     return Selection(
         candidates.indices.cpu()[torch.cat([part.rows for part in parts])],
@@ -59,7 +60,7 @@ def ods(candidates: Candidates, budget: int, options: SelectionOptions, generato
 def _warn_of_order() -> None:
     logger.warning(
         "on CUDA the samples that pull a centroid are added up in no fixed order (index_add_), so the same seed may "
-        "select other samples: full_determinism, or torch.use_deterministic_algorithms(True), fixes the order"
+        "select other samples: full_determinism=True fixes the order"
     )
 
 
@@ -118,7 +119,7 @@ def _select_in_cell(
 ) -> _Part:
     assert candidates.embeddings is not None
     if cell.budget == len(cell.rows):
-        advance(options.ensemble_size * options.selection_steps)
+        advance(2 * options.ensemble_size * options.selection_steps)
         return _Part(cell.rows.cpu(), torch.ones(cell.budget))
     whole = len(cell.rows) == len(candidates)
     embeddings = unit_rows(candidates.embeddings, None if whole else cell.rows)
@@ -127,16 +128,16 @@ def _select_in_cell(
     for _ in range(options.ensemble_size):
         start = starting_centroids(embeddings, cell.budget, options.centroid_start, generator)
         members.append(optimise_centroids(embeddings, weights, start, options, generator, advance))
-    best = min(members, key=lambda member: member.end)
-    centroids, top = best.centroids, best.survey.top
+    best, flops = min(members, key=lambda member: member.end), sum(member.flops for member in members)
+    one_pass = 2.0 * embeddings.numel() * cell.budget
     if options.ensemble == "debias" and options.ensemble_size > 1:
         centroids = debiased([member.centroids for member in members])
-        top = survey(embeddings, centroids, top.count).top
-    chosen = distinct_nearest(embeddings, centroids, top).to(embeddings.device)
-    mass, flops = torch.ones(cell.budget), sum(member.flops for member in members)
+        seen, end = surveyed(embeddings, weights, centroids, options)
+        best, flops = replace(best, centroids=centroids, survey=seen, end=end), flops + one_pass
+    chosen = distinct_nearest(embeddings, best.centroids, best.survey.top).to(embeddings.device)
+    mass = torch.ones(cell.budget)
     if options.sample_weights == "mass":
-        mass = _mass(embeddings, chosen)
-        flops += 2.0 * embeddings.numel() * cell.budget
+        mass, flops = _mass(embeddings, chosen), flops + one_pass
     return _Part(cell.rows[chosen].cpu(), mass, flops, best)
 
 

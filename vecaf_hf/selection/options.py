@@ -67,12 +67,12 @@ class SelectionOptions:
     selection_steps: int = field(
         default=40,
         metadata={
-            "help": "Most Adam steps per selection, each on an equal part of the pool; ODS stops earlier once it has "
-            "converged."
+            "help": "Most Adam steps per selection, each on an equal part of the pool (more steps, smaller parts) but "
+            "no less than 512 samples; ODS stops earlier once it has converged."
         },
     )
     selection_tolerance: float = field(
-        default=1e-3,
+        default=3e-3,
         metadata={
             "help": "ODS has converged when its objective changed, over four steps and twice in a row, by less than "
             "this part of its change since the start."

@@ -10,26 +10,30 @@ from torch import Tensor
 
 from vecaf_hf.vectors import unit
 
-# Similarities held at once: 32 MiB of floats. A larger block has left the cache before it is read.
+# Similarities held at once: 32 MiB of floats. On a CPU, a larger block has left the cache before it is read.
 CHUNK_ELEMENTS = 2**23
+# On an accelerator, 512 MiB: fewer and larger products.
+ACCELERATOR_CHUNK_ELEMENTS = 2**27
 
 
 def chunks(rows: Tensor, columns: int) -> Iterator[tuple[slice, Tensor]]:
-    """Consecutive blocks of `rows`, sized so that block x columns stays within CHUNK_ELEMENTS."""
-    size = max(1, CHUNK_ELEMENTS // max(1, columns))
+    """Consecutive blocks of `rows`, sized so that block x columns stays within the device's CHUNK_ELEMENTS."""
+    elements = CHUNK_ELEMENTS if rows.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+    size = max(1, elements // max(1, columns))
     for start in range(0, len(rows), size):
         yield slice(start, start + size), rows[start : start + size]
 
 
 def unit_rows(embeddings: Tensor, rows: Tensor | None = None) -> Tensor:
-    """These rows (all, if None) in float32 at unit length: one copy, also of a memory-mapped or half-precision pool.
-
-    [N, d], LongTensor [n] -> [n, d].
-    """
+    """These rows (all, if None) in float32 at unit length, whatever their scale: one copy, also of a memory-mapped or
+    half-precision pool. [N, d], LongTensor [n] -> [n, d]."""
     count = len(embeddings) if rows is None else len(rows)
     copied = embeddings.new_empty((count, embeddings.shape[1]), dtype=torch.float32)
     for where, block in chunks(copied, embeddings.shape[1]):
-        block.copy_(unit((embeddings[where] if rows is None else embeddings[rows[where]]).float()))
+        taken = embeddings[where] if rows is None else embeddings[rows[where]]
+        # In their own type: float32 holds neither the largest float64 nor the square of the largest float32.
+        largest = taken.abs().amax(dim=1, keepdim=True)
+        block.copy_(unit((taken / largest.clamp(min=torch.finfo(taken.dtype).tiny)).float()))
     return copied
 
 
@@ -51,26 +55,24 @@ class Survey:
 
     Args:
         similarity: Of each sample to its nearest centroid. [N].
-        assignment: That centroid. LongTensor [N].
         top: Each centroid's nearest samples.
     """
 
     similarity: Tensor
-    assignment: Tensor
     top: Top
 
 
 def survey(embeddings: Tensor, centroids: Tensor, count: int) -> Survey:
-    """Nearest centroid of each sample and `count` nearest samples of each centroid, in one exact pass."""
+    """Each sample's similarity to its nearest centroid, and `count` nearest samples of each centroid, in one exact
+    pass."""
     similarity = embeddings.new_empty(len(embeddings))
-    assignment = torch.empty(len(embeddings), dtype=torch.long, device=embeddings.device)
     top = Top(centroids, count)
     for where, block in chunks(embeddings, len(centroids)):
         similarities = block @ centroids.T
-        torch.max(similarities, dim=1, out=(similarity[where], assignment[where]))
+        torch.amax(similarities, dim=1, out=similarity[where])
         top.add(similarities, where.start)
     top.merge()
-    return Survey(similarity, assignment, top)
+    return Survey(similarity, top)
 
 
 class Top:
