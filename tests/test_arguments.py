@@ -63,8 +63,14 @@ def test_a_selections_options_are_all_there_with_their_defaults(make):
         ({"selection_fraction": math.nan}, "selection_fraction is nan"),
         ({"selection_fraction": 0.1, "selection_budget": 10}, "selection_fraction and selection_budget are both given"),
         ({"selection_budget": 0}, "selection_budget is 0; it must be at least 1"),
-        ({"scoring_fraction": 0.0}, "scoring_fraction is 0.0"),
-        ({"scoring_fraction": 1.01}, "scoring_fraction is 1.01"),
+        ({"rescore": "ful"}, "rescore is 'ful' .did you mean 'full'"),
+        ({"rescore": len}, "rescore is <built-in function len>"),
+        ({"rescore": "sampled", "scoring_fraction": 0.0}, "scoring_fraction is 0.0"),
+        ({"rescore": "stale", "scoring_fraction": 1.01}, "scoring_fraction is 1.01"),
+        ({"scoring_fraction": 0.5}, "scoring_fraction is 0.5, and rescore='full' .* set rescore=\"sampled\""),
+        ({"scoring_fraction": 0.5, "rescore": "proxy"}, "and rescore='proxy' .* set rescore=\"sampled\""),
+        ({"scoring_image_size": 0}, "scoring_image_size is 0; it must be at least 1"),
+        ({"scoring_image_size": 0.5}, "scoring_image_size is 0.5; it must be a whole number"),
         ({"scoring_batch_size": 0}, "scoring_batch_size is 0; it must be at least 1"),
         ({"sample_weights": "mas"}, "sample_weights is 'mas' .did you mean 'mass'"),
         ({"sample_weights": len}, "sample_weights is <built-in function len>"),
@@ -94,7 +100,9 @@ def test_deepspeed_is_refused(make, monkeypatch):
     [
         {"selection_fraction": 1.0},
         {"selection_fraction": 1e-6},
-        {"scoring_fraction": 1.0},
+        {"scoring_fraction": 1.0, "rescore": "sampled"},
+        {"scoring_fraction": 1e-6, "rescore": "stale"},
+        {"scoring_image_size": 1},
         {"num_loops": 4, "max_steps": 4},
         {"num_loops": 1},
         {"selection_steps": 0},
@@ -137,6 +145,10 @@ def test_output_dir_may_be_positional(tmp_path):
     assert VeCAFArguments(str(tmp_path)).output_dir == str(tmp_path)
 
 
+# Options that mean something beside others only.
+NEEDED = {"scoring_fraction": {"rescore": "sampled"}}
+
+
 @pytest.mark.parametrize("field", OURS, ids=lambda field: field.name)
 def test_every_option_goes_through_the_command_line(tmp_path, field):
     others = {
@@ -150,7 +162,9 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "label_column": "kind",
         "selection_fraction": 0.25,
         "selection_budget": 12,
+        "rescore": "stale",
         "scoring_fraction": 0.5,
+        "scoring_image_size": 112,
         "scoring_batch_size": 7,
         "single_run": True,
         "on_bad_sample": "skip",
@@ -159,11 +173,13 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
     value = others[field.name] if field.name in others else field.default * 2
     assert value != field.default
     command = ["--output_dir", str(tmp_path), "--use_cpu", "--report_to", "none", f"--{field.name}", str(value)]
+    needed = NEEDED.get(field.name, {})
+    command += [word for name, given in needed.items() for word in (f"--{name}", given)]
     (parsed,) = HfArgumentParser(VeCAFArguments).parse_args_into_dataclasses(command)
     found = getattr(parsed, field.name)
     assert found == value and type(found) is type(value)
     for other in OURS:
-        assert other.name == field.name or getattr(parsed, other.name) == other.default
+        assert other.name == field.name or getattr(parsed, other.name) == needed.get(other.name, other.default)
 
 
 def test_the_command_lines_help_can_be_printed(capsys):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vecaf_hf.cost import KINDS, TRAINING_FACTOR, CostMeter
+from vecaf_hf.cost import FULL_SIZE, KINDS, TRAINING_FACTOR, CostMeter
 
 
 @pytest.fixture
@@ -87,8 +87,11 @@ def flops_of(layer: nn.Module, inputs: torch.Tensor) -> float:
     meter = CostMeter()
     with meter.forward("score", len(inputs)), torch.inference_mode():
         layer(inputs)
-    assert (meter.work["score"].samples, meter.work["score"].flops) == (len(inputs), len(inputs) * meter.forward_flops)
-    return meter.forward_flops
+    assert (meter.work["score"].samples, meter.work["score"].flops) == (
+        len(inputs),
+        len(inputs) * meter.forward_flops[FULL_SIZE],
+    )
+    return meter.forward_flops[FULL_SIZE]
 
 
 def test_flops_of_a_linear_layer_and_a_convolution():
@@ -113,13 +116,38 @@ def test_only_the_first_forward_is_measured_and_processes_count():
         nn.Linear(7, 5)(torch.zeros(6, 7))
     with meter.forward("score", samples=4, processes=3):
         pass
-    assert meter.forward_flops == 70
+    assert meter.forward_flops == {FULL_SIZE: 70}
     assert (meter.work["score"].samples, meter.work["score"].flops) == (6 + 12, 70 * 18)
+
+
+def test_each_size_of_images_is_measured_and_training_counts_at_full_size():
+    meter, convolution = CostMeter(), nn.Conv2d(3, 4, kernel_size=1)
+    small, full = 2 * 4 * 3 * 2 * 2, 2 * 4 * 3 * 8 * 8
+    with meter.forward("score", 2, processes=2, size="2"):
+        convolution(torch.zeros(2, 3, 2, 2))
+    with meter.forward("score", 5):
+        convolution(torch.zeros(5, 3, 8, 8))
+    with meter.forward("score", 3, size="2"):
+        pass
+    meter.add_training(6)
+    meter.add_forwards("evaluate", 7)
+    assert meter.forward_flops == {"2": small, FULL_SIZE: full}
+    assert (meter.work["score"].samples, meter.work["score"].flops) == (4 + 5 + 3, 7 * small + 5 * full)
+    assert meter.work["train"].flops == TRAINING_FACTOR * 6 * full
+    assert meter.work["evaluate"].flops == 7 * full
+
+
+def test_a_forward_that_fails_is_neither_counted_nor_measured():
+    meter = CostMeter()
+    with pytest.raises(torch.OutOfMemoryError), meter.forward("score", 6):
+        nn.Linear(7, 5)(torch.zeros(6, 7))
+        raise torch.OutOfMemoryError
+    assert meter.work["score"].samples == 0 and not meter.forward_flops[FULL_SIZE]
 
 
 def test_a_pass_counts_by_what_was_measured():
     meter = CostMeter()
-    meter.forward_flops = 11.0
+    meter.forward_flops[FULL_SIZE] = 11.0
     meter.add_forwards("score", 3)
     meter.add_forwards("score", 4)
     meter.add_forwards("evaluate", 2)
@@ -146,18 +174,18 @@ def test_a_measured_block_books_seconds_and_flops(clock):
 
 def test_forgetting_keeps_what_was_measured(clock):
     meter = CostMeter()
-    meter.forward_flops = 11.0
+    meter.forward_flops[FULL_SIZE] = 11.0
     with meter.timed("train"):
         clock.passes(1)
     meter.add_forwards("score", 3)
     meter.forget_work()
-    assert meter.forward_flops == 11 and not seconds(meter)
+    assert meter.forward_flops[FULL_SIZE] == 11 and not seconds(meter)
     assert all(work.samples == work.flops == 0 for work in meter.work.values())
 
 
 def test_state_round_trip_through_json(clock):
     meter = CostMeter()
-    meter.forward_flops = 11.0
+    meter.forward_flops[FULL_SIZE] = 11.0
     with meter.timed("train"):
         clock.passes(1.5)
     meter.add_training(3)
@@ -173,5 +201,5 @@ def test_state_round_trip_through_json(clock):
 
 def test_a_state_from_before_a_kind_existed():
     meter = CostMeter()
-    meter.load_state({"work": {"train": {"samples": 3, "flops": 1.0, "seconds": 2.0}}, "forward_flops": 1.0})
+    meter.load_state({"work": {"train": {"samples": 3, "flops": 1.0, "seconds": 2.0}}, "forward_flops": {}})
     assert meter.work["train"].samples == 3 and meter.work["score"].samples == 0

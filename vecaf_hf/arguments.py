@@ -10,17 +10,18 @@ import numpy as np
 from transformers import TrainingArguments
 
 from vecaf_hf.data.unloadable import ON_BAD_SAMPLE
+from vecaf_hf.scoring.rescoring import DEFAULT_SCORING_FRACTION, RESCORING
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.registry import STRATEGIES
 from vecaf_hf.validation import check_choice, check_fraction, check_options, check_positive, whole
 
-SAMPLE_WEIGHTS = ("none", "mass")
 DEFAULT_FRACTION = 0.1
 # Trainer's and ours that a run's sizes and seeds are made of, and the least of each.
 WHOLE_NUMBERS = {
     "num_loops": 1,
     "selection_budget": 1,
     "scoring_batch_size": 1,
+    "scoring_image_size": 1,
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
@@ -58,29 +59,44 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     single_run: bool = field(
         default=False, metadata={"help": "Select once, before the first loop, and keep that selection."}
     )
-    scoring_fraction: float = field(
-        default=1.0,
+    rescore: str = field(
+        default="full",
         metadata={
-            "help": "Part of the pool scored at each boundary, in (0, 1]: below 1 the selection is made from a fresh "
-            "random candidate set, stratified by class."
+            "help": "What is scored at each boundary: full, the whole pool; sampled, a fresh random part of it, "
+            "stratified by class, which alone is selected from; stale, at first the whole pool, then such a part, "
+            "while samples trained on in the last loop take the losses that training saw and all others keep their "
+            "last scores; proxy, the whole pool once, and then no forward pass: a linear probe on its embeddings, "
+            "fitted on what the run has trained on, gives the losses. With stale and proxy CEA aligns to embeddings as "
+            "old as the scores, and each checkpoint holds them (4 bytes x pool x dimension)."
+        },
+    )
+    scoring_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Part of the pool scored at a boundary with rescore sampled (never fewer than the budget) or "
+            f"stale, in (0, 1]; {DEFAULT_SCORING_FRACTION} if not set."
+        },
+    )
+    scoring_image_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Height and width that images are resized to before they are scored, to score them for less: "
+            "embeddings (also head_warmup's and CEA's) and losses are then those of small images. As they come if not "
+            "set."
         },
     )
     scoring_batch_size: int | None = field(
         default=None,
-        metadata={"help": "Batch per process of the scoring pass; per_device_eval_batch_size if not set."},
+        metadata={
+            "help": "Batch per process of the scoring pass; per_device_eval_batch_size if not set. What does not fit "
+            "in memory is scored in halves."
+        },
     )
     head_warmup: bool = field(
         default=False,
         metadata={
             "help": "Before the first selection, fit the head on the pool's frozen embeddings by logistic regression: "
             "a fresh head's losses say nothing."
-        },
-    )
-    sample_weights: str = field(
-        default="none",
-        metadata={
-            "help": "Weights of selected samples in the training loss: none, or mass, the part of the pool that each "
-            "stands for (undoes the selection's bias)."
         },
     )
     on_bad_sample: str = field(
@@ -114,7 +130,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         TrainingArguments.__post_init__(self)
         SelectionOptions.__post_init__(self)
         check_choice("strategy", self.strategy, STRATEGIES)
-        check_choice("sample_weights", self.sample_weights, SAMPLE_WEIGHTS, or_callable=False)
+        check_choice("rescore", self.rescore, RESCORING, or_callable=False)
         check_choice("on_bad_sample", self.on_bad_sample, ON_BAD_SAMPLE, or_callable=False)
         self._check_numbers()
         self._check_sizes()
@@ -127,15 +143,21 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             value = getattr(self, name)
             if value is not None or self.__dataclass_fields__[name].default is not None:
                 whole(name, value, least)
-        check_fraction("scoring_fraction", self.scoring_fraction)
-        if self.selection_fraction is not None:
-            check_fraction("selection_fraction", self.selection_fraction)
+        for name in ("scoring_fraction", "selection_fraction"):
+            if getattr(self, name) is not None:
+                check_fraction(name, getattr(self, name))
         if self.max_steps <= 0:
             check_positive("num_train_epochs", self.num_train_epochs)
 
     def _check_sizes(self) -> None:
         if self.selection_fraction is not None and self.selection_budget is not None:
             raise ValueError("selection_fraction and selection_budget are both given: keep one")
+        if self.scoring_fraction is not None and not RESCORING[self.rescore].takes_fraction:
+            raise ValueError(
+                f"scoring_fraction is {self.scoring_fraction}, and rescore={self.rescore!r} scores no part of the "
+                'pool: set rescore="sampled" to select from a part, rescore="stale" to renew a part, or leave '
+                "scoring_fraction unset"
+            )
         if 0 < self.max_steps < self.num_loops:
             raise ValueError(f"num_loops is {self.num_loops}, more than max_steps ({self.max_steps})")
 
@@ -193,9 +215,10 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         names = [
             *SelectionOptions.__dataclass_fields__,
             "single_run",
+            "rescore",
             "scoring_fraction",
+            "scoring_image_size",
             "head_warmup",
-            "sample_weights",
             "label_smoothing_factor",
         ]
         return {name: _named(getattr(self, name)) for name in names}

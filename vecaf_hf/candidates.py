@@ -134,7 +134,7 @@ class Candidates:
 
     def take(self, rows: Tensor) -> Candidates:
         """The candidates at these rows (LongTensor or a mask over rows)."""
-        return replace(self, **{name: values[rows] for name, values in self._present().items() if name != "head"})
+        return replace(self, **{name: values[rows] for name, values in self.tensors().items()})
 
     def in_pool_order(self) -> Candidates:
         """The same candidates by rising index: what follows cannot depend on the order they came in."""
@@ -143,10 +143,12 @@ class Candidates:
         return self.take(self.indices.argsort())
 
     def to(self, device: torch.device | str) -> Candidates:
-        return replace(self, **{name: values.to(device) for name, values in self._present().items()})
+        head = None if self.head is None else self.head.to(device)
+        return replace(self, head=head, **{name: values.to(device) for name, values in self.tensors().items()})
 
-    def _present(self) -> dict[str, Any]:
-        found: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+    def tensors(self) -> dict[str, Any]:
+        """The fields of samples that there are, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "head"}
         return {name: values for name, values in found.items() if values is not None}
 
 

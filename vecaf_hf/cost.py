@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,6 +28,8 @@ class Work:
     seconds: float = 0.0
 
 
+# Images as they are trained and evaluated on.
+FULL_SIZE = "full"
 # FLOPs of a forward and backward pass over those of the forward pass alone: the backward pass multiplies with the
 # weights twice, for the gradients of the input and of the weights.
 TRAINING_FACTOR = 3
@@ -36,13 +39,18 @@ class CostMeter:
     """Counts work by kind, of all processes together; seconds are this process's. `state()` and `load_state()` carry
     the counters through a checkpoint.
 
-    The model's FLOPs per sample are measured once, on a forward pass at the evaluation transform, and stand for all
-    of its passes; a training pass counts as three.
+    The model's FLOPs per sample are measured once for each size of images, on a forward pass at the evaluation
+    transform, and stand for all of its passes at that size; a training pass counts as three.
+
+    Attributes:
+        work: Counters by kind.
+        forward_flops: FLOPs of a forward pass per sample, by the size of its images (FULL_SIZE, or pixels); 0 where
+            none has been measured.
     """
 
     def __init__(self) -> None:
         self.work = {kind: Work() for kind in KINDS}
-        self.forward_flops = 0.0
+        self.forward_flops: defaultdict[str, float] = defaultdict(float)
         self._running: list[str] = []
         self._since = 0.0
 
@@ -70,15 +78,16 @@ class CostMeter:
         self._since = now
 
     @contextmanager
-    def forward(self, kind: str, samples: int, processes: int = 1) -> Iterator[None]:
-        """Count one forward pass of the model over this many samples in each process; the first one is measured."""
-        if self.forward_flops:
+    def forward(self, kind: str, samples: int, processes: int = 1, size: str = FULL_SIZE) -> Iterator[None]:
+        """Count one forward pass of the model over this many samples in each process; the first one of each size of
+        images is measured. One that fails is not counted."""
+        if self.forward_flops[size]:
             yield
         else:
             with _flops() as counter:
                 yield
-            self.forward_flops = counter.get_total_flops() / samples
-        self.add_forwards(kind, samples * processes)
+            self.forward_flops[size] = counter.get_total_flops() / samples
+        self.add_forwards(kind, samples * processes, size)
 
     @contextmanager
     def measured(self, kind: str) -> Iterator[None]:
@@ -91,13 +100,13 @@ class CostMeter:
         self.work[kind].samples += samples
         self.work[kind].flops += flops
 
-    def add_forwards(self, kind: str, samples: int) -> None:
-        """Count forward passes of the model."""
-        self.add(kind, samples, samples * self.forward_flops)
+    def add_forwards(self, kind: str, samples: int, size: str = FULL_SIZE) -> None:
+        """Count forward passes of the model on images of this size."""
+        self.add(kind, samples, samples * self.forward_flops[size])
 
     def add_training(self, samples: int) -> None:
         """Count forward and backward passes of the model."""
-        self.add("train", samples, TRAINING_FACTOR * samples * self.forward_flops)
+        self.add("train", samples, TRAINING_FACTOR * samples * self.forward_flops[FULL_SIZE])
 
     def forget_work(self) -> None:
         """Set the counters to zero, but keep the FLOPs per sample that were measured."""
@@ -105,11 +114,12 @@ class CostMeter:
 
     def state(self) -> dict[str, Any]:
         self._book()
-        return {"work": {kind: asdict(work) for kind, work in self.work.items()}, "forward_flops": self.forward_flops}
+        work = {kind: asdict(work) for kind, work in self.work.items()}
+        return {"work": work, "forward_flops": dict(self.forward_flops)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.work = {kind: Work(**state["work"].get(kind, {})) for kind in KINDS}
-        self.forward_flops = state["forward_flops"]
+        self.forward_flops = defaultdict(float, state["forward_flops"])
 
 
 @contextmanager

@@ -18,10 +18,11 @@ from vecaf_hf.cost import CostMeter
 from vecaf_hf.loop.agreement import decided_by_main
 from vecaf_hf.pool import Pool
 from vecaf_hf.scoring.losses import SampleLoss
-from vecaf_hf.scoring.warmup import fit_head, linear_head, rescored
+from vecaf_hf.scoring.rescoring import DEFAULT_SCORING_FRACTION, RESCORING, Boundary
+from vecaf_hf.scoring.training_losses import TrainingLosses
+from vecaf_hf.scoring.warmup import fit_head, linear_head, make_probe, rescored
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection, find_strategy, run_strategy
-from vecaf_hf.selection.candidate_set import candidate_set
 
 
 class Reselection:
@@ -33,7 +34,8 @@ class Reselection:
         pool: What is selected from; its seed fixes, with the loop, everything random here.
         score: Candidates of these positions of the pool under the current model.
         head: The model's classification head, for its warm-up.
-        sample_loss: (outputs, labels) -> [n], for the warm-up.
+        sample_loss: (outputs, labels) -> [n], for the warm-up and the proxy.
+        training_losses: What training sees, where the run records it.
         cea: The run's augmentation, or None.
         meter: Counts the selection's work.
         accelerator: Its main process decides.
@@ -51,24 +53,36 @@ class Reselection:
         score: Callable[[Tensor], Candidates],
         head: nn.Module,
         sample_loss: SampleLoss,
+        training_losses: TrainingLosses | None,
         cea: CEACallback | None,
         meter: CostMeter,
         accelerator: Accelerator,
     ) -> None:
         self.args, self.budget, self.pool = args, budget, pool
         self.score, self.head, self.sample_loss = score, head, sample_loss
+        self.training_losses = training_losses
         self.cea, self.meter, self.accelerator = cea, meter, accelerator
         self.strategy = find_strategy(args.strategy)
         self.irreducible: Tensor | None = None
+        way, fraction = args.rescore, args.scoring_fraction or DEFAULT_SCORING_FRACTION
+        if self.strategy.candidates_per_sample is not None:
+            # The strategy's own definition has a fresh candidate set.
+            way, fraction = "sampled", self.strategy.candidates_per_sample * budget / len(pool)
+        self.rescoring = RESCORING[way](pool, budget, fraction)
 
     def select(
-        self, loop: int, earlier: list[Selection], is_trainable: Callable[[Selection], bool]
+        self,
+        loop: int,
+        earlier: list[Selection],
+        trained: Callable[[int], Tensor],
+        is_trainable: Callable[[Selection], bool],
     ) -> tuple[Selection, Candidates, dict[str, float]]:
         """The selection of a loop after the earlier loops' ones, what it was made from, and figures for the log.
 
         Args:
             loop: 0-based.
             earlier: One selection a loop.
+            trained: The samples that an earlier loop has trained on, rising. LongTensor [n].
             is_trainable: Whether the samples that the loop would train on can be loaded; the pool's ledger has the
                 others.
         """
@@ -78,7 +92,7 @@ class Reselection:
             if self.args.single_run and earlier:
                 candidates, selection = self._unscored(), earlier[0]
             else:
-                candidates = self._candidates(seed, warmup=self.args.head_warmup and loop == 0)
+                candidates = self._candidates(loop, seed, trained)
                 selection = self._select_from(candidates, seed, earlier)
                 while not is_trainable(selection):
                     candidates = self._usable(candidates)
@@ -96,40 +110,50 @@ class Reselection:
             usable &= self.irreducible[candidates.indices].isfinite()
         return candidates if usable.all() else candidates.take(usable)
 
-    def _candidates(self, seed: int, warmup: bool) -> Candidates:
+    def _candidates(self, loop: int, seed: int, trained: Callable[[int], Tensor]) -> Candidates:
         """What the strategy chooses from: scored only if it, or a warm-up of the head, needs that."""
-        if not (self.strategy.needs_forward or warmup):
+        is_fresh = self.args.head_warmup and loop == 0
+        if not (self.strategy.needs_forward or is_fresh):
             return self._unscored()
-        candidates = self._usable(self.score(self._drawn(seed)))
-        if not warmup:
-            return candidates
-        with self.meter.timed("select"):
-            decided_by_main(self.accelerator, partial(fit_head, self.head, candidates))
-        if self.accelerator.num_processes > 1:
-            broadcast([parameter.data for parameter in self.head.parameters()])
-        return rescored(self.head, candidates, self.sample_loss)
 
-    def _drawn(self, seed: int) -> Tensor:
-        """What the loop of this seed scores; samples that could not be loaded get another try. LongTensor [n]."""
-        usable, failed = self._unscored(), torch.tensor(list(self.pool.ledger.failed["scoring"]), dtype=torch.long)
-        count = max(self.budget, round(self.args.scoring_fraction * len(self.pool)))
-        if self.strategy.candidates_per_sample is not None:
-            count = min(count, self.strategy.candidates_per_sample * self.budget)
-        generator = torch.Generator().manual_seed(seed)
-        rows = candidate_set(len(usable), min(count, len(usable)), usable.labels, generator)
-        return torch.cat([usable.indices[rows], failed]).sort().values
+        def score(indices: Tensor) -> Candidates:
+            nonlocal is_fresh
+            candidates = self._usable(self.score(indices))
+            if not is_fresh:
+                return candidates
+            is_fresh = False
+            return self._fitted(self.head, candidates, candidates)
+
+        def training_losses() -> Tensor:
+            assert self.training_losses is not None
+            return self.training_losses.gathered()
+
+        return self._usable(
+            self.rescoring.candidates(Boundary(loop, seed, score, trained, training_losses, self._probed))
+        )
+
+    def _probed(self, seen: Candidates, candidates: Candidates) -> Candidates:
+        assert seen.embeddings is not None
+        return self._fitted(make_probe(self.head, seen.embeddings), seen, candidates)
+
+    def _fitted(self, head: nn.Module, seen: Candidates, candidates: Candidates) -> Candidates:
+        """The candidates under a linear head that is fitted, the same in all processes, on those seen."""
+        with self.meter.timed("select"):
+            decided_by_main(self.accelerator, partial(fit_head, head, seen))
+            if self.accelerator.num_processes > 1:
+                broadcast([parameter.data for parameter in head.parameters()])
+            return rescored(head, candidates, self.sample_loss)
 
     def foreseen(self, loops: int) -> Tensor:
         """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""
         candidates, parts = self._unscored(), [torch.empty(0, dtype=torch.long)]
         # These load in the first loop whatever they load at all.
-        whole = self.args.scoring_fraction == 1 and self.strategy.candidates_per_sample is None
-        scores_all = self.strategy.needs_forward and whole
+        scores_all = self.strategy.needs_forward and self.rescoring.begins_with_all
         if self.args.single_run or self.strategy.takes_all or scores_all:
             loops = 1
         for seed in (seed_of(self.pool.seed, loop) for loop in range(1, loops)):
             if self.strategy.needs_forward:
-                parts.append(self._drawn(seed))
+                parts.append(self.rescoring.drawn(seed))
             else:
                 with seeded(seed):
                     parts.append(run_strategy(self.strategy, candidates, self.budget, self.args, seed).indices)

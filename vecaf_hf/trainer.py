@@ -40,7 +40,10 @@ from vecaf_hf.resuming import ResumingTrainer
 from vecaf_hf.scoring import PoolScorer, find_head
 from vecaf_hf.scoring.irreducible import irreducible_losses
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
+from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import find_objective
+from vecaf_hf.scoring.rescoring import RESCORING
+from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.scoring.warmup import linear_head, linear_of
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, find_strategy
@@ -49,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 # Samples that a run tries before it trains.
 PROBED_SAMPLES = 16
+NO_CLASSES = "{} needs one class per sample: {}"
 
 
 class VeCAFTrainer(ResumingTrainer):
@@ -107,6 +111,8 @@ class VeCAFTrainer(ResumingTrainer):
         self._weights: Tensor | None = None  # [N], of the current selection
         self._batch_indices: Tensor | None = None
         self._run: RunState | None = None
+        self._fitting = FittingBatches()
+        self._training_losses: TrainingLosses | None = None
         self._unlogged: tuple[float, int] | None = None
         if sample_loss_func is not None or args.sample_weights != "none":
             self.compute_loss_func = self._weighted_loss
@@ -158,6 +164,8 @@ class VeCAFTrainer(ResumingTrainer):
             linear_head(self._head, self.args.strategy)
         if "irreducible" in needs:
             self._held_out()
+        if self.args.rescore == "proxy" and not self._has_classes:
+            raise ValueError(NO_CLASSES.format('rescore="proxy"', 'choose rescore="stale" or "full"'))
         self._pool.check_classes(self._classes, self._num_classes)
         if self.cea is not None:
             self.cea.read_captions(self._pool.dataset, self._pool.labels, self.class_names)
@@ -194,6 +202,14 @@ class VeCAFTrainer(ResumingTrainer):
         """The names of the classes, where each sample has one; else none."""
         problem = getattr(getattr(self.model, "config", None), "problem_type", None)
         return self.class_names if problem in (None, "single_label_classification") else []
+
+    @property
+    def _has_classes(self) -> bool:
+        """Whether each sample may have one class, as far as that can be told without loading any."""
+        config = getattr(self.model, "config", None)
+        if getattr(config, "problem_type", None) not in (None, "single_label_classification"):
+            return False
+        return self._custom_objective or getattr(config, "num_labels", None) != 1
 
     @property
     def _num_classes(self) -> int | None:
@@ -236,18 +252,31 @@ class VeCAFTrainer(ResumingTrainer):
         )
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Trainer's loss; a training batch passes the head by way of CEA."""
+        """Trainer's loss; a training batch passes the head by way of CEA, and its losses are recorded if needed."""
         indices = inputs.pop(POOL_INDEX, None)
         if indices is None:
-            return super().compute_loss(model, inputs, *args, **kwargs)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels: Any = inputs.get(self.label_name)
         self._batch_indices = indices
         try:
             with self.cea.batch(indices) if self.cea else nullcontext():
-                return super().compute_loss(model, inputs, *args, **kwargs)
+                loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         finally:
             self._batch_indices = None
+        if self._training_losses is not None:
+            # Trainer takes the labels away unless the model computes the loss, with which a tuple then begins.
+            rest = outputs[1:] if isinstance(outputs, tuple) and self.label_name in inputs else outputs
+            # An objective may draw from the global generators: not at the training's expense.
+            with torch.no_grad(), seeded(0):
+                losses = self._objective.sample_losses(rest, labels)
+            self._training_losses.record(indices, losses, self.state.global_step)
+        return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step, counted."""
@@ -298,6 +327,9 @@ class VeCAFTrainer(ResumingTrainer):
         strategy = find_strategy(self.args.strategy)
         if "labels" in strategy.needs and not strategy.needs_forward:
             self._pool.load_labels()
+        rescores = strategy.needs_forward and not self.args.single_run
+        records = rescores and RESCORING[self.args.rescore].reads_training_losses
+        self._training_losses = TrainingLosses(schedule.pool_size, self.accelerator) if records else None
         self._reselection = Reselection(
             args=self.args,
             budget=schedule.budget,
@@ -305,6 +337,7 @@ class VeCAFTrainer(ResumingTrainer):
             score=self._score,
             head=self._head,
             sample_loss=self._objective.sample_losses,
+            training_losses=self._training_losses,
             cea=self.cea,
             meter=self.meter,
             accelerator=self.accelerator,
@@ -330,10 +363,15 @@ class VeCAFTrainer(ResumingTrainer):
         indices = evenly_spaced(pool_size, PROBED_SAMPLES)
         if self._pool.scoring_dataset is not self._pool.dataset:
             self._pool.check_trainable(indices)
-        probe = self._score(indices)
+        # At full size too: these forwards, which are not counted, tell what training and evaluation cost.
+        probe = self._score_at(indices, None, self._pool)
+        if self.args.scoring_image_size is not None:
+            probe = self._score(indices)
         self._pool.check_column(probe)
-        if self.args.head_warmup and probe.classes is None:
-            raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
+        if probe.classes is None and self.args.head_warmup:
+            raise ValueError(NO_CLASSES.format("head_warmup", "leave head_warmup off"))
+        if probe.classes is None and self.args.rescore == "proxy":
+            raise ValueError(NO_CLASSES.format('rescore="proxy"', 'choose rescore="stale" or "full"'))
         return probe
 
     def _identity(self) -> dict[str, Any]:
@@ -352,7 +390,8 @@ class VeCAFTrainer(ResumingTrainer):
         run.losses = self.accelerator.gather(self._tr_loss.detach().reshape(1)).tolist()
         run.cost, run.skipped = self.meter.state(), self._pool.ledger.failed
         run.augmentation = self.cea.state() if self.cea else {}
-        run.strategy = self._strategy_state()
+        run.strategy, run.scores = self._strategy_state(), self._reselection.rescoring.state()
+        run.training_losses = self._training_losses.state() if self._training_losses else {}
         return run
 
     def _irreducible_losses(self) -> Tensor:
@@ -389,6 +428,9 @@ class VeCAFTrainer(ResumingTrainer):
         self._unlogged = run.losses[self.args.process_index], run.logged_step
         if hasattr(self.args.strategy, "load_state_dict"):
             self.args.strategy.load_state_dict(run.strategy)
+        self._reselection.rescoring.load_state(run.scores)
+        if self._training_losses is not None:
+            self._training_losses.load_state(run.training_losses)
         if self.cea is not None:
             self.cea.load_state(run.augmentation)
         return run
@@ -429,7 +471,10 @@ class VeCAFTrainer(ResumingTrainer):
             stream = run.next_stream(selection, schedule.samples_per_loop)
             return self._pool.check_trainable(stream.samples(count, schedule.seed))
 
-        selection, candidates, figures = self._reselection.select(loop, run.selections, is_trainable)
+        def trained(earlier: int) -> Tensor:
+            return run.streams[earlier].samples(schedule.samples_per_loop, schedule.seed)
+
+        selection, candidates, figures = self._reselection.select(loop, run.selections, trained, is_trainable)
         record = record_loop(
             loop, self.state.global_step, selection, run.selections, candidates, self._pool.labels, figures
         )
@@ -442,8 +487,10 @@ class VeCAFTrainer(ResumingTrainer):
 
     def _score(self, indices: Tensor, samples: Pool | None = None) -> Candidates:
         """Embeddings, losses, logits and labels of these samples, the pool's unless told otherwise, under the current
-        model."""
-        pool = self._pool if samples is None else samples
+        model, as the run scores them."""
+        return self._score_at(indices, self.args.scoring_image_size, samples or self._pool)
+
+    def _score_at(self, indices: Tensor, image_size: int | None, pool: Pool) -> Candidates:
         scorer = PoolScorer(
             accelerator=self.accelerator,
             objective=self._objective,
@@ -453,6 +500,8 @@ class VeCAFTrainer(ResumingTrainer):
             meter=self.meter,
             keep_logits="logits" in find_strategy(self.args.strategy).needs,
             disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
+            image_size=image_size,
+            fitting=self._fitting,
         )
         return scorer.score(self.model, self._head, indices)
 

@@ -1,10 +1,14 @@
-"""Throughput of the scoring pass, as a ratio to a bare forward loop of the same model over the same loader.
+"""Throughput of the scoring pass, as a ratio to a bare forward loop of the same model over the same loader; and what a
+loop boundary costs with each value of `rescore` and at half the resolution, as a ratio to a full pass.
 
     python recipes/benchmarks/scoring.py [--rounds 5]
 
 EfficientNet-Lite0 on the quickstart's Fashion-MNIST images. The scoring pass takes embeddings, losses and labels out of
 each forward, checks them and keeps them; the bare loop throws all away. Both run in alternating order, and so does the
 bare loop against itself: the noise.
+
+A boundary's seconds are those of all that gives the candidates their scores (for proxy the fit), after the first one;
+each round takes all ways in turn, and the first way a second time: the noise.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +31,9 @@ from options import parse
 from ratios import summary
 
 from vecaf_hf import VeCAFTrainer
+from vecaf_hf.cost import FULL_SIZE
 from vecaf_hf.data.indexed import POOL_INDEX
+from vecaf_hf.scoring.rescoring import RESCORING
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 
@@ -50,24 +57,77 @@ def seconds(work: Any, trainer: VeCAFTrainer) -> float:
     return time.perf_counter() - start
 
 
-def main(rounds: int, samples: int, image_size: int, batch_size: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        options = f"--config {QUICKSTART} --output_dir {folder} --text_encoder none --max_train_samples {samples}"
-        options += f" --image_size {image_size} --scoring_batch_size {batch_size} --disable_tqdm true"
-        trainer, _ = build_trainer(*parse({}, options.split()))
-        ratios, noise = [], []
-        for number in tqdm(range(rounds + 1), disable=None):
-            order = (score, bare, bare) if number % 2 else (bare, score, bare)
-            times = [seconds(work, trainer) for work in order]
-            ours = times[order.index(score)]
-            theirs, again = (time for work, time in zip(order, times, strict=True) if work is bare)
-            if number > 0:  # the first round warms up
-                ratios.append(theirs / ours)
-                noise.append(theirs / again)
-        rate = samples / statistics.median(times)
+def against_bare_loop(trainer: VeCAFTrainer, rounds: int) -> None:
+    ratios, noise = [], []
+    for number in tqdm(range(rounds + 1), disable=None):
+        order = (score, bare, bare) if number % 2 else (bare, score, bare)
+        times = [seconds(work, trainer) for work in order]
+        ours = times[order.index(score)]
+        theirs, again = (time for work, time in zip(order, times, strict=True) if work is bare)
+        if number > 0:  # the first round warms up
+            ratios.append(theirs / ours)
+            noise.append(theirs / again)
+    rate = len(trainer.train_dataset) / statistics.median(times)
     print(summary("scoring / bare loop", ratios))
     print(summary("bare loop / itself", noise))
     print(f"about {rate:.0f} images/s")
+
+
+def trained(pool_size: int, loop: int) -> torch.Tensor:
+    """A tenth of the pool, another one in each loop."""
+    return torch.randperm(pool_size, generator=torch.Generator().manual_seed(loop))[: pool_size // 10].sort().values
+
+
+def boundary(loop: int, trainer: VeCAFTrainer) -> None:
+    """The loop's candidates, after the loop before it has trained on a tenth of the pool."""
+    size, recorder = len(trainer.train_dataset), trainer._training_losses
+    if recorder is not None and loop > 0:
+        recorder.record(trained(size, loop - 1), torch.rand(size // 10), step=loop)
+    trainer._reselection._candidates(loop, seed=loop, trained=partial(trained, size))
+
+
+def modes(trainers: dict[str, VeCAFTrainer], rounds: int) -> None:
+    """The first of the trainers is the measure of the others."""
+    first, *_ = trainers
+    times: dict[str, list[float]] = {way: [] for way in (*trainers, "again")}
+    forwards: dict[str, list[int]] = {way: [] for way in trainers}
+    for loop in tqdm(range(rounds + 1), disable=None):
+        for way in times:
+            trainer = trainers[first if way == "again" else way]
+            before = trainer.meter.work["score"].samples
+            times[way].append(seconds(partial(boundary, loop), trainer))
+            if way != "again":
+                forwards[way].append(trainer.meter.work["score"].samples - before)
+    print("\n| way | forwards at first | forwards later | FLOPs per forward | seconds later (quartiles) |")
+    print("|---|---|---|---|---|")
+    full = trainers[first].meter.forward_flops[FULL_SIZE]
+    for way, spent in times.items():
+        low, middle, high = statistics.quantiles(
+            [ours / theirs for ours, theirs in zip(spent[1:], times[first][1:], strict=True)], n=4
+        )
+        if way == "again":
+            print(f"| {first}, again | | | | {middle:.3f} ({low:.3f} {high:.3f}) |")
+            continue
+        at_first, *later = (count / forwards[first][0] for count in forwards[way])
+        size = trainers[way].args.scoring_image_size
+        flops = trainers[way].meter.forward_flops[FULL_SIZE if size is None else str(size)] / full
+        cells = f"{at_first:.2f} | {statistics.mean(later):.2f} | {flops:.2f} | {middle:.3f} ({low:.3f} {high:.3f})"
+        print(f"| {way} | {cells} |")
+
+
+def main(rounds: int, samples: int, image_size: int, batch_size: int) -> None:
+    ways = {name: f"--rescore {name}" for name in RESCORING}
+    ways["half resolution"] = f"--scoring_image_size {image_size // 2}"
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = {}
+        for number, (way, option) in enumerate(ways.items()):
+            options = f"--config {QUICKSTART} --output_dir {folder}/{number} --text_encoder none {option}"
+            options += f" --max_train_samples {samples} --image_size {image_size} --disable_tqdm true"
+            trainers[way], _ = build_trainer(*parse({}, f"{options} --scoring_batch_size {batch_size}".split()))
+        against_bare_loop(trainers["full"], rounds)
+        for trainer in trainers.values():
+            trainer._begin_run()
+        modes(trainers, rounds)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """Write the embedded Fashion-MNIST subset: 6,000 + 1,000 images of the training set, 1,000 of the test set.
 
     python recipes/data/make_fashion_mnist.py FOLDER
+    python recipes/data/make_fashion_mnist.py FOLDER --all TARGET
 
-FOLDER holds the four idx .gz files of https://github.com/zalandoresearch/fashion-mnist (MIT licence), as its
-"Get the Data" section names them. The images are drawn by seed, the same number of each class.
+The second form writes all 60,000 + 10,000 images, in their order, into a folder that `--dataset_name` takes. FOLDER
+holds the four idx .gz files of https://github.com/zalandoresearch/fashion-mnist (MIT licence), as its "Get the Data"
+section names them. The images of the subset are drawn by seed, the same number of each class.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
-import sys
 from pathlib import Path
 
 import datasets
@@ -44,7 +46,7 @@ def write(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, target: Path
     datasets.Dataset.from_dict(columns, features=features).to_parquet(str(target))
 
 
-def main(folder: Path) -> None:
+def write_subset(folder: Path) -> None:
     generator = np.random.default_rng(SEED)
     target = Path(__file__).parent / "fashion_mnist"
     target.mkdir(exist_ok=True)
@@ -58,5 +60,19 @@ def main(folder: Path) -> None:
             start += SIZES[split]
 
 
+def write_all(folder: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for stem, split in (("train", "train"), ("t10k", "test")):
+        images, labels = read(folder, stem)
+        write(images, labels, np.arange(len(labels)), target / f"{split}.parquet")
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--all", type=Path, metavar="TARGET")
+    given = parser.parse_args()
+    if given.all is None:
+        write_subset(given.folder)
+    else:
+        write_all(given.folder, given.all)

@@ -10,6 +10,8 @@ from launching import (
     ALONE,
     CONFIGS,
     OTHERS_CHECKPOINT,
+    RESCORED,
+    SAMPLED,
     SMALL,
     WEIGHTED,
     Read,
@@ -32,6 +34,7 @@ def two(folder_of_two: Path) -> Read:
         batches_of(6, "evaluated", *WEIGHTED, "--evaluate_first"),
         batches_of(6, "dropout", *WEIGHTED, "--dropout", "0.1"),
         batches_of(6, "broken", *WEIGHTED, "--bad", "3", "10", "11", "--on_bad_sample", "skip"),
+        *(batches_of(6, name, *options) for name, options in RESCORED.items()),
         ["--name", "batchnorm", "--model", "batchnorm", "--alignment", "learned"],
     ]
     for name, (size, config) in CONFIGS.items():
@@ -54,8 +57,9 @@ def in_other_numbers(processes: int, folder: Path, folder_of_two: Path) -> Read:
         batches_of(size, "plain", *WEIGHTED),
         batches_of(size, "evaluated", *WEIGHTED, "--evaluate_first"),
         batches_of(size, "broken", *WEIGHTED, "--bad", "3", "10", "11", "--on_bad_sample", "skip"),
+        *(batches_of(size, name, *options) for name, options in RESCORED.items()),
         batches_of(6 // processes, "small", *SMALL, "--score", "5", "2"),
-        batches_of(6 // processes, "tiny", *SMALL, "--selection_budget", "2", "--scoring_fraction", "0.1"),
+        batches_of(6 // processes, "tiny", *SMALL, "--selection_budget", "2", *SAMPLED),
         batches_of(6 // processes, "gap", *SMALL, "--score", "0", "3", "6", "--bad", "3", "--on_bad_sample", "skip"),
         batches_of(6, OTHERS_CHECKPOINT, *WEIGHTED, "--resume", str(folder_of_two / "plain" / "run" / "checkpoint-2")),
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from launching import CONFIGS, OTHERS_CHECKPOINT, Read, same
+from launching import CONFIGS, OTHERS_CHECKPOINT, RESCORED, Read, same
 
 # Of all that is logged, what is a mean over samples or steps and so the same however they are shared.
 MEANS = ("loss", "grad_norm", "eval_cross_entropy", "eval_samples", "vecaf/pool_loss", "vecaf/selected_loss")
@@ -46,7 +46,7 @@ def assert_as_one(ranks: list[dict[str, Any]], one: dict[str, Any]) -> None:
 # --- Sizes that cannot be shared evenly ---
 
 
-@pytest.mark.parametrize("name", ["plain", "broken"])
+@pytest.mark.parametrize("name", ["plain", "broken", *RESCORED])
 def test_two_do_what_one_does(two: Read, alone: Read, name: str) -> None:
     """61 samples to score and evaluate, 20 at once; then without three that cannot be loaded."""
     (one,) = alone(name)
@@ -54,7 +54,7 @@ def test_two_do_what_one_does(two: Read, alone: Read, name: str) -> None:
     assert one["skipped"] == ([3, 10, 11] if name == "broken" else [])
 
 
-@pytest.mark.parametrize("name", ["plain", "broken", "small", "tiny"])
+@pytest.mark.parametrize("name", ["plain", "broken", "small", "tiny", *RESCORED])
 def test_three_do_what_one_does(three: Read, alone: Read, name: str) -> None:
     """Also a pool of 7, scored 2 at once; and candidate sets of 2, where one of the three has none of its own."""
     (one,) = alone(name)

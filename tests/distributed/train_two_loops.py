@@ -56,7 +56,8 @@ def read_options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--bad", type=int, nargs="*", default=[], help="positions in the pool that cannot be loaded")
     parser.add_argument("--on_bad_sample", default="raise")
     parser.add_argument("--selection_budget", type=int, default=BUDGET)
-    parser.add_argument("--scoring_fraction", type=float, default=1.0)
+    parser.add_argument("--rescore", default="full")
+    parser.add_argument("--scoring_fraction", type=float, default=None)
     parser.add_argument("--sample_weights", default="none")
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
     parser.add_argument("--per_device_train_batch_size", type=int, default=4)
@@ -200,6 +201,7 @@ def make_trainer(options: argparse.Namespace, folder: Path, images: Dataset, enc
         strategy=fails_on_main if options.strategy == "fails" else options.strategy,
         selection_budget=options.selection_budget,
         selection_steps=20,
+        rescore=options.rescore,
         scoring_fraction=options.scoring_fraction,
         sample_weights=options.sample_weights,
         on_bad_sample=options.on_bad_sample,

@@ -39,6 +39,7 @@ HALVES = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
 # The largest loss counts as the best: it is not the last checkpoint's.
 BEST = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
 WEIGHTS = {"sample_weights": "mass"}
+HALF_SAMPLED = {"rescore": "sampled", "scoring_fraction": 0.5}
 UNEVEN = {"max_steps": 7, "logging_steps": 3}
 EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1}
 
@@ -76,9 +77,12 @@ CASES: dict[str, Case] = {
     "vit-stopped-early": Case(options={**BEST, **EVERY_STEP, "learning_rate": 0.01}, patience=3),
     "vit-mass": Case(
         alignment=None,
-        options={**WEIGHTS, "head_warmup": True, "scoring_fraction": 0.5, "save_steps": 2},
+        options={**WEIGHTS, **HALF_SAMPLED, "head_warmup": True, "save_steps": 2},
     ),
     "vit-stateful": Case(options={"strategy": "stateful", "num_loops": 3, "save_total_limit": 2}),
+    # Images are shaken: what training saw of a sample cannot be had again.
+    "vit-stale": Case(options={**HALVES, "rescore": "stale", "num_loops": 3}),
+    "vit-proxy": Case(options={"rescore": "proxy", "num_loops": 3, "save_steps": 2}),
     "vit-full": Case(options={**UNEVEN, "strategy": "full", "save_steps": 2}),
     "vit-uneven": Case(options={**UNEVEN, "save_steps": 3, "eval_on_start": True, "lr_scheduler_type": "cosine"}),
     "efficientnet": Case("efficientnet", options={"save_strategy": "epoch", "save_total_limit": 1}),

@@ -504,7 +504,9 @@ IMAGES = [
     ),
     Case(
         "a transform that fails, scored only later",
-        lambda b: b.train(Changed(b.images, fails), scoring_fraction=0.4, selection_budget=8, seed=LATER),
+        lambda b: b.train(
+            Changed(b.images, fails), rescore="sampled", scoring_fraction=0.4, selection_budget=8, seed=LATER
+        ),
         r"cannot load sample 17: KeyError.*crop",
     ),
     Case(
@@ -943,7 +945,11 @@ SIZES = [
         )
         for fraction in (True, "0.1")
     ),
-    Case("nothing scored", lambda b: b.train(scoring_fraction=0.0), r"scoring_fraction is 0.0; it must be above 0"),
+    Case(
+        "nothing scored",
+        lambda b: b.train(rescore="sampled", scoring_fraction=0.0),
+        r"scoring_fraction is 0.0; it must be above 0",
+    ),
     Case(
         "budget and fraction",
         lambda b: b.train(selection_budget=3, selection_fraction=0.1),

@@ -106,6 +106,50 @@ def test_skipped_in_the_whole_run(
     assert f"sample {TEXT} (" in caplog.text
 
 
+@pytest.mark.parametrize("strategy", ["ods", "random"])
+@pytest.mark.parametrize("rescore", ["sampled", "stale", "proxy"])
+def test_skipped_however_the_pool_is_scored(
+    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, rescore: str, strategy: str
+) -> None:
+    options = {"strategy": strategy, "rescore": rescore, "on_bad_sample": "skip", "num_loops": 3, "max_steps": 9}
+    trainer = make_trainer(make_vit(), pool=pool, **options)
+    trainer.train()
+    assert trainer.state.global_step == 9
+    # A part of the pool may not have met all of them.
+    assert trainer.skipped_samples.keys() <= BAD if rescore == "sampled" else trainer.skipped_samples.keys() == BAD
+    assert all(not BAD & set(selection.indices.tolist()) for selection in trainer.selection_history)
+    assert [len(selection) for selection in trainer.selection_history] == [20, 20, 20]
+
+
+def test_a_part_of_the_pool_is_filled_up_under_the_head_that_was_fitted(
+    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset
+) -> None:
+    def checked(candidates: Any, budget: int, options: Any, generator: torch.Generator) -> torch.Tensor:
+        before = trainer.meter.work["score"].samples
+        torch.testing.assert_close(candidates.losses, trainer._score(candidates.indices).losses)
+        trainer.meter.work["score"].samples = before
+        return candidates.indices[:budget]
+
+    options = {"rescore": "sampled", "head_warmup": True, "on_bad_sample": "skip", "strategy": checked}
+    trainer = make_trainer(make_vit(), pool=pool, selection_budget=30, num_loops=1, max_steps=1, **options)
+    trainer.train()
+    # The first thirty have one at least that cannot be loaded; with the others that is the whole pool.
+    assert trainer.meter.work["score"].samples > SIZE - len(BAD) - 3
+
+
+@pytest.mark.parametrize("rescore", ["sampled", "stale", "proxy"])
+def test_refused_before_the_first_step_however_the_pool_is_scored(
+    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, rescore: str
+) -> None:
+    steps = Steps()
+    pool = pool.select(range(1, SIZE))
+    # With ten loops each sample is drawn in one of them.
+    trainer = make_trainer(make_vit(), [steps], pool=pool, rescore=rescore, num_loops=10, max_steps=10)
+    with pytest.raises(ValueError, match=r"cannot load sample 16 \(.*17\.png\)"):
+        trainer.train()
+    assert steps.taken == 0
+
+
 def test_the_choice_is_that_of_a_pool_without_them(
     make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset
 ) -> None:

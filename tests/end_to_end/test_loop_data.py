@@ -143,8 +143,9 @@ def test_strategies_that_need_no_scores_cost_no_forward_pass(
     assert trainer.meter.work["score"].samples == 0
 
 
-def test_scoring_fraction_scores_a_part_and_selects_from_it(witnessed: Callable[..., VeCAFTrainer]) -> None:
-    trainer = witnessed(strategy="ods", scoring_fraction=0.5, selection_budget=10, eval_strategy="no")
+def test_sampled_scores_a_part_and_selects_from_it(witnessed: Callable[..., VeCAFTrainer]) -> None:
+    options = {"rescore": "sampled", "scoring_fraction": 0.5, "selection_budget": 10}
+    trainer = witnessed(strategy="ods", eval_strategy="no", **options)
     parts = passes(trainer.model.scored[-POOL:], POOL // 2)
     assert [len(set(part)) for part in parts] == [20, 20]
     assert set(parts[0]) != set(parts[1])

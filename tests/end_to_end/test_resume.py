@@ -82,11 +82,14 @@ def assert_same_run(one: VeCAFTrainer, other: VeCAFTrainer) -> None:
 
 
 HALVES = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
+SAMPLED = {"rescore": "sampled", "scoring_fraction": 0.5}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "vit": ("vit", "ridge", {}),
     "vit-learned-accumulated": ("vit", "learned", HALVES),
     "vit-full": ("vit", "ridge", {"strategy": "full"}),
-    "vit-weights": ("vit", "ridge", {"sample_weights": "mass", "scoring_fraction": 0.5, "head_warmup": True}),
+    "vit-weights": ("vit", "ridge", {"sample_weights": "mass", "head_warmup": True, **SAMPLED}),
+    "vit-stale": ("vit", "ridge", {"rescore": "stale", "strategy": "topk_loss", **HALVES}),
+    "vit-proxy": ("vit", "ridge", {"rescore": "proxy"}),
     "vit-workers": ("vit", "learned", {"dataloader_num_workers": 1}),
     "efficientnet-accumulated": ("efficientnet", "ridge", HALVES),
     "efficientnet-learned": ("efficientnet", "learned", {}),

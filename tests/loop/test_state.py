@@ -9,7 +9,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from vecaf_hf.loop import LoopRecord, RunState, Stream
-from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE, VERSION, pool_fingerprint
+from vecaf_hf.loop.state import JSON_FILE, PARTS, TENSORS_FILE, VERSION, pool_fingerprint
 from vecaf_hf.selection import Selection
 
 IDENTITY = {
@@ -46,11 +46,16 @@ def make_state() -> RunState:
             Selection(torch.tensor([5, 3, 99])),
         ],
         records=[record(loop) for loop in range(3)],
-        cost={"work": {"score": {"samples": 3, "flops": 1.5e12, "seconds": 0.25}}, "forward_flops": 7.0},
+        cost={
+            "work": {"score": {"samples": 3, "flops": 1.5e12, "seconds": 0.25}},
+            "forward_flops": {"full": 7.0, "96": 2.0},
+        },
         skipped={"scoring": {7: "OSError: truncated", 12: "no file"}, "training": {}},
         losses=[0.1 + 0.2, 0.3],
         logged_step=9,
         strategy={"seen": torch.arange(4)},
+        scores={"indices": torch.arange(5), "embeddings": torch.randn(5, 3, generator=generator)},
+        training_losses={"indices": torch.tensor([4]), "losses": torch.tensor([0.1]), "steps": torch.tensor([7])},
         augmentation={"weight": torch.randn(4, 3, generator=generator).T, "indices": torch.arange(3)},
     )
 
@@ -75,7 +80,7 @@ def test_round_trip(saved):
     assert loaded.records == state.records
     for name in ("run", "step", "stopped", "cost", "skipped", "losses", "logged_step"):
         assert getattr(loaded, name) == getattr(state, name), name
-    for part in ("augmentation", "strategy"):
+    for part in PARTS:
         tensors, expected = getattr(loaded, part), getattr(state, part)
         assert tensors.keys() == expected.keys()
         assert all(torch.equal(tensors[name], expected[name]) for name in expected)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from vecaf_hf.cost import CostMeter
+from vecaf_hf.cost import FULL_SIZE, CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, Draw, IndexedCollator, IndexedDataset
 from vecaf_hf.scoring.losses import classification_losses
 from vecaf_hf.scoring.objective import Objective
@@ -69,6 +69,7 @@ def make_scorer(
     keep_logits=True,
     pool=None,
     num_classes=C,
+    **options,
 ) -> PoolScorer:
     def load(indices):
         draws = [Draw(index) for index in indices]
@@ -84,6 +85,7 @@ def make_scorer(
         meter=meter or CostMeter(),
         keep_logits=keep_logits,
         disable_tqdm=True,
+        **options,
     )
 
 
@@ -130,8 +132,9 @@ def test_only_the_first_batch_is_verified_and_every_forward_is_counted():
     model, meter = Model(), CostMeter()
     make_scorer(meter=meter).score(model, model.head, torch.arange(N))
     assert [with_labels for _, with_labels in model.calls] == [True, False, False, False, False]
-    assert meter.forward_flops == 2 * (4 * D + D * C)
-    assert (meter.work["score"].samples, meter.work["score"].flops) == (N, meter.forward_flops * N)
+    flops = 2 * (4 * D + D * C)
+    assert meter.forward_flops == {FULL_SIZE: flops}
+    assert (meter.work["score"].samples, meter.work["score"].flops) == (N, flops * N)
 
 
 @pytest.mark.parametrize("field", ["embeddings", "losses"])
@@ -202,6 +205,50 @@ def test_what_cannot_be_loaded_is_no_candidate_and_changes_no_other(bad):
     torch.testing.assert_close(found.losses, whole.losses[kept])
     assert torch.equal(found.labels, whole.labels[kept])
     assert [(asked, failed.keys()) for asked, failed in noted] == [(list(range(N)), bad)]
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_what_does_not_fit_in_memory_is_scored_in_halves(most):
+    def narrow(module, inputs, named):
+        if len(named["pixel_values"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model, meter = Model(), CostMeter()
+    whole = make_scorer().score(model, model.head, torch.arange(N))
+    model.register_forward_pre_hook(narrow, with_kwargs=True)
+    found = make_scorer(meter=meter, pool=Holed({6, 11})).score(model, model.head, torch.arange(N))
+    kept = [index for index in range(N) if index not in (6, 11)]
+    assert found.indices.tolist() == kept
+    torch.testing.assert_close(found.tensors(), whole.take(torch.tensor(kept)).tensors())
+    assert meter.work["score"].samples == len(kept)
+    assert meter.forward_flops == {FULL_SIZE: 2 * (4 * D + D * C)}
+
+
+class Convolution(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, D, kernel_size=1), nn.Linear(D, C)
+
+    def forward(self, pixel_values, labels=None):
+        return {"logits": self.head(self.body(pixel_values).tanh().mean(dim=(2, 3)))}
+
+
+class Images(Pool):
+    def __init__(self):
+        super().__init__()
+        self.pixels = torch.randn(N, 1, 8, 8)
+
+
+def test_reduced_images_are_scored_and_counted_by_themselves():
+    model, meter, pool = Convolution(), CostMeter(), Images()
+    options = {"meter": meter, "pool": pool, "reference_loss": None}
+    make_scorer(**options).score(model, model.head, torch.arange(4))
+    found = make_scorer(**options, image_size=2).score(model, model.head, torch.arange(N))
+    small = nn.functional.interpolate(pool.pixels, (2, 2), mode="bilinear", antialias=True)
+    torch.testing.assert_close(found.logits, model(small)["logits"].detach())
+    per_pixel, rest = 2 * D, 2 * D * C
+    assert meter.forward_flops == {FULL_SIZE: 64 * per_pixel + rest, "2": 4 * per_pixel + rest}
+    assert meter.work["score"].flops == 4 * meter.forward_flops[FULL_SIZE] + N * meter.forward_flops["2"]
 
 
 def test_a_share_of_which_nothing_can_be_loaded():

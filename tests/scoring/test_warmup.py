@@ -1,5 +1,7 @@
 """A fresh head is set to sklearn's logistic regression."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -7,7 +9,7 @@ from torch import nn
 
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.scoring.losses import classification_losses
-from vecaf_hf.scoring.warmup import MAX_ITERATIONS, fit_head, linear_head, linear_of, rescored
+from vecaf_hf.scoring.warmup import MAX_ITERATIONS, fit_head, linear_head, linear_of, make_probe, rescored
 
 
 def make_candidates(classes: list[int], count: int = 60, dimension: int = 5, scale: float = 10.0) -> Candidates:
@@ -93,8 +95,10 @@ def test_the_linear_layer_behind_layers_without_parameters():
     assert linear_of(nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Sequential(nn.Identity(), layer))) is layer
 
 
-def test_rescored_losses_are_those_of_a_forward():
-    candidates = make_candidates([0, 1, 2])
+@pytest.mark.parametrize("rows", [7, 60, 1000])
+def test_rescored_losses_are_those_of_a_forward(monkeypatch, rows):
+    monkeypatch.setattr("vecaf_hf.scoring.warmup.ROWS", rows)
+    candidates = replace(make_candidates([0, 1, 2]), logits=torch.zeros(60, 3))
     head = nn.Sequential(nn.Flatten(), nn.Linear(5, 3))
     fit_head(head, candidates)
     found = rescored(head, candidates, classification_losses)
@@ -118,3 +122,26 @@ def test_a_linear_heads_weights(bias):
 def test_a_strategy_that_needs_a_linear_head_is_refused_another():
     with pytest.raises(ValueError, match="'alfa_mix' needs a linear head, and this one is Sequential: choose another"):
         linear_head(nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)), "alfa_mix")
+
+
+def test_rescored_candidates_get_no_logits_that_nobody_asked_for():
+    assert rescored(nn.Linear(5, 3), make_candidates([0, 1, 2]), classification_losses).logits is None
+
+
+@pytest.mark.parametrize(
+    "head", [nn.Linear(5, 4), nn.Conv2d(5, 4, kernel_size=1), nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 4))]
+)
+def test_a_probe_has_the_heads_sizes_and_leaves_it_alone(head):
+    before = {name: values.clone() for name, values in head.state_dict().items()}
+    probe = make_probe(head, torch.randn(6, 5))
+    assert (probe.in_features, probe.out_features) == (5, 4)
+    assert all(not values.any() for values in probe.parameters())
+    assert head.training and all(torch.equal(values, before[name]) for name, values in head.state_dict().items())
+
+
+def test_a_class_that_a_probe_has_not_seen_has_the_mean_logit():
+    candidates = make_candidates([0, 2])
+    probe = make_probe(nn.Linear(5, 3), candidates.embeddings)
+    fit_head(probe, candidates)
+    logits = probe(candidates.embeddings)
+    torch.testing.assert_close(logits[:, [0, 2]].mean(dim=1), logits[:, 1], rtol=0, atol=1e-5)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from vecaf_hf.selection import assignment
 from vecaf_hf.selection.assignment import distinct_nearest
+from vecaf_hf.selection.similarity import Top, survey
+from vecaf_hf.vectors import unit
 
 
 def brute_force(embeddings: Tensor, centroids: Tensor) -> list[int]:
@@ -27,7 +29,7 @@ def brute_force(embeddings: Tensor, centroids: Tensor) -> list[int]:
 
 
 def check(embeddings: Tensor, centroids: Tensor, lookups: int = 16) -> None:
-    with mock.patch.object(assignment, "CANDIDATES_PER_CENTROID", lookups):
+    with mock.patch.object(assignment, "NEAREST_SAMPLES", lookups):
         chosen = distinct_nearest(embeddings, centroids)
     assert chosen.dtype == torch.long
     assert chosen.tolist() == brute_force(embeddings, centroids)
@@ -73,7 +75,7 @@ def test_many_centroids_fight_for_the_same_few_samples(lookups):
 def test_identical_embeddings_go_by_index(count, lookups):
     embeddings = torch.tensor([[0.6, 0.8]]).repeat(40, 1)
     check(embeddings, embeddings[:count], lookups)
-    with mock.patch.object(assignment, "CANDIDATES_PER_CENTROID", lookups):
+    with mock.patch.object(assignment, "NEAREST_SAMPLES", lookups):
         assert distinct_nearest(embeddings, embeddings[:count]).tolist() == list(range(count))
 
 
@@ -95,3 +97,34 @@ def test_the_nearer_centroid_wins_whatever_its_number():
 def test_more_centroids_than_samples_are_refused():
     with pytest.raises(ValueError, match="3 centroids cannot take distinct samples out of 2"):
         distinct_nearest(torch.eye(2), torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("lookups", [1, 2, 16])
+def test_lists_that_are_known_already_lead_to_the_same(lookups):
+    generator = torch.Generator().manual_seed(3)
+    embeddings = torch.randn(80, 3, generator=generator, dtype=torch.float64)
+    centroids = torch.randn(50, 3, generator=generator, dtype=torch.float64)
+    top = survey(embeddings, centroids, lookups).top
+    assert distinct_nearest(embeddings, centroids, top).tolist() == brute_force(embeddings, centroids)
+
+
+@pytest.mark.parametrize("lookups", [1, 2, 16])
+def test_near_duplicates_in_float32_cost_no_more_than_rounding(lookups):
+    """Which of them is taken is up to the rounding of products; how near the samples are is not."""
+    generator = torch.Generator().manual_seed(4)
+    embeddings = unit(torch.randn(30, 24, generator=generator)).repeat(20, 1)
+    embeddings += 1e-7 * torch.randn(600, 24, generator=generator)
+    centroids = unit(torch.randn(200, 24, generator=generator))
+    chosen = distinct_nearest(embeddings, centroids, survey(embeddings, centroids, lookups).top)
+    expected = torch.tensor(brute_force(embeddings, centroids))
+    assert len(chosen.unique()) == 200
+    near, nearest = ((embeddings[rows] * centroids).sum(dim=1) for rows in (chosen, expected))
+    torch.testing.assert_close(near.sort().values, nearest.sort().values, rtol=0, atol=1e-5)
+
+
+def test_many_look_ups_keep_short_lists(monkeypatch):
+    lists = []
+    monkeypatch.setattr(assignment, "Top", lambda keys, count: lists.append(count) or Top(keys, count))
+    embeddings = torch.eye(8)[torch.zeros(500, dtype=torch.long)]
+    assert sorted(distinct_nearest(embeddings, embeddings[:300]).tolist()) == list(range(300))
+    assert len(lists) > 15 and set(lists) == {16}

@@ -117,14 +117,13 @@ def test_a_rotation_of_the_embedding_space_changes_nothing(variant, seed, make_p
     rotation, _ = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=generator))
     head = replace(pool.head, weight=pool.head.weight @ rotation.float())
     rotated = replace(pool, embeddings=pool.embeddings @ rotation, head=head)
-    first, second = variant.run(pool, seed=seed), variant.run(rotated, seed=seed)
     if variant.options.get("centroid_start") == "k-means++":
-        # Of two candidates that are each other's nearest, either lowers k-means++'s potential by the same
-        # amount: rounding decides between them.
-        assert len(ids(first) ^ ids(second)) <= 2
-        assert first.info["objective_end"] == pytest.approx(second.info["objective_end"], rel=0.1)
+        # Of two candidates that are each other's nearest, either lowers k-means++'s potential by the same amount:
+        # rounding decides between them, and the steps go on from there.
+        starts = [variant.run(one, seed=seed, selection_steps=0) for one in (pool, rotated)]
+        assert len(ids(starts[0]) ^ ids(starts[1])) <= 2
     else:
-        assert ids(first) == ids(second)
+        assert ids(variant.run(pool, seed=seed)) == ids(variant.run(rotated, seed=seed))
 
 
 @every_strategy

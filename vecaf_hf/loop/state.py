@@ -21,13 +21,13 @@ from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.sampler import Stream
 from vecaf_hf.selection import Selection
 
-VERSION = 3
+VERSION = 4
 JSON_FILE = "vecaf_state.json"
 TENSORS_FILE = "vecaf_state.safetensors"
 # Rows of a dataset that tell it from others.
 FINGERPRINTED_ROWS = 16
 # Dictionaries of tensors in a state.
-PARTS = ("augmentation", "strategy")
+PARTS = ("augmentation", "strategy", "scores", "training_losses")
 
 
 @dataclass
@@ -48,6 +48,8 @@ class RunState:
         logged_step: Step of the last log.
         augmentation: Tensors of the augmentation in the current loop.
         strategy: Tensors of a strategy that has a state of its own.
+        scores: `Rescoring.state()`: candidates that a later boundary needs.
+        training_losses: `TrainingLosses.state()`, where they are recorded.
     """
 
     identity: dict[str, Any]
@@ -63,6 +65,8 @@ class RunState:
     logged_step: int = 0
     augmentation: dict[str, Tensor] = field(default_factory=dict)
     strategy: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    training_losses: dict[str, Tensor] = field(default_factory=dict)
 
     def next_stream(self, selection: Selection, used: int) -> Stream:
         """The training order of the next loop, whose selection this is.

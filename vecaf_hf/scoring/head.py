@@ -94,14 +94,19 @@ def captured_embeddings(head: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def check_head(head: nn.Module, embeddings: Tensor, logits: Tensor) -> None:
-    """Raise a ValueError unless head(embeddings) gives the model's logits: else it is not the whole head."""
+def logits_from(head: nn.Module, embeddings: Tensor) -> Tensor:
+    """[N, C] of a head for embeddings [N, d]."""
     try:
         found = head(embeddings)
     except RuntimeError:
         # A convolutional head takes [N, d, 1, 1].
         found = head(embeddings[:, :, None, None])
-    found = found.flatten(1)
+    return found.flatten(1)
+
+
+def check_head(head: nn.Module, embeddings: Tensor, logits: Tensor) -> None:
+    """Raise a ValueError unless head(embeddings) gives the model's logits: else it is not the whole head."""
+    found = logits_from(head, embeddings)
     if found.shape != logits.shape or not torch.allclose(
         found.float(),
         logits.float(),

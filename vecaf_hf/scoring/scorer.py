@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from vecaf_hf.candidates import Candidates
-from vecaf_hf.cost import CostMeter
+from vecaf_hf.cost import FULL_SIZE, CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Unloadable
 from vecaf_hf.scoring.head import captured_embeddings, check_head
 from vecaf_hf.scoring.losses import logits_of
+from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import Objective
+from vecaf_hf.scoring.resolution import at_image_size, forward_at
 
 # Rows exchanged between processes at once: bounds the memory of a gather on the accelerator.
 GATHER_ROWS = 2**16
@@ -35,6 +38,8 @@ class PoolScorer:
         meter: Counts the forward passes.
         keep_logits: Whether candidates get their logits [M, C], the largest of all fields with many classes.
         disable_tqdm: Whether to hide the progress bar.
+        image_size: Height and width that images are resized to before the forward pass; None to leave them.
+        fitting: Cuts batches to what fits in memory.
     """
 
     def __init__(
@@ -47,10 +52,13 @@ class PoolScorer:
         meter: CostMeter,
         keep_logits: bool,
         disable_tqdm: bool,
+        image_size: int | None = None,
+        fitting: FittingBatches | None = None,
     ) -> None:
         self.accelerator, self.objective = accelerator, objective
         self.load, self.note_scored, self.label_name, self.meter = load, note_scored, label_name, meter
-        self.keep_logits, self.disable_tqdm = keep_logits, disable_tqdm
+        self.keep_logits, self.disable_tqdm, self.image_size = keep_logits, disable_tqdm, image_size
+        self.fitting = FittingBatches() if fitting is None else fitting
 
     def score(self, model: nn.Module, head: nn.Module, indices: Tensor) -> Candidates:
         """Candidates for these positions of the pool. LongTensor [M].
@@ -101,7 +109,9 @@ class PoolScorer:
                 rows = slice(done, done + len(batch[POOL_INDEX]) + len(failed))
                 loaded = torch.isin(indices[rows], batch[POOL_INDEX])
                 if loaded.any():
-                    results = self._forward_batch(model, head, batch, seen, first=not fields)
+                    forward = partial(self._forward_batch, model, head, seen, not fields)
+                    parts = self.fitting.run(forward, batch)
+                    results = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
                     if not fields:
                         fields = {name: _rows_like(values, len(indices)) for name, values in results.items()}
                     for name, values in results.items():
@@ -111,7 +121,7 @@ class PoolScorer:
         return fields, unloadable
 
     def _forward_batch(
-        self, model: nn.Module, head: nn.Module, batch: dict[str, Any], seen: list[Tensor], first: bool
+        self, model: nn.Module, head: nn.Module, seen: list[Tensor], first: bool, batch: dict[str, Any]
     ) -> dict[str, Tensor]:
         inputs = dict(batch)
         indices = inputs.pop(POOL_INDEX)
@@ -122,10 +132,8 @@ class PoolScorer:
         if not own_loss:
             del inputs[self.label_name]
         seen.clear()
-        counted = self.meter.forward("score", len(indices), self.accelerator.num_processes)
         with torch.inference_mode(), self.accelerator.autocast():
-            with counted:
-                outputs = model(**inputs)
+            outputs = self._outputs(model, inputs, len(indices))
             embeddings, logits = seen[0], logits_of(outputs, own_loss)
             if first:
                 check_head(head, embeddings, logits)
@@ -139,6 +147,16 @@ class PoolScorer:
         fields = {"embeddings": embeddings, "losses": losses} | ({"logits": logits} if self.keep_logits else {})
         whole = {"indices": indices, "labels": labels.cpu(), "loaded": torch.ones(len(indices), dtype=torch.uint8)}
         return whole | {name: values.float().cpu() for name, values in fields.items()}
+
+    def _outputs(self, model: nn.Module, inputs: dict[str, Any], count: int) -> Any:
+        """The model's, counted, for images of the size that is due."""
+        size, processes = self.image_size, self.accelerator.num_processes
+        if size is None:
+            with self.meter.forward("score", count, processes, FULL_SIZE):
+                return model(**inputs)
+        inputs = at_image_size(model, inputs, size)
+        with self.meter.forward("score", count, processes, str(size)):
+            return forward_at(model, inputs, size)
 
     def _gather(self, values: Tensor) -> Tensor:
         """All processes' rows, in the order in which `mine` was dealt out."""

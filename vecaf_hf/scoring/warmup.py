@@ -1,4 +1,4 @@
-"""Fitting a fresh head before the first selection."""
+"""Linear heads fitted on embeddings: the model's own before the first selection, and a probe in its place."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch import nn
+from torch import Tensor, nn
 
 from vecaf_hf.candidates import Candidates, LinearHead, evenly_spaced
+from vecaf_hf.scoring.head import logits_from
 from vecaf_hf.scoring.losses import SampleLoss
 
 MAX_ITERATIONS = 200
 # Most samples that a head is fitted on: more change it little, and the solver's time grows with them.
 MAX_SAMPLES = 50_000
+# Embeddings that go through a head at once: bounds the memory of logits with many classes.
+ROWS = 2**14
 # What may stand beside the linear layer: none of them changes an embedding when the model is evaluated.
 PASSING = (nn.Identity, nn.Dropout, nn.Flatten)
 
@@ -80,11 +83,33 @@ def fit_head(head: nn.Module, candidates: Candidates) -> None:
             layer.bias[classes.to(layer.bias.device)] = bias.to(layer.bias)
 
 
+def make_probe(head: nn.Module, embeddings: Tensor) -> nn.Linear:
+    """A linear layer in place of a head that takes these embeddings [N, d], on its device.
+
+    All zeros, so that a class which it is not fitted on has the mean of the others' logits: the regression centres
+    them.
+    """
+    weight, training = next(head.parameters()), head.training
+    with torch.inference_mode():
+        classes = logits_from(head.eval(), embeddings[:1].to(weight)).shape[1]
+    head.train(training)
+    probe = nn.Linear(embeddings.shape[1], classes, device=weight.device)
+    for parameter in probe.parameters():
+        nn.init.zeros_(parameter)
+    return probe
+
+
 def rescored(head: nn.Module, candidates: Candidates, sample_loss: SampleLoss) -> Candidates:
-    """The candidates with logits and losses of the current head on the embeddings that they have."""
+    """The candidates with losses, and logits if they have any, of a linear head on the embeddings that they have."""
     layer = linear_of(head)
     assert candidates.embeddings is not None and candidates.labels is not None
+    losses, logits = [], []
     with torch.inference_mode():
-        logits = layer(candidates.embeddings.to(layer.weight)).float().cpu()
-        losses = sample_loss({"logits": logits}, candidates.labels).float()
-    return replace(candidates, logits=logits.clone(), losses=losses.clone())
+        for embeddings, labels in zip(candidates.embeddings.split(ROWS), candidates.labels.split(ROWS), strict=True):
+            outputs = {"logits": layer(embeddings.to(layer.weight)).float()}
+            losses.append(sample_loss(outputs, labels.to(layer.weight.device)).float().cpu())
+            if candidates.logits is not None:
+                logits.append(outputs["logits"].cpu())
+    # Outside: what is made in inference mode cannot be changed later.
+    candidates = replace(candidates, losses=torch.cat(losses))
+    return replace(candidates, logits=torch.cat(logits)) if logits else candidates

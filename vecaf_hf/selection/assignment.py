@@ -2,75 +2,102 @@
 
 from __future__ import annotations
 
-import heapq
-
 import torch
 from torch import Tensor
 
-from vecaf_hf.selection.similarity import top
+from vecaf_hf.selection.similarity import Top, chunks, survey
 
-# Samples looked up per centroid before a centroid that lost them all to others looks at the whole pool.
-CANDIDATES_PER_CENTROID = 16
+# Nearest samples of each centroid that are looked up at first.
+NEAREST_SAMPLES = 16
 
 
-def distinct_nearest(embeddings: Tensor, centroids: Tensor) -> Tensor:
+def distinct_nearest(embeddings: Tensor, centroids: Tensor, top: Top | None = None) -> Tensor:
     """One sample per centroid, all distinct (Section 3.1, last paragraph).
 
-    All (centroid, sample) pairs are walked by falling similarity, and a pair is taken when both are still
-    free; among equal similarities the lower sample comes first, then the lower centroid. So the result
-    depends on the similarities alone, not on the order of the centroids.
+    The result is that of walking all (centroid, sample) pairs by falling similarity and taking a pair when both are
+    still free; among equal similarities the lower sample comes first, then the lower centroid. So it depends on the
+    similarities alone, not on the order of the centroids; of pairs that differ by no more than the rounding of a
+    product, either may come first.
+
+    It is found by deferred acceptance (Gale and Shapley): each free centroid asks its nearest sample that has not
+    refused it, each sample keeps the nearest centroid of those that asked. Both sides rank pairs alike, so there is one
+    stable matching only, and it is that of the walk.
 
     Args:
         embeddings: Unit rows. [N, d].
         centroids: Unit rows, K <= N. [K, d].
+        top: The nearest samples of each centroid, any number of them, where they are known already.
 
     Returns:
         Row of the sample that each centroid takes. LongTensor [K].
     """
     if len(centroids) > len(embeddings):
         raise ValueError(f"{len(centroids)} centroids cannot take distinct samples out of {len(embeddings)}")
-    lists = _Preferences(embeddings, centroids)
-    taken = torch.zeros(len(embeddings), dtype=torch.bool)
-    chosen = torch.empty(len(centroids), dtype=torch.long)
-    # Each free centroid has its best remaining pair on the heap, so the heap's top is the best pair of all.
-    heap = [lists.next_pair(centroid, taken) for centroid in range(len(centroids))]
-    heapq.heapify(heap)
-    while heap:
-        _, sample, centroid = heap[0]
-        if taken[sample]:
-            heapq.heapreplace(heap, lists.next_pair(centroid, taken))
-            continue
-        heapq.heappop(heap)
-        taken[sample] = True
-        chosen[centroid] = sample
-    return chosen
+    if top is None:
+        top = survey(embeddings, centroids, min(NEAREST_SAMPLES, len(embeddings))).top
+    matching = _Matching(embeddings, centroids, top)
+    free = torch.arange(len(centroids))
+    while len(free):
+        free = matching.propose(free)
+    return matching.taken
 
 
-class _Preferences:
-    """Each centroid's free samples by falling similarity, looked up a few at a time."""
+class _Matching:
+    """Who holds which sample so far; small tensors, on the CPU."""
 
-    def __init__(self, embeddings: Tensor, centroids: Tensor) -> None:
+    def __init__(self, embeddings: Tensor, centroids: Tensor, top: Top) -> None:
         self.embeddings, self.centroids = embeddings, centroids
-        values, rows = top(centroids, embeddings, min(CANDIDATES_PER_CENTROID, len(embeddings)))
-        self.lists = [_without_last_ties(v, r) for v, r in zip(values.tolist(), rows.tolist(), strict=True)]
+        self.values, self.rows = top.values.cpu(), top.rows.cpu()
+        self.asked = torch.zeros(len(centroids), dtype=torch.long)  # samples of its list
+        self.taken = torch.full((len(centroids),), -1)
+        self.holder = torch.full((len(embeddings),), -1)
+        self.held = torch.full((len(embeddings),), -torch.inf, dtype=self.values.dtype)
 
-    def next_pair(self, centroid: int, taken: Tensor) -> tuple[float, int, int]:
-        """(minus similarity, sample, centroid) of the best pair not handed out yet."""
-        if not self.lists[centroid]:
-            self.lists[centroid] = self._look_up(centroid, taken)
-        value, row = self.lists[centroid].pop()
-        return value, row, centroid
+    def propose(self, free: Tensor) -> Tensor:
+        """Every free centroid asks its next sample; those that are free after it. LongTensor [f] -> [g]."""
+        self._look_up(free[(self._next(self.rows, free) < 0)])
+        value, sample = self._next(self.values, free), self._next(self.rows, free)
+        self.asked[free] += 1
+        # By sample, then falling similarity, then rising centroid: the first of each sample is the one that it keeps.
+        order = free.argsort(stable=True)
+        order = order[value[order].argsort(descending=True, stable=True)]
+        order = order[sample[order].argsort(stable=True)]
+        first = torch.ones(len(order), dtype=torch.bool)
+        first[1:] = sample[order][1:] != sample[order][:-1]
+        best = order[first]
+        best = best[self._prefers(sample[best], value[best], free[best])]
+        winners, samples = free[best], sample[best]
+        ousted = self.holder[samples]
+        self.holder[samples], self.held[samples], self.taken[winners] = winners, value[best], samples
+        refused = torch.ones(len(free), dtype=torch.bool)
+        refused[best] = False
+        return torch.cat([free[refused], ousted[ousted >= 0]])
 
-    def _look_up(self, centroid: int, taken: Tensor) -> list[tuple[float, int]]:
-        free = (~taken).nonzero().squeeze(1)
-        values = (self.embeddings @ self.centroids[centroid]).cpu()[free]
-        # Stable: among equal similarities the lower sample stays first.
-        order = values.argsort(descending=True, stable=True)[:CANDIDATES_PER_CENTROID]
-        return list(zip((-values[order]).tolist(), free[order].tolist(), strict=True))[::-1]
+    def _next(self, lists: Tensor, centroids: Tensor) -> Tensor:
+        """What their lists have where they have come to; -1 past the end."""
+        asked = self.asked[centroids]
+        past = asked >= lists.shape[1]
+        return lists[centroids, asked.clamp(max=lists.shape[1] - 1)].masked_fill(past, -1)
 
+    def _prefers(self, samples: Tensor, values: Tensor, centroids: Tensor) -> Tensor:
+        """Whether each sample takes this centroid rather than the one it has."""
+        held, holder = self.held[samples], self.holder[samples]
+        return (values > held) | ((values == held) & (centroids < holder))
 
-def _without_last_ties(values: list[float], rows: list[int]) -> list[tuple[float, int]]:
-    """Pairs (minus similarity, row), best last, without those that tie with the worst: topk returns an
-    arbitrary few of equal elements."""
-    worst = values[-1]
-    return sorted(((-value, row) for value, row in zip(values, rows, strict=True) if value > worst), reverse=True)
+    def _look_up(self, exhausted: Tensor) -> None:
+        """New lists for centroids whose lists are used up: of the samples that would take them, some of which are
+        free."""
+        if len(exhausted) == 0:
+            return
+        device = self.embeddings.device
+        keys, own = self.centroids[exhausted.to(device)], exhausted.to(device)
+        held, holder = self.held.to(device), self.holder.to(device)
+        top = Top(keys, self.values.shape[1])
+        for where, block in chunks(self.embeddings, len(keys)):
+            similarities = block @ keys.T
+            lower, of = held[where, None], holder[where, None]
+            refuses = (similarities < lower) | ((similarities == lower) & (own >= of))
+            top.add(similarities.masked_fill_(refuses, -torch.inf), where.start)
+        top.merge()
+        self.values[exhausted], self.rows[exhausted] = top.values.cpu(), top.rows.cpu()
+        self.asked[exhausted] = 0

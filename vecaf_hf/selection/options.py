@@ -10,6 +10,7 @@ from vecaf_hf.validation import check_at_least, check_choice, check_positive, wh
 ALLOCATIONS = ("class", "class_proportional", "class_loss", "global")
 ENSEMBLES = ("best", "debias")
 CENTROID_STARTS = ("random", "k-means++")
+SAMPLE_WEIGHTS = ("none", "mass")
 
 
 @dataclass(kw_only=True)
@@ -57,13 +58,32 @@ class SelectionOptions:
         default="random",
         metadata={"help": "Where centroids start: random pool samples, or k-means++ on the pool."},
     )
-    selection_learning_rate: float = field(default=1e-3, metadata={"help": "Adam's learning rate for ODS's centroids."})
+    selection_learning_rate: float = field(
+        default=0.3,
+        metadata={
+            "help": "Adam's first learning rate for ODS's centroids, an angle in radians; it falls linearly to 0."
+        },
+    )
     selection_steps: int = field(
-        default=300, metadata={"help": "Most Adam steps per selection; ODS stops earlier once it has converged."}
+        default=40,
+        metadata={
+            "help": "Most Adam steps per selection, each on an equal part of the pool (more steps, smaller parts) but "
+            "no less than 512 samples; ODS stops earlier once it has converged."
+        },
     )
     selection_tolerance: float = field(
-        default=1e-4,
-        metadata={"help": "ODS has converged when its objective changed by less than this fraction over 10 steps."},
+        default=3e-3,
+        metadata={
+            "help": "ODS has converged when its objective changed, over four steps and twice in a row, by less than "
+            "this part of its change since the start."
+        },
+    )
+    sample_weights: str = field(
+        default="none",
+        metadata={
+            "help": "Weights of selected samples in the training loss: none, or mass, the part of the pool that each "
+            "stands for (undoes the selection's bias)."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -71,6 +91,7 @@ class SelectionOptions:
         check_choice("allocation", self.allocation, ALLOCATIONS, or_callable=False)
         check_choice("ensemble", self.ensemble, ENSEMBLES, or_callable=False)
         check_choice("centroid_start", self.centroid_start, CENTROID_STARTS, or_callable=False)
+        check_choice("sample_weights", self.sample_weights, SAMPLE_WEIGHTS, or_callable=False)
         check_at_least("diversity_weight", self.diversity_weight, 0)
         check_positive("temperature", self.temperature)
         check_positive("selection_learning_rate", self.selection_learning_rate)

@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Similarities held at once: 2^24 floats are 64 MiB.
-CHUNK_ELEMENTS = 2**24
+from vecaf_hf.vectors import unit
+
+# Similarities held at once: 32 MiB of floats. On a CPU, a larger block has left the cache before it is read.
+CHUNK_ELEMENTS = 2**23
+# On an accelerator, 512 MiB: fewer and larger products.
+ACCELERATOR_CHUNK_ELEMENTS = 2**27
 
 
 def chunks(rows: Tensor, columns: int) -> Iterator[tuple[slice, Tensor]]:
-    """Consecutive blocks of `rows`, sized so that block x columns stays within CHUNK_ELEMENTS."""
-    size = max(1, CHUNK_ELEMENTS // max(1, columns))
+    """Consecutive blocks of `rows`, sized so that block x columns stays within the device's CHUNK_ELEMENTS."""
+    elements = CHUNK_ELEMENTS if rows.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+    size = max(1, elements // max(1, columns))
     for start in range(0, len(rows), size):
         yield slice(start, start + size), rows[start : start + size]
 
 
+def unit_rows(embeddings: Tensor, rows: Tensor | None = None) -> Tensor:
+    """These rows (all, if None) in float32 at unit length, whatever their scale: one copy, also of a memory-mapped or
+    half-precision pool. [N, d], LongTensor [n] -> [n, d]."""
+    count = len(embeddings) if rows is None else len(rows)
+    copied = embeddings.new_empty((count, embeddings.shape[1]), dtype=torch.float32)
+    for where, block in chunks(copied, embeddings.shape[1]):
+        taken = embeddings[where] if rows is None else embeddings[rows[where]]
+        # In their own type: float32 holds neither the largest float64 nor the square of the largest float32.
+        largest = taken.abs().amax(dim=1, keepdim=True)
+        block.copy_(unit((taken / largest.clamp(min=torch.finfo(taken.dtype).tiny)).float()))
+    return copied
+
+
 def nearest(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest inner product of each query with any key, and that key's row. [N, d], [K, d] -> [N], [N]."""
+    """Largest inner product of each query with any key, and that key's row. [N, d], [K, d] -> [N], [N].
+
+    One exact pass: N x K products.
+    """
     values = queries.new_empty(len(queries))
     rows = torch.empty(len(queries), dtype=torch.long, device=queries.device)
     for where, block in chunks(queries, len(keys)):
@@ -27,7 +49,78 @@ def nearest(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     return values, rows
 
 
-def top(queries: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest inner products of each query with the keys, falling. [K, d], [N, d] -> [K, m], [K, m]."""
-    found = [(block @ keys.T).topk(count, dim=1) for _, block in chunks(queries, len(keys))]
-    return torch.cat([values for values, _ in found]), torch.cat([rows for _, rows in found])
+@dataclass(frozen=True)
+class Survey:
+    """A pool seen from K centroids, and they from it.
+
+    Args:
+        similarity: Of each sample to its nearest centroid. [N].
+        top: Each centroid's nearest samples.
+    """
+
+    similarity: Tensor
+    top: Top
+
+
+def survey(embeddings: Tensor, centroids: Tensor, count: int) -> Survey:
+    """Each sample's similarity to its nearest centroid, and `count` nearest samples of each centroid, in one exact
+    pass."""
+    similarity = embeddings.new_empty(len(embeddings))
+    top = Top(centroids, count)
+    for where, block in chunks(embeddings, len(centroids)):
+        similarities = block @ centroids.T
+        torch.amax(similarities, dim=1, out=similarity[where])
+        top.add(similarities, where.start)
+    top.merge()
+    return Survey(similarity, top)
+
+
+class Top:
+    """The largest values of each column of a matrix that comes in blocks of rows; the earlier row among equal ones.
+
+    A value waits when it is above the column's lowest so far, which few are after the first blocks, and what waits is
+    merged when it is as much as what is kept: no block is sorted.
+
+    Args:
+        keys: One row per column of the matrix; gives type and device. [K, d].
+        count: Values kept per column, m.
+
+    Attributes:
+        count: m.
+        values: Falling; minus infinity where a column has fewer. [K, m].
+        rows: Theirs; -1 where a column has fewer. LongTensor [K, m].
+    """
+
+    def __init__(self, keys: Tensor, count: int) -> None:
+        self.count = count
+        self.values = keys.new_full((len(keys), count), -torch.inf)
+        self.rows = torch.full((len(keys), count), -1, device=keys.device)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, block: Tensor, first_row: int) -> None:
+        """Rows that follow those added before; minus infinity is never kept. [n, K]."""
+        lowest = self.values[:, -1]
+        enters = block > lowest
+        if len(block) > self.count and bool(lowest.isinf().any()):
+            enters &= block >= block.topk(self.count, dim=0).values[-1]
+        row, column = enters.nonzero(as_tuple=True)
+        self._waiting.append((block[row, column], row + first_row, column))
+        if sum(len(values) for values, _, _ in self._waiting) >= self.values.numel():
+            self.merge()
+
+    def merge(self) -> None:
+        """Take in what waits."""
+        kept = self.rows >= 0
+        column = kept.nonzero(as_tuple=True)[0]
+        parts = [(self.values[kept], self.rows[kept], column), *self._waiting]
+        values, rows, columns = (torch.cat(field) for field in zip(*parts, strict=True))
+        self._waiting.clear()
+        # Both sorts are stable: by column, then falling value, then rising row.
+        order = values.argsort(descending=True, stable=True)
+        order = order[columns[order].argsort(stable=True)]
+        columns = columns[order]
+        sizes = torch.bincount(columns, minlength=len(self.values))
+        rank = torch.arange(len(columns), device=columns.device) - (sizes.cumsum(0) - sizes)[columns]
+        stays = rank < self.count
+        where = columns[stays], rank[stays]
+        self.values[where], self.rows[where] = values[order][stays], rows[order][stays]

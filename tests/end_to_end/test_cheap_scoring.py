@@ -1,0 +1,243 @@
+"""Runs whose pool is scored for less: what is paid, what is selected, and that training does not notice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
+from vecaf_hf.cost import FULL_SIZE, TRAINING_FACTOR
+from vecaf_hf.scoring.rescoring import RESCORING
+
+MakeModel = Callable[..., PreTrainedModel]
+MakeTrainer = Callable[..., VeCAFTrainer]
+
+POOL, LOOPS = 120, 3
+# Forward passes over three loops.
+SCORED = {"full": 3 * POOL, "sampled": 3 * POOL // 4, "stale": POOL + 2 * POOL // 4, "proxy": POOL}
+
+
+@pytest.mark.parametrize("head_warmup", [False, True])
+@pytest.mark.parametrize("strategy", ["ods", "random", "topk_loss"])
+@pytest.mark.parametrize("rescore", RESCORING)
+def test_what_each_mode_pays(
+    make_vit: MakeModel, make_trainer: MakeTrainer, rescore: str, strategy: str, head_warmup: bool
+) -> None:
+    options = {"rescore": rescore, "strategy": strategy, "head_warmup": head_warmup}
+    trainer = make_trainer(make_vit(), num_loops=LOOPS, max_steps=6, eval_strategy="no", **options)
+    trainer.train()
+    assert [len(selection) for selection in trainer.selection_history] == 3 * [20]
+    expected = SCORED[rescore]
+    if strategy == "random":
+        expected = (SCORED["sampled"] // 3 if rescore == "sampled" else POOL) if head_warmup else 0
+    assert trainer.meter.work["score"].samples == expected
+    scored = strategy != "random"
+    assert all((record.pool_loss is not None) == (scored or head_warmup) for record in trainer.loop_records[:1])
+    assert all((record.pool_loss is not None) == scored for record in trainer.loop_records[1:])
+
+
+def test_the_proxy_follows_training(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    seen: list[Any] = []
+
+    def watched(candidates: Any, budget: int, options: Any, generator: torch.Generator) -> Tensor:
+        seen.append(candidates)
+        return candidates.indices[:budget]
+
+    make_trainer(make_vit(), rescore="proxy", strategy=watched, eval_strategy="no").train()
+    first, second = seen
+    assert torch.equal(first.embeddings, second.embeddings) and second.logits.shape == (POOL, 10)
+    # The probe has seen the first twenty, and knows them better than the fresh head knew any, and than it knows others.
+    assert second.losses[:20].mean() < first.losses[:20].mean() - 0.1
+    assert second.losses[:20].mean() < second.losses[20:].mean() - 0.1
+
+
+def test_cea_and_every_mode(make_vit: MakeModel, make_trainer: MakeTrainer, text_encoder: TextEncoder) -> None:
+    for rescore in ("stale", "proxy"):
+        trainer = make_trainer(make_vit(), [CEACallback(text_encoder)], rescore=rescore, scoring_image_size=16)
+        trainer.train()
+        assert trainer.loop_records[1].info["cea_relative_shift"] > 0
+
+
+def test_a_second_run_scores_anew(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(make_vit(), rescore="proxy", max_steps=2)
+    for _ in range(2):
+        trainer.train()
+        assert trainer.meter.work["score"].samples == POOL
+
+
+# --- Classes ---
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_a_proxy_without_classes_is_refused_at_construction(
+    make_vit: MakeModel, make_trainer: MakeTrainer, problem: str
+) -> None:
+    model = make_vit()
+    model.config.problem_type = problem
+    with pytest.raises(ValueError, match='rescore="proxy" needs one class per sample: choose rescore="stale"'):
+        make_trainer(model, rescore="proxy")
+
+
+def test_a_proxy_whose_batches_have_no_classes_is_refused_before_training(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
+) -> None:
+    def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        targets = torch.eye(10)[[sample["labels"] for sample in samples]]
+        return {"pixel_values": torch.stack([sample["pixel_values"] for sample in samples]), "labels": targets}
+
+    trainer = make_trainer(make_vit(), trainer={"data_collator": collate}, rescore="proxy", label_column="none")
+    with pytest.raises(ValueError, match='rescore="proxy" needs one class per sample: choose rescore="stale"'):
+        trainer.train()
+
+
+# --- What training saw ---
+
+
+def every_third(candidates: Any, budget: int, options: Any, generator: torch.Generator) -> Tensor:
+    return candidates.indices[::3][:budget]
+
+
+class Tuples(nn.Module):
+    """A model that returns (loss, logits)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.classifier = nn.Linear(3 * 32 * 32, 8), nn.Linear(8, 10)
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
+        logits = self.classifier(self.body(pixel_values.flatten(1)).tanh())
+        return (logits,) if labels is None else (cross_entropy(logits, labels), logits)
+
+
+def margins(outputs: Any, labels: Tensor) -> Tensor:
+    """Draws from the global generator, as an objective may."""
+    return cross_entropy(outputs["logits"], labels, reduction="none") + 1e-6 * torch.rand(len(labels))
+
+
+def summed(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    return cross_entropy(outputs["logits"], labels, reduction="sum", label_smoothing=0.2) / num_items_in_batch
+
+
+OBJECTIVES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "plain": ("vit", {}, {}),
+    "accumulated": ("vit", {}, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}),
+    "smoothed": ("vit", {}, {"label_smoothing_factor": 0.1}),
+    "compute_loss_func": ("vit", {"compute_loss_func": summed}, {}),
+    "sample_loss_func": ("vit", {"sample_loss_func": margins}, {}),
+    "tuples": ("tuples", {}, {}),
+}
+
+
+@pytest.fixture(params=OBJECTIVES)
+def run(request: pytest.FixtureRequest, make_vit: MakeModel, make_trainer: MakeTrainer) -> Callable[..., VeCAFTrainer]:
+    """A trained run under one of the objectives."""
+    kind, trainer, objective = OBJECTIVES[request.param]
+
+    def trained(**options: Any) -> VeCAFTrainer:
+        dropout = options.pop("dropout", 0.0)
+        model = Tuples() if kind == "tuples" else make_vit(hidden_dropout_prob=dropout)
+        given = {"strategy": every_third, "eval_strategy": "no", **objective, **options}
+        made = make_trainer(model, trainer=dict(trainer), **given)
+        made.train()
+        return made
+
+    return trained
+
+
+def test_recorded_losses_are_those_of_the_pass_over_the_pool(run: Callable[..., VeCAFTrainer]) -> None:
+    """Of a model that does not learn, and training that changes no image."""
+    trainer = run(rescore="stale", learning_rate=0.0)
+    assert trainer._training_losses is not None
+    recorded = trainer._training_losses.gathered()
+    seen = recorded.isfinite().nonzero().squeeze(1)
+    assert seen.tolist() == every_third(trainer._score(torch.arange(POOL)), 20, None, torch.Generator()).tolist()
+    torch.testing.assert_close(recorded[seen], trainer._score(seen).losses, rtol=1e-4, atol=1e-5)
+
+
+def test_recording_changes_nothing_of_the_training(run: Callable[..., VeCAFTrainer]) -> None:
+    plain, recording = run(rescore="full", dropout=0.1), run(rescore="stale", dropout=0.1)
+    assert plain._training_losses is None and recording._training_losses is not None
+    for name, values in plain.model.state_dict().items():
+        assert torch.equal(values, recording.model.state_dict()[name]), name
+    logs = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in (plain, recording)]
+    assert logs[0] == logs[1] and len(logs[0]) == 8
+
+
+@pytest.mark.parametrize(("rescore", "strategy"), [("stale", "random"), ("sampled", "ods"), ("proxy", "ods")])
+def test_nothing_is_recorded_where_nobody_reads_it(
+    make_vit: MakeModel, make_trainer: MakeTrainer, rescore: str, strategy: str
+) -> None:
+    trainer = make_trainer(make_vit(), rescore=rescore, strategy=strategy, max_steps=2)
+    trainer.train()
+    assert trainer._training_losses is None
+
+
+# --- Resolution ---
+
+
+def test_reduced_scoring_is_counted_as_what_it_is(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    counted = []
+    for size in (None, 16):
+        trainer = make_trainer(make_vit(), scoring_image_size=size, strategy="topk_loss", eval_strategy="epoch")
+        trainer.train()
+        counted.append(trainer.meter)
+    full, reduced = counted
+    assert reduced.forward_flops.keys() == {FULL_SIZE, "16"}
+    assert reduced.forward_flops[FULL_SIZE] == full.forward_flops[FULL_SIZE] > 2 * reduced.forward_flops["16"]
+    assert reduced.work["score"].flops == 2 * POOL * reduced.forward_flops["16"]
+    for kind in ("train", "evaluate"):
+        assert reduced.work[kind].flops == full.work[kind].flops
+    assert reduced.work["train"].flops == TRAINING_FACTOR * 64 * full.forward_flops[FULL_SIZE]
+
+
+def test_scores_of_reduced_images_are_the_models(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
+) -> None:
+    model = make_vit()
+    found = make_trainer(model, scoring_image_size=16)._score(torch.arange(10))
+    images = torch.stack(train[:10]["pixel_values"])
+    small = nn.functional.interpolate(images, (16, 16), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        logits = model.eval()(small, interpolate_pos_encoding=True).logits
+    torch.testing.assert_close(found.losses, cross_entropy(logits, found.labels, reduction="none"))
+
+
+def test_a_model_of_one_size_is_told_before_training(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(Tuples(), scoring_image_size=16)
+    with pytest.raises(ValueError, match="scoring_image_size is 16, and Tuples takes no images of that size"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+# --- Memory ---
+
+
+def test_a_scoring_batch_that_does_not_fit(
+    make_vit: MakeModel, make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def narrow(module: nn.Module, args: Any, named: dict[str, Any]) -> None:
+        if not module.training and len(named["pixel_values"]) > 13:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    runs = []
+    for most in (None, 13):
+        model = make_vit()
+        if most is not None:
+            model.register_forward_pre_hook(narrow, with_kwargs=True)
+        with caplog.at_level(logging.WARNING):
+            trainer = make_trainer(model, strategy="topk_loss", scoring_batch_size=40, eval_strategy="no")
+            trainer.train()
+        runs.append(trainer)
+    for mine, yours in zip(runs[0].selection_history, runs[1].selection_history, strict=True):
+        assert torch.equal(mine.indices, yours.indices)
+    assert runs[0].meter.state()["work"]["score"]["samples"] == runs[1].meter.state()["work"]["score"]["samples"]
+    assert caplog.text.count("does not fit in memory") == 1

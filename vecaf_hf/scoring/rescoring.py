@@ -1,0 +1,180 @@
+"""How a loop's candidates come by their scores: by a forward pass over the pool, or by less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.candidate_set import candidate_set
+
+if TYPE_CHECKING:
+    from vecaf_hf.pool import Pool
+
+DEFAULT_SCORING_FRACTION = 0.25
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A loop that begins, and what there is to score with.
+
+    Args:
+        loop: 0-based.
+        seed: Fixes everything random.
+        score: Candidates of these positions of the pool under the current model, by a forward pass; without those that
+            cannot be loaded.
+        trained: The samples that an earlier loop has trained on, rising. LongTensor [n].
+        training_losses: Loss of each sample as training saw it last, NaN where unseen. [N].
+        probed: (seen, candidates) -> the candidates under a linear probe that is fitted on those seen in training.
+    """
+
+    loop: int
+    seed: int
+    score: Callable[[Tensor], Candidates]
+    trained: Callable[[int], Tensor]
+    training_losses: Callable[[], Tensor]
+    probed: Callable[[Candidates, Candidates], Candidates]
+
+
+class Rescoring:
+    """One way; every process must ask for the candidates of every loop, in turn.
+
+    Args:
+        pool: What is scored.
+        budget: K.
+        fraction: `scoring_fraction`.
+
+    Attributes:
+        takes_fraction: Whether the fraction means anything.
+        reads_training_losses: Whether the losses that training sees must be recorded.
+        begins_with_all: Whether the first loop scores, and so loads, the whole pool.
+        kept: What the next boundary needs, in pool order.
+    """
+
+    takes_fraction: ClassVar[bool] = False
+    reads_training_losses: ClassVar[bool] = False
+    begins_with_all: ClassVar[bool] = True
+
+    def __init__(self, pool: Pool, budget: int, fraction: float) -> None:
+        self.pool, self.budget, self.fraction = pool, budget, fraction
+        self.kept: Candidates | None = None
+
+    def candidates(self, boundary: Boundary) -> Candidates:
+        """All that the loop's selection may choose from, those that cannot be loaded perhaps among them."""
+        raise NotImplementedError
+
+    def drawn(self, seed: int, count: int | None = None) -> Tensor:
+        """Samples to score, rising: `count` random ones by class, or all if None; what could not be loaded gets another
+        try. LongTensor [n]."""
+        usable, failed = self.pool.ledger.usable, list(self.pool.ledger.failed["scoring"])
+        labels = None if self.pool.labels is None else self.pool.labels[usable]
+        count = len(usable) if count is None else min(len(usable), count)
+        rows = candidate_set(len(usable), count, labels, torch.Generator().manual_seed(seed))
+        return torch.cat([usable[rows], torch.tensor(failed, dtype=torch.long)]).sort().values
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+        return {} if self.kept is None else self.kept.tensors()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        # In memory of their own: what is read from a file lies elsewhere in it, and sums differ in their last bit.
+        held: dict[str, Any] = {name: values.clone() for name, values in state.items()}
+        self.kept = Candidates(**held) if held else None
+
+
+class Full(Rescoring):
+    """The whole pool is scored at each boundary."""
+
+    def candidates(self, boundary: Boundary) -> Candidates:
+        return boundary.score(self.drawn(boundary.seed))
+
+
+class Sampled(Rescoring):
+    """A fresh random part of the pool is scored, never fewer than the budget, and selected from."""
+
+    takes_fraction = True
+    begins_with_all = False
+
+    def candidates(self, boundary: Boundary) -> Candidates:
+        asked = self.drawn(boundary.seed)
+        found = boundary.score(asked)
+        generator = torch.Generator().manual_seed(boundary.seed)
+        # As many again, where too few could be loaded.
+        while len(found) < self.budget and len(rest := _without(self.pool.ledger.usable, asked)):
+            more = rest[torch.randperm(len(rest), generator=generator)[: self.count]]
+            asked = torch.cat([asked, more])
+            found = renewed(found, boundary.score(more.sort().values))
+        return found
+
+    def drawn(self, seed: int, count: int | None = None) -> Tensor:
+        return super().drawn(seed, self.count)
+
+    @property
+    def count(self) -> int:
+        return max(self.budget, round(self.fraction * len(self.pool)))
+
+
+class Stale(Rescoring):
+    """The whole pool is scored once. Then a fresh random part is scored anew, samples that the loop before trained on
+    take the losses that training saw, and all others keep what they had last.
+
+    A sample keeps the embedding and the logits of its last forward pass, also where its loss comes from training.
+    """
+
+    takes_fraction = True
+    reads_training_losses = True
+
+    def candidates(self, boundary: Boundary) -> Candidates:
+        if self.kept is None:
+            self.kept = boundary.score(self.drawn(boundary.seed)).in_pool_order()
+        else:
+            trained = boundary.trained(boundary.loop - 1)
+            count = max(1, round(self.fraction * len(self.pool)))
+            seen = with_losses(self.kept, trained, boundary.training_losses())
+            self.kept = renewed(seen, boundary.score(self.drawn(boundary.seed, count)))
+        return self.kept
+
+
+class Proxy(Rescoring):
+    """The whole pool is scored once. Then a linear probe on those embeddings, fitted on all that the run has trained
+    on, gives losses and logits: no forward pass.
+
+    What could not be loaded when the pool was scored is no candidate in the whole run.
+    """
+
+    def candidates(self, boundary: Boundary) -> Candidates:
+        if self.kept is None:
+            self.kept = boundary.score(self.drawn(boundary.seed)).in_pool_order()
+            return self.kept
+        kept = self.kept
+        trained = torch.cat([boundary.trained(loop) for loop in range(boundary.loop)])
+        seen = kept.take(torch.isin(kept.indices, trained))
+        # A single class tells a probe nothing: the last losses, still those of the model, stand.
+        classes = 0 if seen.classes is None else len(seen.classes.unique())
+        return boundary.probed(seen, kept) if classes > 1 else kept
+
+
+RESCORING: dict[str, type[Rescoring]] = {"full": Full, "sampled": Sampled, "stale": Stale, "proxy": Proxy}
+
+
+def with_losses(candidates: Candidates, indices: Tensor, losses: Tensor) -> Candidates:
+    """The candidates, those of `indices` with their loss in `losses` [N] where that is finite."""
+    assert candidates.losses is not None
+    latest = losses[candidates.indices]
+    replaced = torch.isin(candidates.indices, indices) & latest.isfinite()
+    return replace(candidates, losses=torch.where(replaced, latest, candidates.losses))
+
+
+def renewed(candidates: Candidates, fresh: Candidates) -> Candidates:
+    """The fresh candidates, and those of the others that are not among them, in pool order."""
+    rest = candidates.take(~torch.isin(candidates.indices, fresh.indices)).tensors()
+    together: dict[str, Any] = {name: torch.cat([rest[name], values]) for name, values in fresh.tensors().items()}
+    return Candidates(**together).in_pool_order()
+
+
+def _without(indices: Tensor, others: Tensor) -> Tensor:
+    return indices[~torch.isin(indices, others)]

@@ -1,0 +1,55 @@
+"""Scoring at another resolution than training's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# What a forward takes that can stretch learned positions to other sizes.
+INTERPOLATE = "interpolate_pos_encoding"
+
+
+def at_image_size(model: nn.Module, inputs: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """A batch with its images resized (bilinear, antialiased), for a model that may have learned positions.
+
+    Args:
+        model: Its `main_input_name` is the batch's key for the images; pixel_values if it has none.
+        inputs: A batch.
+        size: Height and width, in pixels.
+
+    Raises:
+        ValueError: The batch has no such images, [n, c, h, w] of floats.
+    """
+    name = getattr(model, "main_input_name", "pixel_values")
+    images = inputs.get(name)
+    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
+        found = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(
+            f"scoring_image_size resizes images, a float Tensor [n, c, h, w] in the batch's {name!r}, and finds "
+            f"{found}: leave scoring_image_size unset"
+        )
+    resized = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    stretched = {INTERPOLATE: True} if INTERPOLATE in signature(model.forward).parameters else {}
+    return {**inputs, **stretched, name: resized}
+
+
+def forward_at(model: nn.Module, inputs: Mapping[str, Any], size: int) -> Any:
+    """The model's output for a batch that `at_image_size` has resized.
+
+    Raises:
+        ValueError: The model takes no images of that size.
+    """
+    try:
+        return model(**inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"scoring_image_size is {size}, and {type(model).__name__} takes no images of that size "
+            f"({type(error).__name__}: {error}): choose another, or leave it unset"
+        ) from error
