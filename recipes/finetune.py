@@ -30,6 +30,7 @@ from vecaf_hf import CEACallback, VeCAFArguments, VeCAFTrainer
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.augmentation.text_checkpoint import LOADING_ADVICE
 from vecaf_hf.data.columns import find_label_column
+from vecaf_hf.data.pools import make_pool
 from vecaf_hf.printable import listed
 from vecaf_hf.reporting import summarise, write_plots
 from vecaf_hf.validation import check_choice
@@ -154,6 +155,7 @@ def build_trainer(
     splits, label = load_splits(recipe, args.label_column)
     args.label_column = label
     check_choice("image_column", cea.image_column, splits["train"].column_names)
+    splits["train"] = make_pool(splits["train"], recipe.pool, label, cea.image_column, recipe.split_seed)
     name = resolve_model(recipe.model_name_or_path)
     with naming("model", name):
         processor = AutoImageProcessor.from_pretrained(name)

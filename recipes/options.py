@@ -12,6 +12,7 @@ from transformers import HfArgumentParser
 
 from vecaf_hf import VeCAFArguments
 from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.data.pools import POOLS
 from vecaf_hf.validation import check_at_least, check_choice, check_fraction, whole
 
 
@@ -38,6 +39,14 @@ class RecipeArguments:
     )
     split_seed: int = field(
         default=0, metadata={"help": "Seed of what is held out: the same for every `seed`, whose runs share one pool."}
+    )
+    pool: str = field(
+        default="clean",
+        metadata={
+            "help": "What becomes of the training split: clean (as it is), long_tailed (class sizes fall a "
+            "hundredfold), noisy (a fifth of the labels replaced) or redundant (nine tenths repeat a twentieth of the "
+            "images)."
+        },
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Cut the pool to this many random samples."})
     total_train_batch_size: int | None = field(
@@ -72,6 +81,7 @@ class RecipeArguments:
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
         check_fraction("crop_scale", self.crop_scale)
+        check_choice("pool", self.pool, POOLS, or_callable=False)
         for name in ("validation_fraction", "test_fraction"):
             value = getattr(self, name)
             check_at_least(name, value, 0)

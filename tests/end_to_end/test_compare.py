@@ -1,0 +1,125 @@
+"""The comparison grid: which rate is picked, how targets are read off curves, and a tiny grid end to end."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture(autouse=True)
+def recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECIPES))
+
+
+def point(step: int, accuracy: float, flops: float = 0.0) -> dict[str, Any]:
+    work = {"score": {"flops": flops, "samples": 0}, "train": {"flops": 3.0 * step}, "evaluate": {"flops": 1e9}}
+    return {"step": step, "accuracy": accuracy, "work": work}
+
+
+def grid_of(folder: Path, **changes: Any) -> Any:
+    from compare import Grid
+
+    values = {"options": {}, "methods": {"full": {}, "ods": {}}, "pools": ["clean"], "learning_rates": [0.1, 0.01]}
+    return Grid(folder=folder, seeds=[0, 1], **{**values, **changes})
+
+
+def test_evaluation_is_no_cost():
+    from comparison import cost
+
+    assert cost(point(10, 0.5, flops=7)) == 37
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [(0.1, 10), (0.2, 10), (0.5, 25), (0.4, 20), (0.6, 30), (0.61, math.nan)]
+)
+def test_a_target_is_reached_on_the_line_between_two_evaluations(target, expected):
+    from comparison import steps, to_target
+
+    curve = [point(10, 0.2), point(20, 0.4), point(30, 0.6), point(40, 0.5)]
+    assert to_target(curve, target, steps) == pytest.approx(expected, nan_ok=True)
+
+
+def test_seeds_are_averaged_point_by_point():
+    from comparison import mean_curve
+
+    runs = [{"curve": [point(5, 0.2, 1), point(10, 0.4, 1)]}, {"curve": [point(5, 0.4, 3), point(10, 0.8, 5)]}]
+    curve = mean_curve(runs)
+    assert [one["step"] for one in curve] == [5, 10]
+    assert [one["accuracy"] for one in curve] == pytest.approx([0.3, 0.6])
+    assert [one["flops"] for one in curve] == pytest.approx([17, 33])
+
+
+def test_the_rate_is_picked_on_validation_by_the_tuning_seeds_alone(tmp_path):
+    from compare import Cell, write
+
+    grid = grid_of(tmp_path)
+    assert len(grid.untrained()) == 4 and grid.picked("clean", "ods") is None
+    for rate, accuracy in ((0.1, 0.7), (0.01, 0.6)):
+        write(grid.file(Cell("clean", "ods", rate, 0)), {"curve": [point(1, 0.9), point(2, accuracy)]})
+    assert grid.picked("clean", "ods") == [Cell("clean", "ods", 0.1, 0), Cell("clean", "ods", 0.1, 1)]
+    assert Cell("clean", "ods", 0.1, 1) in grid.untrained() and Cell("clean", "ods", 0.01, 1) not in grid.untrained()
+    # Another seed's result moves nothing.
+    write(grid.file(Cell("clean", "ods", 0.1, 1)), {"curve": [point(1, 0.9), point(2, 0.0)]})
+    assert grid.picked("clean", "ods")[0].learning_rate == 0.1
+    assert set(grid.untested()) == set(grid.picked("clean", "ods"))
+
+
+def test_a_misspelt_key_of_a_grid_is_refused(tmp_path):
+    from compare import Grid
+
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump({"folder": "x", "learning_rate": [1]}))
+    with pytest.raises(TypeError, match=r"grid.yaml has no option 'learning_rate' .did you mean 'learning_rates'"):
+        Grid.load(file)
+
+
+def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
+    import compare
+
+    values = yaml.safe_load((RECIPES / "configs" / "compare_fashion_mnist.yaml").read_text())
+    tiny = {
+        "dataset_name": str(RECIPES / "data" / "fashion_mnist"),
+        "max_train_samples": 200,
+        "validation_split": "validation",
+        "image_size": 32,
+        "max_steps": 4,
+        "num_loops": 2,
+        "selection_fraction": 0.2,
+        "total_train_batch_size": 8,
+        "eval_steps": 2,
+        "logging_steps": 2,
+        "use_cpu": True,
+    }
+    values |= {
+        "folder": str(tmp_path / "results"),
+        "options": values["options"] | tiny,
+        "methods": {"full": {"strategy": "full"}, "ods": {"strategy": "ods", "selection_steps": 5}},
+        "pools": ["redundant"],
+        "learning_rates": [1e-3],
+        "seeds": [0],
+    }
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump(values))
+    compare.main(file)
+    tables = (tmp_path / "results" / "tables.md").read_text()
+    assert "### Pool `redundant`" in tables and tables.count("| `") == 2
+    for name in ("accuracy_by_batches", "accuracy_by_cost", "losses", "to_target"):
+        assert (tmp_path / "results" / f"{name}.png").stat().st_size > 10_000
+    found = {
+        path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "results").glob("redundant/*/*.json")
+    }
+    assert found.keys() == {"full", "ods"}
+    for method, result in found.items():
+        assert [one["step"] for one in result["curve"]] == [2, 4] and 0 <= result["test"] <= 1
+        assert (result["curve"][-1]["work"]["score"]["samples"] > 0) == (method == "ods")
+    # Nothing is done twice.
+    monkeypatch.setattr(compare, "run", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(compare, "test", lambda *_: pytest.fail("tested again"))
+    compare.main(file)
