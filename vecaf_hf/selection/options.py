@@ -59,7 +59,7 @@ class SelectionOptions:
         metadata={"help": "Where centroids start: random pool samples, or k-means++ on the pool."},
     )
     selection_learning_rate: float = field(
-        default=0.3,
+        default=0.35,
         metadata={
             "help": "Adam's first learning rate for ODS's centroids, an angle in radians; it falls linearly to 0."
         },
