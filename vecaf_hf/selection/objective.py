@@ -73,7 +73,7 @@ def repulsion(centroids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     kept = list(_logits(centroids, temperature, centroids.new_empty((count, count)))) if fits else None
     log_sums = torch.cat([block.logsumexp(dim=1) for _, block in kept or _logits(centroids, temperature)])
     for where, block in kept or _logits(centroids, temperature):
-        shares = (block - log_sums[where, None]).exp_() + block.sub_(log_sums).exp_()
+        shares = (block - log_sums[where, None]).exp_().add_(block.sub_(log_sums).exp_())
         torch.matmul(shares, centroids, out=gradient[where])
     return log_sums.mean(), gradient.div_(count * temperature)
 

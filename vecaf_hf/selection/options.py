@@ -65,7 +65,7 @@ class SelectionOptions:
         },
     )
     selection_steps: int = field(
-        default=40,
+        default=36,
         metadata={
             "help": "Most Adam steps per selection, each on an equal part of the pool (more steps, smaller parts) but "
             "no less than 512 samples; ODS stops earlier once it has converged."

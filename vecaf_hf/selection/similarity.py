@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vecaf_hf.vectors import unit
 
-# Similarities held at once: 32 MiB of floats. On a CPU, a larger block has left the cache before it is read.
-CHUNK_ELEMENTS = 2**23
+# Similarities held at once: 16 MiB of floats. On a CPU, a larger block has left the cache before it is read.
+CHUNK_ELEMENTS = 2**22
 # On an accelerator, 512 MiB: fewer and larger products.
 ACCELERATOR_CHUNK_ELEMENTS = 2**27
 
