@@ -11,6 +11,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from vecaf_hf import VeCAFArguments
+from vecaf_hf.scoring.rescoring import DEFAULT_SCORING_FRACTION
 from vecaf_hf.selection import SelectionOptions
 
 OURS = [
@@ -69,6 +70,7 @@ def test_a_selections_options_are_all_there_with_their_defaults(make):
         ({"rescore": "stale", "scoring_fraction": 1.01}, "scoring_fraction is 1.01"),
         ({"scoring_fraction": 0.5}, "scoring_fraction is 0.5, and rescore='full' .* set rescore=\"sampled\""),
         ({"scoring_fraction": 0.5, "rescore": "proxy"}, "and rescore='proxy' .* set rescore=\"sampled\""),
+        ({"rescore": "stale", "scoring_image_size": 112}, "scoring_image_size is 112, and rescore='stale' sets scores"),
         ({"scoring_image_size": 0}, "scoring_image_size is 0; it must be at least 1"),
         ({"scoring_image_size": 0.5}, "scoring_image_size is 0.5; it must be a whole number"),
         ({"scoring_batch_size": 0}, "scoring_batch_size is 0; it must be at least 1"),
@@ -138,6 +140,22 @@ def test_a_budget_above_the_pool(make):
         make(selection_budget=8).budget(7)
 
 
+@pytest.mark.parametrize("fraction", [0.05, 0.1])
+def test_a_part_that_leaves_no_choice(make, fraction):
+    options = {"rescore": "sampled", "scoring_fraction": fraction, "selection_budget": 10}
+    message = rf"scoring_fraction is {fraction}, with rescore='sampled' .* of 100 samples, and the budget .* is 10: all"
+    with pytest.raises(ValueError, match=message):
+        make(**options).check_part_scored(100)
+    make(**options, strategy="random").check_part_scored(100)
+    make(**options | {"rescore": "stale"}).check_part_scored(100)
+    make(**options | {"scoring_fraction": 0.11}).check_part_scored(100)
+
+
+def test_the_default_part_leaves_no_choice_to_a_larger_budget(make):
+    with pytest.raises(ValueError, match=r"scoring_fraction is 0.25, .* 25 of 100 samples, .* is 30: all"):
+        make(rescore="sampled", selection_fraction=0.3).check_part_scored(100)
+
+
 # --- In and out ---
 
 
@@ -180,6 +198,12 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
     assert found == value and type(found) is type(value)
     for other in OURS:
         assert other.name == field.name or getattr(parsed, other.name) == needed.get(other.name, other.default)
+
+
+def test_to_write_down_the_default_part_is_no_other_run(make):
+    silent, written = make(rescore="stale"), make(rescore="stale", scoring_fraction=DEFAULT_SCORING_FRACTION)
+    assert silent.identity() == written.identity() != make(rescore="stale", scoring_fraction=0.3).identity()
+    assert make().identity()["scoring_fraction"] is None
 
 
 def test_the_command_lines_help_can_be_printed(capsys):

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from vecaf_hf.data.unloadable import ON_BAD_SAMPLE
 from vecaf_hf.scoring.rescoring import DEFAULT_SCORING_FRACTION, RESCORING
 from vecaf_hf.selection.options import SelectionOptions
-from vecaf_hf.selection.registry import STRATEGIES
+from vecaf_hf.selection.registry import STRATEGIES, find_strategy
 from vecaf_hf.validation import check_choice, check_fraction, check_options, check_positive, whole
 
 DEFAULT_FRACTION = 0.1
@@ -65,24 +65,26 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "help": "What is scored at each boundary: full, the whole pool; sampled, a fresh random part of it, "
             "stratified by class, which alone is selected from; stale, at first the whole pool, then such a part, "
             "while samples trained on in the last loop take the losses that training saw and all others keep their "
-            "last scores; proxy, the whole pool once, and then no forward pass: a linear probe on its embeddings, "
-            "fitted on what the run has trained on, gives the losses. With stale and proxy CEA aligns to embeddings as "
-            "old as the scores, and each checkpoint holds them (4 bytes x pool x dimension)."
+            "last scores (training's losses are those of training mode, of augmented images and from before the step; "
+            "with a compute_loss_func they cost one more call of it per sample); proxy, the whole pool once, and then "
+            "no forward pass: a linear probe on its embeddings, fitted on what the run has trained on, gives the "
+            "losses. With stale and proxy CEA aligns to embeddings as old as the scores, and checkpoints hold them for "
+            "later loops (4 bytes x pool x dimension, and x classes for the logits where the strategy takes them)."
         },
     )
     scoring_fraction: float | None = field(
         default=None,
         metadata={
-            "help": "Part of the pool scored at a boundary with rescore sampled (never fewer than the budget) or "
-            f"stale, in (0, 1]; {DEFAULT_SCORING_FRACTION} if not set."
+            "help": "Part of the pool scored at a boundary with rescore sampled (more than the budget) or stale, in "
+            f"(0, 1]; {DEFAULT_SCORING_FRACTION} if not set."
         },
     )
     scoring_image_size: int | None = field(
         default=None,
         metadata={
             "help": "Height and width that images are resized to before they are scored, to score them for less: "
-            "embeddings (also head_warmup's and CEA's) and losses are then those of small images. As they come if not "
-            "set."
+            "embeddings (also head_warmup's and CEA's) and losses are then those of small images. Not with rescore "
+            "stale, whose losses of training are those of images as they come; so are all if not set."
         },
     )
     scoring_batch_size: int | None = field(
@@ -95,8 +97,8 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     head_warmup: bool = field(
         default=False,
         metadata={
-            "help": "Before the first selection, fit the head on the pool's frozen embeddings by logistic regression: "
-            "a fresh head's losses say nothing."
+            "help": "Before the first selection, fit the head on the scored samples' frozen embeddings by logistic "
+            "regression: a fresh head's losses say nothing."
         },
     )
     on_bad_sample: str = field(
@@ -158,6 +160,12 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                 'pool: set rescore="sampled" to select from a part, rescore="stale" to renew a part, or leave '
                 "scoring_fraction unset"
             )
+        if self.scoring_image_size is not None and RESCORING[self.rescore].reads_training_losses:
+            raise ValueError(
+                f"scoring_image_size is {self.scoring_image_size}, and rescore={self.rescore!r} sets scores of small "
+                "images beside the losses that training saw of large ones: choose another rescore, or leave "
+                "scoring_image_size unset"
+            )
         if 0 < self.max_steps < self.num_loops:
             raise ValueError(f"num_loops is {self.num_loops}, more than max_steps ({self.max_steps})")
 
@@ -210,18 +218,34 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             raise ValueError(f"selection_budget is {self.selection_budget}, more than the pool's {pool_size} samples")
         return self.selection_budget
 
+    @property
+    def part_scored(self) -> float:
+        """`scoring_fraction`, or its default."""
+        return DEFAULT_SCORING_FRACTION if self.scoring_fraction is None else self.scoring_fraction
+
+    def check_part_scored(self, pool_size: int) -> None:
+        """Raise a ValueError if so small a part of the pool is scored that all of it would be selected."""
+        count, budget = round(self.part_scored * pool_size), self.budget(pool_size)
+        if self.rescore == "sampled" and find_strategy(self.strategy).needs_forward and count <= budget:
+            raise ValueError(
+                f"scoring_fraction is {self.part_scored:g}, with rescore='sampled' {count} of {pool_size} samples, and "
+                f"the budget (selection_fraction or selection_budget) is {budget}: all that is scored would be "
+                "selected. Set scoring_fraction higher or the budget lower"
+            )
+
     def identity(self) -> dict[str, Any]:
         """The options that decide what is selected: a resumed run must share them. JSON values; callables by name."""
         names = [
             *SelectionOptions.__dataclass_fields__,
             "single_run",
             "rescore",
-            "scoring_fraction",
             "scoring_image_size",
             "head_warmup",
             "label_smoothing_factor",
         ]
-        return {name: _named(getattr(self, name)) for name in names}
+        # By its value: to write down the default is no other run.
+        part = self.part_scored if RESCORING[self.rescore].takes_fraction else None
+        return {name: _named(getattr(self, name)) for name in names} | {"scoring_fraction": part}
 
     def to_dict(self) -> dict[str, Any]:
         return {name: _named(value) for name, value in super().to_dict().items()}

@@ -13,8 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 KINDS = {
-    "score": "forward passes over the pool for embeddings and losses",
-    "select": "optimising the selection",
+    "score": "forward passes over the pool for embeddings and losses, and loading samples to check them",
+    "select": "optimising the selection, and fitting heads on embeddings",
     "encode_text": "forward passes of the text encoder, and of its image tower",
     "train": "forward and backward passes of finetuning",
     "evaluate": "forward passes of evaluation",

@@ -18,9 +18,9 @@ from vecaf_hf.cost import CostMeter
 from vecaf_hf.loop.agreement import decided_by_main
 from vecaf_hf.pool import Pool
 from vecaf_hf.scoring.losses import SampleLoss
-from vecaf_hf.scoring.rescoring import DEFAULT_SCORING_FRACTION, RESCORING, Boundary
+from vecaf_hf.scoring.rescoring import RESCORING, Boundary
 from vecaf_hf.scoring.training_losses import TrainingLosses
-from vecaf_hf.scoring.warmup import fit_head, linear_head, make_probe, rescored
+from vecaf_hf.scoring.warmup import fit_head, linear_head, linear_of, make_probe, rescored
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection, find_strategy, run_strategy
 
@@ -35,6 +35,7 @@ class Reselection:
         score: Candidates of these positions of the pool under the current model.
         head: The model's classification head, for its warm-up.
         sample_loss: (outputs, labels) -> [n], for the warm-up and the proxy.
+        output_kind: Of what the model returns: the objective is given the like for a fitted head.
         training_losses: What training sees, where the run records it.
         cea: The run's augmentation, or None.
         meter: Counts the selection's work.
@@ -53,22 +54,39 @@ class Reselection:
         score: Callable[[Tensor], Candidates],
         head: nn.Module,
         sample_loss: SampleLoss,
+        output_kind: str,
         training_losses: TrainingLosses | None,
         cea: CEACallback | None,
         meter: CostMeter,
         accelerator: Accelerator,
     ) -> None:
         self.args, self.budget, self.pool = args, budget, pool
-        self.score, self.head, self.sample_loss = score, head, sample_loss
+        self.score, self.head = score, head
+        self.sample_loss, self.output_kind = sample_loss, output_kind
         self.training_losses = training_losses
         self.cea, self.meter, self.accelerator = cea, meter, accelerator
         self.strategy = find_strategy(args.strategy)
         self.irreducible: Tensor | None = None
-        way, fraction = args.rescore, args.scoring_fraction or DEFAULT_SCORING_FRACTION
+        way, fraction = args.rescore, args.part_scored
         if self.strategy.candidates_per_sample is not None:
             # The strategy's own definition has a fresh candidate set.
             way, fraction = "sampled", self.strategy.candidates_per_sample * budget / len(pool)
         self.rescoring = RESCORING[way](pool, budget, fraction)
+
+    def try_out(self, probe: Candidates) -> None:
+        """Whatever the objective makes of a fitted head's output shows on these few candidates, before training."""
+        if not self.args.head_warmup and not (self.args.rescore == "proxy" and self.strategy.needs_forward):
+            return
+        assert probe.embeddings is not None
+        with seeded(self.pool.seed):
+            head = make_probe(self.head, probe.embeddings)
+            # Logits that differ, as a fitted head's do.
+            head.weight.data.copy_(torch.randn(head.weight.shape) / head.in_features**0.5)
+            rescored(head, probe, self.sample_loss, self.output_kind)
+
+    def is_read_later(self, begun: int, loops: int) -> bool:
+        """Whether scores, and losses of training, are of use to a boundary after as many loops of these have begun."""
+        return self.strategy.needs_forward and not self.args.single_run and begun < loops
 
     def select(
         self,
@@ -119,7 +137,7 @@ class Reselection:
         def score(indices: Tensor) -> Candidates:
             nonlocal is_fresh
             candidates = self._usable(self.score(indices))
-            if not is_fresh:
+            if not is_fresh or not len(candidates):
                 return candidates
             is_fresh = False
             return self._fitted(self.head, candidates, candidates)
@@ -128,9 +146,8 @@ class Reselection:
             assert self.training_losses is not None
             return self.training_losses.gathered()
 
-        return self._usable(
-            self.rescoring.candidates(Boundary(loop, seed, score, trained, training_losses, self._probed))
-        )
+        boundary = Boundary(loop, seed, score, trained, training_losses, self._probed)
+        return some(self._usable(self.rescoring.candidates(boundary)))
 
     def _probed(self, seen: Candidates, candidates: Candidates) -> Candidates:
         assert seen.embeddings is not None
@@ -139,10 +156,14 @@ class Reselection:
     def _fitted(self, head: nn.Module, seen: Candidates, candidates: Candidates) -> Candidates:
         """The candidates under a linear head that is fitted, the same in all processes, on those seen."""
         with self.meter.timed("select"):
-            decided_by_main(self.accelerator, partial(fit_head, head, seen))
+            flops = decided_by_main(self.accelerator, partial(fit_head, head, seen))
             if self.accelerator.num_processes > 1:
                 broadcast([parameter.data for parameter in head.parameters()])
-            return rescored(head, candidates, self.sample_loss)
+            found = rescored(head, candidates, self.sample_loss, self.output_kind)
+        assert candidates.embeddings is not None
+        # What every process repeats counts once.
+        self.meter.add("select", flops=flops + 2.0 * candidates.embeddings.numel() * linear_of(head).out_features)
+        return found
 
     def foreseen(self, loops: int) -> Tensor:
         """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""
@@ -189,5 +210,16 @@ class Reselection:
         if scored:
             selected = candidates.take(torch.isin(candidates.indices, selection.indices))
         else:
-            selected = self.score(selection.indices.sort().values)
+            selected = some(self.score(selection.indices.sort().values))
         return self.cea.begin_loop(selected, refit=not scored)
+
+
+def some(scored: Candidates) -> Candidates:
+    """These candidates.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not len(scored):
+        raise ValueError("none of the samples could be loaded: mend the dataset")
+    return scored

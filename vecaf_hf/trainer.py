@@ -35,7 +35,7 @@ from vecaf_hf.loop.state import pool_fingerprint
 from vecaf_hf.pool import Collator, Pool
 from vecaf_hf.printable import printable
 from vecaf_hf.reporting.card import add_selection_section
-from vecaf_hf.reselection import Reselection
+from vecaf_hf.reselection import Reselection, some
 from vecaf_hf.resuming import ResumingTrainer
 from vecaf_hf.scoring import PoolScorer, find_head
 from vecaf_hf.scoring.irreducible import irreducible_losses
@@ -53,6 +53,7 @@ logger = logging.getLogger(__name__)
 # Samples that a run tries before it trains.
 PROBED_SAMPLES = 16
 NO_CLASSES = "{} needs one class per sample: {}"
+PROXY_WITHOUT_CLASSES = NO_CLASSES.format('rescore="proxy"', 'choose rescore="stale" or "full"')
 
 
 class VeCAFTrainer(ResumingTrainer):
@@ -65,8 +66,8 @@ class VeCAFTrainer(ResumingTrainer):
         scoring_dataset: The training pool under the evaluation transform, sample by sample aligned with
             `train_dataset`; scores are taken from it. `train_dataset` itself if not given.
         sample_loss_func: The objective per sample, (outputs, labels) -> Tensor [N]. It drives the selection, and
-            its mean is the training loss. Without it, `compute_loss_func` applied to each sample, or else the
-            loss that the model's `problem_type` says.
+            its mean is the training loss. Without it, `compute_loss_func` applied to each sample (with
+            `rescore="stale"` also in training, a second time), or else the loss that the model's `problem_type` says.
 
     Raises:
         ValueError: The dataset is no map-style dataset, the head cannot be found, captions are missing, sizes do not
@@ -114,7 +115,9 @@ class VeCAFTrainer(ResumingTrainer):
         self._fitting = FittingBatches()
         self._training_losses: TrainingLosses | None = None
         self._unlogged: tuple[float, int] | None = None
-        if sample_loss_func is not None or args.sample_weights != "none":
+        self._output_kind = "ModelOutput"
+        self._has_sample_losses = sample_loss_func is not None or args.sample_weights != "none"
+        if self._has_sample_losses:
             self.compute_loss_func = self._weighted_loss
         if self.train_dataset is not None:
             self._pool = self._make_pool(self.train_dataset, scoring_dataset)
@@ -165,7 +168,8 @@ class VeCAFTrainer(ResumingTrainer):
         if "irreducible" in needs:
             self._held_out()
         if self.args.rescore == "proxy" and not self._has_classes:
-            raise ValueError(NO_CLASSES.format('rescore="proxy"', 'choose rescore="stale" or "full"'))
+            raise ValueError(PROXY_WITHOUT_CLASSES)
+        self.args.check_part_scored(len(self._pool))
         self._pool.check_classes(self._classes, self._num_classes)
         if self.cea is not None:
             self.cea.read_captions(self._pool.dataset, self._pool.labels, self.class_names)
@@ -269,7 +273,7 @@ class VeCAFTrainer(ResumingTrainer):
                 loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         finally:
             self._batch_indices = None
-        if self._training_losses is not None:
+        if self._training_losses is not None and not self._has_sample_losses:
             # Trainer takes the labels away unless the model computes the loss, with which a tuple then begins.
             rest = outputs[1:] if isinstance(outputs, tuple) and self.label_name in inputs else outputs
             # An objective may draw from the global generators: not at the training's expense.
@@ -337,16 +341,18 @@ class VeCAFTrainer(ResumingTrainer):
             score=self._score,
             head=self._head,
             sample_loss=self._objective.sample_losses,
+            output_kind=self._output_kind,
             training_losses=self._training_losses,
             cea=self.cea,
             meter=self.meter,
             accelerator=self.accelerator,
         )
+        self._reselection.try_out(probe)
         if self.cea is not None:
             assert probe.embeddings is not None
             self.cea.prepare(self._head, probe.embeddings.shape[1], self.accelerator, self.meter)
         if self.args.on_bad_sample == "raise" and not self._resume_folder:
-            self._pool.check_trainable(self._reselection.foreseen(schedule.num_loops))
+            self._check_trainable(self._reselection.foreseen(schedule.num_loops))
         self._run = self._resumed(self._resume_folder) if self._resume_folder else RunState(self._identity())
         if "irreducible" in strategy.needs:
             # Of the model as the run begins, kept in its checkpoints.
@@ -362,16 +368,16 @@ class VeCAFTrainer(ResumingTrainer):
         self._pool.forget_samples()
         indices = evenly_spaced(pool_size, PROBED_SAMPLES)
         if self._pool.scoring_dataset is not self._pool.dataset:
-            self._pool.check_trainable(indices)
+            self._check_trainable(indices)
         # At full size too: these forwards, which are not counted, tell what training and evaluation cost.
-        probe = self._score_at(indices, None, self._pool)
+        probe = some(self._score_at(indices, None, self._pool))
         if self.args.scoring_image_size is not None:
-            probe = self._score(indices)
+            probe = some(self._score_at(indices, self.args.scoring_image_size, self._pool, image_size_is_new=True))
         self._pool.check_column(probe)
         if probe.classes is None and self.args.head_warmup:
             raise ValueError(NO_CLASSES.format("head_warmup", "leave head_warmup off"))
         if probe.classes is None and self.args.rescore == "proxy":
-            raise ValueError(NO_CLASSES.format('rescore="proxy"', 'choose rescore="stale" or "full"'))
+            raise ValueError(PROXY_WITHOUT_CLASSES)
         return probe
 
     def _identity(self) -> dict[str, Any]:
@@ -390,8 +396,10 @@ class VeCAFTrainer(ResumingTrainer):
         run.losses = self.accelerator.gather(self._tr_loss.detach().reshape(1)).tolist()
         run.cost, run.skipped = self.meter.state(), self._pool.ledger.failed
         run.augmentation = self.cea.state() if self.cea else {}
-        run.strategy, run.scores = self._strategy_state(), self._reselection.rescoring.state()
-        run.training_losses = self._training_losses.state() if self._training_losses else {}
+        run.strategy = self._strategy_state()
+        is_read = self._reselection.is_read_later(len(run.selections), self._schedule.num_loops)
+        run.scores = self._reselection.rescoring.state() if is_read else {}
+        run.training_losses = self._training_losses.state() if self._training_losses and is_read else {}
         return run
 
     def _irreducible_losses(self) -> Tensor:
@@ -402,7 +410,8 @@ class VeCAFTrainer(ResumingTrainer):
             known = self._score(torch.arange(len(held_out)), held_out)
             scored = self._score(torch.arange(len(pool)))
         count = self._num_classes or len(self.class_names)
-        fit = partial(irreducible_losses, known, scored, self._objective.sample_losses, count)
+        sample_losses, kind = self._objective.sample_losses, self._output_kind
+        fit = partial(irreducible_losses, known, scored, sample_losses, count, kind)
         with self.meter.timed("select"):
             losses = decided_by_main(self.accelerator, fit)
         return losses.new_full((len(pool),), torch.nan).index_copy(0, scored.indices, losses)
@@ -429,7 +438,7 @@ class VeCAFTrainer(ResumingTrainer):
         if hasattr(self.args.strategy, "load_state_dict"):
             self.args.strategy.load_state_dict(run.strategy)
         self._reselection.rescoring.load_state(run.scores)
-        if self._training_losses is not None:
+        if self._training_losses is not None and run.training_losses:
             self._training_losses.load_state(run.training_losses)
         if self.cea is not None:
             self.cea.load_state(run.augmentation)
@@ -469,7 +478,7 @@ class VeCAFTrainer(ResumingTrainer):
 
         def is_trainable(selection: Selection) -> bool:
             stream = run.next_stream(selection, schedule.samples_per_loop)
-            return self._pool.check_trainable(stream.samples(count, schedule.seed))
+            return self._check_trainable(stream.samples(count, schedule.seed))
 
         def trained(earlier: int) -> Tensor:
             return run.streams[earlier].samples(schedule.samples_per_loop, schedule.seed)
@@ -490,7 +499,9 @@ class VeCAFTrainer(ResumingTrainer):
         model, as the run scores them."""
         return self._score_at(indices, self.args.scoring_image_size, samples or self._pool)
 
-    def _score_at(self, indices: Tensor, image_size: int | None, pool: Pool) -> Candidates:
+    def _score_at(
+        self, indices: Tensor, image_size: int | None, pool: Pool, image_size_is_new: bool = False
+    ) -> Candidates:
         scorer = PoolScorer(
             accelerator=self.accelerator,
             objective=self._objective,
@@ -501,9 +512,17 @@ class VeCAFTrainer(ResumingTrainer):
             keep_logits="logits" in find_strategy(self.args.strategy).needs,
             disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
             image_size=image_size,
+            image_size_is_new=image_size_is_new,
             fitting=self._fitting,
         )
-        return scorer.score(self.model, self._head, indices)
+        scored = scorer.score(self.model, self._head, indices)
+        self._output_kind = scorer.output_kind or self._output_kind
+        return scored
+
+    def _check_trainable(self, indices: Tensor) -> bool:
+        """`Pool.check_trainable`, timed: the price of a selection too."""
+        with self.meter.timed("score"):
+            return self._pool.check_trainable(indices)
 
     def _without_unused_columns(self, dataset: Any) -> tuple[Any, Collator]:
         """The dataset and its collator, as Trainer's own loaders have them."""
@@ -512,9 +531,12 @@ class VeCAFTrainer(ResumingTrainer):
         return dataset, self._get_collator_with_removed_columns(self.data_collator, description="training")
 
     def _weighted_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        """The objective per sample, weighted and averaged: stands in for Trainer's `compute_loss_func`."""
+        """The objective per sample, recorded if needed, weighted and averaged: stands in for Trainer's
+        `compute_loss_func`."""
         losses = self._objective.sample_losses(outputs, labels)
         weights = torch.ones_like(losses)
         if self._batch_indices is not None and self._weights is not None:
             weights = self._weights[self._batch_indices]
+        if self._batch_indices is not None and self._training_losses is not None:
+            self._training_losses.record(self._batch_indices, losses, self.state.global_step)
         return weighted_mean(losses, weights, labels, num_items_in_batch)

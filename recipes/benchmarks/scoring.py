@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -48,12 +49,14 @@ def bare(trainer: VeCAFTrainer) -> None:
     with torch.inference_mode():
         for batch in trainer._pool.scoring_loader(range(len(trainer.train_dataset))):
             del batch[POOL_INDEX], batch[trainer.label_name]
-            model(**batch)
+            model(**send_to_device(batch, trainer.args.device))
 
 
 def seconds(work: Any, trainer: VeCAFTrainer) -> float:
     start = time.perf_counter()
     work(trainer)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -82,7 +85,8 @@ def boundary(loop: int, trainer: VeCAFTrainer) -> None:
     """The loop's candidates, after the loop before it has trained on a tenth of the pool."""
     size, recorder = len(trainer.train_dataset), trainer._training_losses
     if recorder is not None and loop > 0:
-        recorder.record(trained(size, loop - 1), torch.rand(size // 10), step=loop)
+        device = trainer.args.device
+        recorder.record(trained(size, loop - 1).to(device), torch.rand(size // 10, device=device), step=loop)
     trainer._reselection._candidates(loop, seed=loop, trained=partial(trained, size))
 
 

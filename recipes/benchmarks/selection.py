@@ -179,7 +179,7 @@ def measure_dense(row: Row, pool: Candidates) -> dict[str, object]:
     reached = dense_descent(embeddings, target_distribution(weights), start)
     seconds = time.perf_counter() - begun
     ours = [
-        optimise_centroids(embeddings, weights, start, options, torch.Generator().manual_seed(seed)).end
+        optimise_centroids(embeddings, weights, start, options, torch.Generator().manual_seed(seed)).view.objective
         for seed in range(3)
     ]
     return {"seconds": seconds, "start": reached[0], "end": min(reached), "ours": ours}

@@ -59,7 +59,7 @@ def in_other_numbers(processes: int, folder: Path, folder_of_two: Path) -> Read:
         batches_of(size, "broken", *WEIGHTED, "--bad", "3", "10", "11", "--on_bad_sample", "skip"),
         *(batches_of(size, name, *options) for name, options in RESCORED.items()),
         batches_of(6 // processes, "small", *SMALL, "--score", "5", "2"),
-        batches_of(6 // processes, "tiny", *SMALL, "--selection_budget", "2", *SAMPLED),
+        batches_of(6 // processes, "tiny", *SMALL, "--selection_budget", "1", *SAMPLED),
         batches_of(6 // processes, "gap", *SMALL, "--score", "0", "3", "6", "--bad", "3", "--on_bad_sample", "skip"),
         batches_of(6, OTHERS_CHECKPOINT, *WEIGHTED, "--resume", str(folder_of_two / "plain" / "run" / "checkpoint-2")),
     ]

@@ -23,7 +23,7 @@ from transformers.trainer_callback import CallbackHandler
 from vecaf_hf import VeCAFTrainer, reselection
 from vecaf_hf.loop import LoopBoundaryCallback
 from vecaf_hf.scoring import PoolScorer
-from vecaf_hf.selection.ods import SphericalAdam
+from vecaf_hf.selection.descent import SphericalAdam
 
 # In a loop: before a batch, and between an optimizer step and what is logged and saved of it.
 LOOP = "loop"

@@ -14,6 +14,7 @@ from datasets import Dataset, Features
 from transformers import PreTrainedModel, TrainerCallback
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
+from vecaf_hf.scoring.rescoring import Sampled
 
 MakeModel = Callable[..., PreTrainedModel]
 MakeTrainer = Callable[..., VeCAFTrainer]
@@ -112,6 +113,8 @@ def test_skipped_however_the_pool_is_scored(
     make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, rescore: str, strategy: str
 ) -> None:
     options = {"strategy": strategy, "rescore": rescore, "on_bad_sample": "skip", "num_loops": 3, "max_steps": 9}
+    if rescore == "sampled":
+        options["scoring_fraction"] = 0.5
     trainer = make_trainer(make_vit(), pool=pool, **options)
     trainer.train()
     assert trainer.state.global_step == 9
@@ -122,7 +125,7 @@ def test_skipped_however_the_pool_is_scored(
 
 
 def test_a_part_of_the_pool_is_filled_up_under_the_head_that_was_fitted(
-    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset
+    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def checked(candidates: Any, budget: int, options: Any, generator: torch.Generator) -> torch.Tensor:
         before = trainer.meter.work["score"].samples
@@ -130,8 +133,11 @@ def test_a_part_of_the_pool_is_filled_up_under_the_head_that_was_fitted(
         trainer.meter.work["score"].samples = before
         return candidates.indices[:budget]
 
-    options = {"rescore": "sampled", "head_warmup": True, "on_bad_sample": "skip", "strategy": checked}
-    trainer = make_trainer(make_vit(), pool=pool, selection_budget=30, num_loops=1, max_steps=1, **options)
+    options: dict[str, Any] = {"rescore": "sampled", "scoring_fraction": 0.6, "head_warmup": True, "strategy": checked}
+    # So few that one which cannot be loaded is missed.
+    monkeypatch.setattr(Sampled, "count", 30)
+    options |= {"selection_budget": 30, "num_loops": 1, "max_steps": 1, "on_bad_sample": "skip"}
+    trainer = make_trainer(make_vit(), pool=pool, **options)
     trainer.train()
     # The first thirty have one at least that cannot be loaded; with the others that is the whole pool.
     assert trainer.meter.work["score"].samples > SIZE - len(BAD) - 3
@@ -144,7 +150,8 @@ def test_refused_before_the_first_step_however_the_pool_is_scored(
     steps = Steps()
     pool = pool.select(range(1, SIZE))
     # With ten loops each sample is drawn in one of them.
-    trainer = make_trainer(make_vit(), [steps], pool=pool, rescore=rescore, num_loops=10, max_steps=10)
+    part = {"scoring_fraction": 0.5} if rescore == "sampled" else {}
+    trainer = make_trainer(make_vit(), [steps], pool=pool, rescore=rescore, num_loops=10, max_steps=10, **part)
     with pytest.raises(ValueError, match=r"cannot load sample 16 \(.*17\.png\)"):
         trainer.train()
     assert steps.taken == 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
@@ -60,8 +62,9 @@ def test_the_proxy_follows_training(make_vit: MakeModel, make_trainer: MakeTrain
 
 
 def test_cea_and_every_mode(make_vit: MakeModel, make_trainer: MakeTrainer, text_encoder: TextEncoder) -> None:
-    for rescore in ("stale", "proxy"):
-        trainer = make_trainer(make_vit(), [CEACallback(text_encoder)], rescore=rescore, scoring_image_size=16)
+    for rescore in RESCORING:
+        size = None if rescore == "stale" else 16
+        trainer = make_trainer(make_vit(), [CEACallback(text_encoder)], rescore=rescore, scoring_image_size=size)
         trainer.train()
         assert trainer.loop_records[1].info["cea_relative_shift"] > 0
 
@@ -71,6 +74,44 @@ def test_a_second_run_scores_anew(make_vit: MakeModel, make_trainer: MakeTrainer
     for _ in range(2):
         trainer.train()
         assert trainer.meter.work["score"].samples == POOL
+
+
+def test_a_part_that_leaves_no_choice_is_told_at_construction(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    with pytest.raises(ValueError, match=r"scoring_fraction is 0.1, .* 12 of 120 .* budget .* is 20"):
+        make_trainer(make_vit(), rescore="sampled", scoring_fraction=0.1)
+
+
+def test_fits_are_counted_and_checked_samples_timed(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(make_vit(), rescore="proxy", strategy="topk_loss", eval_strategy="no")
+    trainer.train()
+    # A fit, and a product of the whole pool with what was fitted.
+    assert trainer.meter.work["select"].flops > 2 * POOL * 16 * 10
+    trainer = make_trainer(make_vit(), strategy="random", eval_strategy="no")
+    trainer.train()
+    score = trainer.meter.work["score"]
+    assert score.samples == score.flops == 0 and score.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "until"),
+    [
+        ({"rescore": "stale"}, 2),
+        ({"rescore": "proxy"}, 2),
+        ({"rescore": "stale", "single_run": True}, 0),
+        ({"rescore": "proxy", "strategy": "random", "head_warmup": True}, 0),
+        ({"rescore": "sampled"}, 0),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_keeps_scores_as_long_as_a_later_loop_reads_them(
+    make_vit: MakeModel, make_trainer: MakeTrainer, tmp_path: Path, options: dict[str, Any], until: int
+) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 1, "output_dir": str(tmp_path / "run")}
+    make_trainer(make_vit(), max_steps=4, eval_strategy="no", **saving, **options).train()
+    for step in range(1, 5):
+        held = load_file(tmp_path / "run" / f"checkpoint-{step}" / "vecaf_state.safetensors")
+        kept = any(name.startswith(("scores.", "training_losses.")) for name in held)
+        assert kept == (step <= until), step
 
 
 # --- Classes ---
@@ -116,6 +157,65 @@ class Tuples(nn.Module):
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
         logits = self.classifier(self.body(pixel_values.flatten(1)).tanh())
         return (logits,) if labels is None else (cross_entropy(logits, labels), logits)
+
+
+class Features(Tuples):
+    """A model that returns (logits, features)."""
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
+        features = self.body(pixel_values.flatten(1)).tanh()
+        return self.classifier(features), features
+
+
+class Tensors(Tuples):
+    """A model that returns logits."""
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return super().forward(pixel_values)[0]
+
+
+FITTED: list[dict[str, Any]] = [{"rescore": "proxy"}, {"head_warmup": True}]
+
+
+@pytest.mark.parametrize("options", FITTED, ids=str)
+@pytest.mark.parametrize("kind", ["attribute", "tensor", "tuple"])
+def test_an_objective_is_given_what_the_model_gives(
+    make_vit: MakeModel, make_trainer: MakeTrainer, kind: str, options: dict[str, Any]
+) -> None:
+    def losses(outputs: Any, labels: Tensor) -> Tensor:
+        logits = {"attribute": lambda: outputs.logits, "tensor": lambda: outputs, "tuple": lambda: outputs[0]}[kind]()
+        return cross_entropy(logits, labels, reduction="none")
+
+    model: Any = {"attribute": make_vit, "tensor": Tensors, "tuple": Tuples}[kind]()
+    trainer = make_trainer(model, trainer={"sample_loss_func": losses}, eval_strategy="no", **options)
+    trainer.train()
+    assert trainer.state.global_step == 8
+
+
+@pytest.mark.parametrize("options", FITTED, ids=str)
+def test_an_objective_that_needs_more_than_logits_is_told_before_training(
+    make_trainer: MakeTrainer, options: dict[str, Any]
+) -> None:
+    def losses(outputs: Any, labels: Tensor) -> Tensor:
+        return cross_entropy(outputs[0], labels, reduction="none") + outputs[1].square().mean(dim=1)
+
+    trainer = make_trainer(Features(), trainer={"sample_loss_func": losses}, eval_strategy="no", **options)
+    with pytest.raises(IndexError):
+        trainer.train()
+    assert not trainer.selection_history and trainer.meter.work["score"].samples == 0
+
+
+def test_what_training_computes_is_recorded_not_computed_again(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    def losses(outputs: Any, labels: Tensor) -> Tensor:
+        if outputs.logits.requires_grad:
+            sizes.append(len(labels))
+        return cross_entropy(outputs.logits, labels, reduction="none")
+
+    sizes: list[int] = []
+    trainer = make_trainer(make_vit(), trainer={"sample_loss_func": losses}, rescore="stale", eval_strategy="no")
+    trainer.train()
+    assert trainer._training_losses is not None and trainer._training_losses.gathered().isfinite().any()
+    assert sum(sizes) == trainer.meter.work["train"].samples == 64
 
 
 def margins(outputs: Any, labels: Tensor) -> Tensor:

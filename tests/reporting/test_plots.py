@@ -81,7 +81,7 @@ def test_curves_hold_what_was_logged():
     by_label = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
     assert by_label["training"] == [[step, 2 / (step + 1)] for step in range(1, 13)]
     assert by_label["evaluation"] == [[12, 0.7]]
-    assert by_label["pool, when scored"] == [[0, 1.5], [4, 1.5], [8, 1.5]]
+    assert by_label["pool, as scored"] == [[0, 1.5], [4, 1.5], [8, 1.5]]
     assert accuracies.lines[0].get_xydata().tolist() == [[12, 0.6]]
     boundaries = [line.get_xdata()[0] for line in losses.lines if line.get_linestyle() == "--"]
     assert boundaries == [4, 8]

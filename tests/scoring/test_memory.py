@@ -77,3 +77,23 @@ def test_other_errors_are_not_tried_again():
     with pytest.raises(RuntimeError, match="mat1"):
         FittingBatches().run(broken, batch_of(0, 4))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear"),
+    ],
+    ids=str,
+)
+def test_memory_may_run_out_anywhere(error):
+    def narrow(batch):
+        if len(batch[POOL_INDEX]) > 3:
+            raise error
+        return len(batch[POOL_INDEX])
+
+    assert FittingBatches().run(narrow, batch_of(0, 8)) == [2, 2, 2, 2]

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from vecaf_hf.candidates import Candidates
+from vecaf_hf.reselection import some
 from vecaf_hf.scoring.losses import classification_losses
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary, Rescoring
 from vecaf_hf.scoring.warmup import MAX_ITERATIONS, fit_head, make_probe, rescored
@@ -29,6 +30,8 @@ class Model:
     def score(self, indices):
         self.asked.append(indices)
         indices = indices[[index not in self.broken for index in indices.tolist()]]
+        if not len(indices):
+            return Candidates(indices)
         return Candidates(
             indices,
             embeddings=self.embeddings[indices] + self.now,
@@ -116,6 +119,15 @@ def test_sampled_draws_others_where_too_few_could_be_loaded(broken):
         assert len(torch.cat(model.asked)) == len(torch.cat(model.asked).unique())
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_sampled_goes_on_where_none_of_a_part_could_be_loaded(first):
+    model, rescoring = Model(), make("sampled", fraction=0.1, budget=12)
+    drawn = rescoring.drawn(1000)
+    model.broken = set(drawn.tolist()) if first else set(range(N)) - set(drawn[:5].tolist())
+    found = rescoring.candidates(boundary(model, 0))
+    assert len(found) == (12 if first else 5) and not model.broken & set(found.indices.tolist())
+
+
 # --- stale ---
 
 
@@ -160,6 +172,24 @@ def test_stale_meets_samples_that_can_be_loaded_later_and_holds_those_that_canno
     found = rescoring.candidates(boundary(model, 1, [[]], torch.full((N,), torch.nan)))
     assert torch.equal(found.indices, torch.arange(N))
     assert found.losses[3] == 103 and (found.losses[40:] < 100).all()
+
+
+def test_stale_keeps_what_it_has_where_none_of_a_part_can_be_loaded():
+    model, rescoring = Model(), make("stale")
+    first = rescoring.candidates(boundary(model, 0))
+    model.broken = set(range(N))
+    found = rescoring.candidates(boundary(model, 1, [[]], torch.full((N,), torch.nan)))
+    assert all(torch.equal(values, first.tensors()[name]) for name, values in found.tensors().items())
+
+
+@pytest.mark.parametrize("mode", RESCORING)
+def test_a_pool_of_which_nothing_can_be_loaded_has_no_candidates(mode):
+    model, rescoring = Model(), make(mode)
+    model.broken = set(range(N))
+    found = rescoring.candidates(boundary(model, 0))
+    assert len(found) == 0
+    with pytest.raises(ValueError, match="none of the samples could be loaded: mend the dataset"):
+        some(found)
 
 
 @pytest.mark.parametrize("mode", ["stale", "proxy"])

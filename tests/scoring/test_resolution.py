@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vecaf_hf.scoring.resolution import at_image_size, forward_at
+from vecaf_hf.scoring.resolution import at_image_size, first_forward_at
 
 
 class Plain(nn.Module):
@@ -40,6 +40,22 @@ def test_positions_are_stretched_where_a_model_can_do_that():
     assert found["interpolate_pos_encoding"] is True and found["images"].shape == (1, 3, 4, 4)
 
 
+def test_a_wrapped_model_is_asked_itself():
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.base = Stretching()
+
+        def get_base_model(self):
+            return self.base
+
+        def forward(self, *args, **named):
+            return self.base(*args, **named)
+
+    found = at_image_size(Wrapper(), {"images": torch.zeros(1, 3, 8, 8)}, 4)
+    assert found["interpolate_pos_encoding"] is True and found["images"].shape == (1, 3, 4, 4)
+
+
 @pytest.mark.parametrize(
     ("batch", "found"),
     [
@@ -61,13 +77,14 @@ def test_a_model_that_takes_no_other_size(error):
             raise error("doesn't match model")
 
     with pytest.raises(ValueError, match=r"scoring_image_size is 4, and Fixed takes no images of that size .*match"):
-        forward_at(Fixed(), {"pixel_values": torch.zeros(1, 3, 4, 4)}, 4)
+        first_forward_at(Fixed(), {"pixel_values": torch.zeros(1, 3, 4, 4)}, 4)
 
 
-def test_memory_is_another_matter():
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("MPS backend out of memory")])
+def test_memory_is_another_matter(error):
     class Large(nn.Module):
         def forward(self, pixel_values):
-            raise torch.OutOfMemoryError
+            raise error
 
-    with pytest.raises(torch.OutOfMemoryError):
-        forward_at(Large(), {"pixel_values": torch.zeros(1, 3, 4, 4)}, 4)
+    with pytest.raises(type(error), match=str(error)):
+        first_forward_at(Large(), {"pixel_values": torch.zeros(1, 3, 4, 4)}, 4)

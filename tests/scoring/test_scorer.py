@@ -1,5 +1,8 @@
 """The scoring pass against a bare loop, on one process."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -251,7 +254,47 @@ def test_reduced_images_are_scored_and_counted_by_themselves():
     assert meter.work["score"].flops == 4 * meter.forward_flops[FULL_SIZE] + N * meter.forward_flops["2"]
 
 
-def test_a_share_of_which_nothing_can_be_loaded():
+def test_a_part_of_which_nothing_can_be_loaded_has_no_candidates():
     model = Model()
-    with pytest.raises(ValueError, match="none of the samples could be loaded"):
-        make_scorer(pool=Holed(set(range(N)))).score(model, model.head, torch.arange(N))
+    scorer = make_scorer(pool=Holed(set(range(N))))
+    found = scorer.score(model, model.head, torch.arange(N))
+    assert len(found) == 0 and found.tensors().keys() == {"indices"} and scorer.output_kind is None
+
+
+@pytest.mark.parametrize(("returns", "kind"), [("output", "ModelOutput"), ("tuple", "tuple"), ("dict", "Mapping")])
+def test_the_kind_of_the_models_output_is_remembered(returns, kind):
+    model, scorer = Model(returns), make_scorer()
+    scorer.score(model, model.head, torch.arange(N))
+    assert scorer.output_kind == kind
+
+
+def test_a_failure_is_put_down_to_the_size_of_images_only_where_that_is_new():
+    class Broken(Convolution):
+        def forward(self, pixel_values, labels=None):
+            raise RuntimeError("boom")
+
+    model, options = Broken(), {"pool": Images(), "reference_loss": None, "image_size": 2}
+    with pytest.raises(RuntimeError, match=r"^boom"):
+        make_scorer(**options).score(model, model.head, torch.arange(N))
+    with pytest.raises(ValueError, match=r"scoring_image_size is 2, and Broken takes no images of that size .*boom"):
+        make_scorer(**options, image_size_is_new=True).score(model, model.head, torch.arange(N))
+
+
+def test_nothing_of_a_batch_that_does_not_fit_is_held_while_memory_is_freed(monkeypatch):
+    class Narrow(nn.Linear):
+        def forward(self, embeddings):
+            if len(embeddings) > 3:
+                held.append(weakref.ref(embeddings))
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(embeddings)
+
+    def clear(**options):
+        gc.collect()
+        freed.append(held[-1]() is None)
+
+    held, freed = [], []
+    monkeypatch.setattr("vecaf_hf.scoring.memory.clear_device_cache", clear)
+    model = Model()
+    model.head = Narrow(D, C)
+    make_scorer().score(model, model.head, torch.arange(N))
+    assert freed == [True]

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from vecaf_hf.candidates import Candidates
-from vecaf_hf.scoring.losses import classification_losses
+from vecaf_hf.scoring.losses import OUTPUTS, classification_losses, kind_of_output
 from vecaf_hf.scoring.warmup import MAX_ITERATIONS, fit_head, linear_head, linear_of, make_probe, rescored
 
 
@@ -145,3 +145,33 @@ def test_a_class_that_a_probe_has_not_seen_has_the_mean_logit():
     fit_head(probe, candidates)
     logits = probe(candidates.embeddings)
     torch.testing.assert_close(logits[:, [0, 2]].mean(dim=1), logits[:, 1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_the_objective_is_given_an_output_of_the_models_kind(kind):
+    def watched(outputs, labels):
+        kinds.append(kind_of_output(outputs))
+        return classification_losses(outputs, labels)
+
+    kinds: list[str] = []
+    head, candidates = nn.Linear(5, 3), make_candidates([0, 1, 2])
+    found = rescored(head, candidates, watched, kind)
+    assert kinds == [kind]
+    assert torch.equal(found.losses, rescored(head, candidates, classification_losses).losses)
+
+
+def test_a_model_outputs_logits_are_an_attribute_and_a_key():
+    def both(outputs, labels):
+        assert outputs.logits is outputs["logits"]
+        return outputs.logits.logsumexp(dim=1).abs()
+
+    rescored(nn.Linear(5, 3), make_candidates([0, 1, 2]), both, "ModelOutput")
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 2], [0, 1]])
+def test_the_fits_flops_follow_the_solvers_iterations(classes):
+    candidates = make_candidates(classes)
+    embeddings = (candidates.embeddings / candidates.embeddings.std()).numpy()
+    solver = LogisticRegression(max_iter=MAX_ITERATIONS).fit(embeddings, candidates.labels.numpy())
+    flops = fit_head(nn.Linear(5, len(classes)), candidates)
+    assert flops == 4 * 60 * 5 * len(solver.coef_) * int(solver.n_iter_[0])

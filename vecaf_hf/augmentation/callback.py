@@ -200,7 +200,8 @@ class CEACallback(TrainerCallback):
         rows = augmenter.alignment_rows(candidates)
         if len(rows) == 0:
             raise ValueError(
-                "none of the candidates has a caption to fit the alignment on: set scoring_fraction higher"
+                "none of the candidates has a caption to fit the alignment on: score more of the pool (rescore, "
+                "scoring_fraction)"
             )
         sources = augmenter.table.of(candidates.indices[rows], prompted=False)
         if self.options.alignment == "dual":

@@ -22,8 +22,9 @@ class LoopRecord:
         selected: K.
         new: Selected samples that no earlier loop had selected.
         class_counts: Selected samples by class; empty without labels.
-        pool_loss: Mean loss of the scored samples; None without scoring.
-        selected_loss: Mean loss of the selected samples at selection time; None without scoring.
+        pool_loss: Mean loss of the candidates: of mixed age with rescore="stale", the probe's with "proxy"; None
+            without scoring.
+        selected_loss: Mean of those losses over the selected samples; None without scoring.
         info: The strategy's and the augmentation's own figures.
     """
 

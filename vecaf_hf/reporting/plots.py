@@ -47,13 +47,16 @@ def write_plots(trainer: VeCAFTrainer, folder: Path) -> list[Path]:
 
 
 def curves(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Training loss, the pool's loss at each boundary, and accuracy, over steps, with the loops' boundaries."""
+    """Training loss, the loss of each boundary's candidates, and accuracy, over steps, with the loops' boundaries.
+
+    The candidates' losses are what the selection saw: of mixed age with rescore="stale", the probe's with "proxy".
+    """
     figure, (losses, accuracies) = _figure(9, 3.6, columns=2)
     _line(losses, history, "loss", BLUE, "training")
     _line(losses, history, "eval_loss", ORANGE, "evaluation", marker="o")
     scored = [(record.step, record.pool_loss) for record in records if record.pool_loss is not None]
     if scored:
-        losses.plot(*zip(*scored, strict=True), color=GREEN, marker="s", linestyle=":", label="pool, when scored")
+        losses.plot(*zip(*scored, strict=True), color=GREEN, marker="s", linestyle=":", label="pool, as scored")
     _line(accuracies, history, "eval_accuracy", ORANGE, "evaluation", marker="o")
     for axes, title in ((losses, "Loss"), (accuracies, "Accuracy")):
         for record in records[1:]:

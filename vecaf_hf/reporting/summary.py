@@ -36,7 +36,10 @@ def summarise(trainer: VeCAFTrainer, metrics: Mapping[str, float], plots: Iterab
 
 
 def loop_table(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any]]) -> str:
-    """One row a loop: what was selected, and how training and evaluation went until the next one."""
+    """One row a loop: what was selected, and how training and evaluation went until the next one.
+
+    The pool's loss is its candidates', as the selection saw them: see `LoopRecord`.
+    """
     rows = [["loop", "steps", "selected", "new", "pool loss", "selected loss", "train loss", "eval accuracy"]]
     for record, until in zip(records, [*(r.step for r in records[1:]), None], strict=True):
         logs = [log for log in history if record.step < log["step"] <= (until or log["step"])]

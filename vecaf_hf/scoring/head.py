@@ -23,7 +23,7 @@ def find_head(model: nn.Module, name: str | None = None) -> nn.Module:
     Raises:
         ValueError: There is no such module, no head is found, or there are two of them (distilled models).
     """
-    model = _without_wrappers(model)
+    model = without_wrappers(model)
     if name is not None:
         modules = dict(model.named_modules())
         if name not in modules:
@@ -32,8 +32,8 @@ def find_head(model: nn.Module, name: str | None = None) -> nn.Module:
     return _timm_head(model.timm_model) if hasattr(model, "timm_model") else _named_head(model)
 
 
-def _without_wrappers(model: nn.Module) -> nn.Module:
-    # PEFT wraps the model that has the head.
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """The model that has the head: PEFT wraps it."""
     base: Any = getattr(model, "get_base_model", None)
     return model if base is None else base()
 

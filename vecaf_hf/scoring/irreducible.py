@@ -9,7 +9,9 @@ from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.warmup import fit_head, rescored
 
 
-def irreducible_losses(held_out: Candidates, pool: Candidates, sample_loss: SampleLoss, num_classes: int) -> Tensor:
+def irreducible_losses(
+    held_out: Candidates, pool: Candidates, sample_loss: SampleLoss, num_classes: int, kind: str = "ModelOutput"
+) -> Tensor:
     """L[y | x; D_ho] of Eq. 3 of RHO-LOSS (arXiv 2206.07137), by the run's own objective.
 
     The model is the multinomial logistic regression on held-out embeddings. A class without held-out samples has the
@@ -20,6 +22,7 @@ def irreducible_losses(held_out: Candidates, pool: Candidates, sample_loss: Samp
         pool: The same of the samples whose losses are asked for. [M].
         sample_loss: (outputs, labels) -> [M].
         num_classes: C, if known; more where labels say so.
+        kind: Of the model's output, as `rescored` takes it.
 
     Returns:
         [M].
@@ -38,6 +41,6 @@ def irreducible_losses(held_out: Candidates, pool: Candidates, sample_loss: Samp
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
     fit_head(model, held_out)
-    losses = rescored(model, pool, sample_loss).losses
+    losses = rescored(model, pool, sample_loss, kind).losses
     assert losses is not None
     return losses

@@ -8,8 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import ModelOutput
 
 SampleLoss = Callable[[Any, Tensor], Tensor]
+
+# The kinds of output that a model may have, each made of logits alone.
+OUTPUTS: dict[str, Callable[[Tensor], Any]] = {
+    "ModelOutput": lambda logits: ImageClassifierOutput(logits=logits),
+    "Mapping": lambda logits: {"logits": logits},
+    "Tensor": lambda logits: logits,
+    "tuple": lambda logits: (logits,),
+}
+
+
+def kind_of_output(outputs: Any) -> str:
+    """Which of OUTPUTS a model's output is."""
+    if isinstance(outputs, Tensor):
+        return "Tensor"
+    if isinstance(outputs, ModelOutput):
+        return "ModelOutput"
+    return "Mapping" if isinstance(outputs, Mapping) else "tuple"
 
 
 def logits_of(outputs: Any, with_loss: bool = False) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils.memory import clear_device_cache
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from vecaf_hf.data.indexed import POOL_INDEX
@@ -17,11 +17,17 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether less work at once might succeed: memory ran out, on whichever device and through whichever library."""
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+
+
 class FittingBatches:
     """Work on batches without a backward pass: one that does not fit is done in halves, these in halves again.
 
     Batches after it are cut at once to the size that fitted; a warning is logged once. No process waits for another, so
-    each may find a size of its own.
+    each may find a size of its own. No checkpoint has it: after a batch that did not fit, a resumed run may cut others
+    than the uninterrupted one would, and scores may differ in their last bits.
 
     Attributes:
         most: Samples that fit; None as long as every batch has.
@@ -34,11 +40,11 @@ class FittingBatches:
         """The results of the batch's parts, in its order.
 
         Args:
-            work: Done with each part; done again with a half of it when it raises a torch.OutOfMemoryError.
+            work: Done with each part; done again with a half of it when `is_out_of_memory` says so of its error.
             batch: With POOL_INDEX, LongTensor [n]; tensors and lists of n rows are cut, all else goes into each part.
 
         Raises:
-            torch.OutOfMemoryError: A single sample does not fit.
+            RuntimeError: A single sample does not fit, or the error is another one.
         """
         count, done = len(batch[POOL_INDEX]), 0
         results: list[Result] = []
@@ -49,8 +55,8 @@ class FittingBatches:
                 results.append(work({name: _cut(value, rows, count) for name, value in batch.items()}))
                 done = rows.stop
                 continue
-            except torch.OutOfMemoryError:
-                if size == 1:
+            except RuntimeError as error:
+                if size == 1 or not is_out_of_memory(error):
                     raise
             # Not inside `except`: the traceback holds what took the memory.
             clear_device_cache(garbage_collection=True)

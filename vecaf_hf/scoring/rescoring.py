@@ -26,7 +26,7 @@ class Boundary:
         loop: 0-based.
         seed: Fixes everything random.
         score: Candidates of these positions of the pool under the current model, by a forward pass; without those that
-            cannot be loaded.
+            cannot be loaded, and without any field where none can.
         trained: The samples that an earlier loop has trained on, rising. LongTensor [n].
         training_losses: Loss of each sample as training saw it last, NaN where unseen. [N].
         probed: (seen, candidates) -> the candidates under a linear probe that is fitted on those seen in training.
@@ -64,7 +64,8 @@ class Rescoring:
         self.kept: Candidates | None = None
 
     def candidates(self, boundary: Boundary) -> Candidates:
-        """All that the loop's selection may choose from, those that cannot be loaded perhaps among them."""
+        """All that the loop's selection may choose from, those that cannot be loaded perhaps among them; none, without
+        any field, where nothing can be loaded."""
         raise NotImplementedError
 
     def drawn(self, seed: int, count: int | None = None) -> Tensor:
@@ -94,7 +95,10 @@ class Full(Rescoring):
 
 
 class Sampled(Rescoring):
-    """A fresh random part of the pool is scored, never fewer than the budget, and selected from."""
+    """A fresh random part of the pool is scored, never fewer than the budget, and selected from.
+
+    No more than the budget only where a warm-up alone needs scores: `VeCAFArguments.check_part_scored`.
+    """
 
     takes_fraction = True
     begins_with_all = False
@@ -122,7 +126,8 @@ class Stale(Rescoring):
     """The whole pool is scored once. Then a fresh random part is scored anew, samples that the loop before trained on
     take the losses that training saw, and all others keep what they had last.
 
-    A sample keeps the embedding and the logits of its last forward pass, also where its loss comes from training.
+    A sample keeps the embedding and the logits of its last forward pass, also where its loss comes from training: that
+    of the model in training mode, of an image under the training transform, from before the step that it made.
     """
 
     takes_fraction = True
@@ -170,7 +175,9 @@ def with_losses(candidates: Candidates, indices: Tensor, losses: Tensor) -> Cand
 
 
 def renewed(candidates: Candidates, fresh: Candidates) -> Candidates:
-    """The fresh candidates, and those of the others that are not among them, in pool order."""
+    """The fresh candidates, and those of the others that are not among them, in pool order; one may be none at all."""
+    if not len(fresh) or not len(candidates):
+        return fresh if len(fresh) else candidates
     rest = candidates.take(~torch.isin(candidates.indices, fresh.indices)).tensors()
     together: dict[str, Any] = {name: torch.cat([rest[name], values]) for name, values in fresh.tensors().items()}
     return Candidates(**together).in_pool_order()

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from vecaf_hf.scoring.head import without_wrappers
+from vecaf_hf.scoring.memory import is_out_of_memory
 
 # What a forward takes that can stretch learned positions to other sizes.
 INTERPOLATE = "interpolate_pos_encoding"
@@ -18,13 +20,15 @@ def at_image_size(model: nn.Module, inputs: Mapping[str, Any], size: int) -> dic
     """A batch with its images resized (bilinear, antialiased), for a model that may have learned positions.
 
     Args:
-        model: Its `main_input_name` is the batch's key for the images; pixel_values if it has none.
+        model: Its `main_input_name` is the batch's key for the images; pixel_values if it has none. One that PEFT has
+            wrapped is asked itself: the wrapper's forward takes anything.
         inputs: A batch.
         size: Height and width, in pixels.
 
     Raises:
         ValueError: The batch has no such images, [n, c, h, w] of floats.
     """
+    model = without_wrappers(model)
     name = getattr(model, "main_input_name", "pixel_values")
     images = inputs.get(name)
     if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
@@ -38,17 +42,17 @@ def at_image_size(model: nn.Module, inputs: Mapping[str, Any], size: int) -> dic
     return {**inputs, **stretched, name: resized}
 
 
-def forward_at(model: nn.Module, inputs: Mapping[str, Any], size: int) -> Any:
-    """The model's output for a batch that `at_image_size` has resized.
+def first_forward_at(model: nn.Module, inputs: Mapping[str, Any], size: int) -> Any:
+    """The model's output for a batch that `at_image_size` has resized, and that the model takes at its own size.
 
     Raises:
         ValueError: The model takes no images of that size.
     """
     try:
         return model(**inputs)
-    except torch.OutOfMemoryError:
-        raise
     except (ValueError, RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"scoring_image_size is {size}, and {type(model).__name__} takes no images of that size "
             f"({type(error).__name__}: {error}): choose another, or leave it unset"

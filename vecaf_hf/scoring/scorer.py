@@ -16,10 +16,10 @@ from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import FULL_SIZE, CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Unloadable
 from vecaf_hf.scoring.head import captured_embeddings, check_head
-from vecaf_hf.scoring.losses import logits_of
+from vecaf_hf.scoring.losses import kind_of_output, logits_of
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import Objective
-from vecaf_hf.scoring.resolution import at_image_size, forward_at
+from vecaf_hf.scoring.resolution import at_image_size, first_forward_at
 
 # Rows exchanged between processes at once: bounds the memory of a gather on the accelerator.
 GATHER_ROWS = 2**16
@@ -39,7 +39,11 @@ class PoolScorer:
         keep_logits: Whether candidates get their logits [M, C], the largest of all fields with many classes.
         disable_tqdm: Whether to hide the progress bar.
         image_size: Height and width that images are resized to before the forward pass; None to leave them.
+        image_size_is_new: Whether what fails at `image_size` is put down to it: the batches go well as they come.
         fitting: Cuts batches to what fits in memory.
+
+    Attributes:
+        output_kind: The kind of the model's output, the same in all processes; None until a sample has been scored.
     """
 
     def __init__(
@@ -53,15 +57,18 @@ class PoolScorer:
         keep_logits: bool,
         disable_tqdm: bool,
         image_size: int | None = None,
+        image_size_is_new: bool = False,
         fitting: FittingBatches | None = None,
     ) -> None:
         self.accelerator, self.objective = accelerator, objective
         self.load, self.note_scored, self.label_name, self.meter = load, note_scored, label_name, meter
         self.keep_logits, self.disable_tqdm, self.image_size = keep_logits, disable_tqdm, image_size
+        self.image_size_is_new = image_size_is_new
+        self.output_kind: str | None = None
         self.fitting = FittingBatches() if fitting is None else fitting
 
     def score(self, model: nn.Module, head: nn.Module, indices: Tensor) -> Candidates:
-        """Candidates for these positions of the pool. LongTensor [M].
+        """Candidates for these positions of the pool, LongTensor [M]; without any field where none could be loaded.
 
         Raises:
             ValueError: The head is not what makes the logits, training's loss is not the mean
@@ -82,10 +89,11 @@ class PoolScorer:
             model.train(training)
         self.note_scored(indices, unloadable)
         # A process that could load none of its share learns from another one what it has no rows of.
-        forms = gather_object([{name: (values.shape[1:], values.dtype) for name, values in fields.items()}])
-        form = next(filter(None, forms), None)
-        if form is None:
-            raise ValueError("none of the samples could be loaded: mend the dataset")
+        shapes = {name: (values.shape[1:], values.dtype) for name, values in fields.items()}
+        forms = gather_object([(shapes, self.output_kind)])
+        form, self.output_kind = next(((form, kind) for form, kind in forms if form), ({}, None))
+        if not form:
+            return Candidates(indices[:0])
         fields = fields or {name: torch.zeros((len(mine), *shape), dtype=of) for name, (shape, of) in form.items()}
         gathered = {name: self._gather(values)[: len(indices)] for name, values in fields.items()}
         loaded = gathered.pop("loaded").bool()
@@ -131,12 +139,16 @@ class PoolScorer:
         own_loss = reference is not None and self.objective.reference_from_model
         if not own_loss:
             del inputs[self.label_name]
-        seen.clear()
-        with torch.inference_mode(), self.accelerator.autocast():
-            outputs = self._outputs(model, inputs, len(indices))
-            embeddings, logits = seen[0], logits_of(outputs, own_loss)
-            if first:
-                check_head(head, embeddings, logits)
+        try:
+            with torch.inference_mode(), self.accelerator.autocast():
+                outputs = self._outputs(model, inputs, len(indices))
+                embeddings, logits = seen[0], logits_of(outputs, own_loss)
+                if first:
+                    self.output_kind = kind_of_output(outputs)
+                    check_head(head, embeddings, logits)
+        finally:
+            # What a batch that does not fit has left would take the memory of its halves.
+            seen.clear()
         with torch.inference_mode():
             # A tuple begins with the model's loss when it was given labels.
             rest = outputs[1:] if own_loss and isinstance(outputs, tuple) else outputs
@@ -156,7 +168,7 @@ class PoolScorer:
                 return model(**inputs)
         inputs = at_image_size(model, inputs, size)
         with self.meter.forward("score", count, processes, str(size)):
-            return forward_at(model, inputs, size)
+            return first_forward_at(model, inputs, size) if self.image_size_is_new else model(**inputs)
 
     def _gather(self, values: Tensor) -> Tensor:
         """All processes' rows, in the order in which `mine` was dealt out."""

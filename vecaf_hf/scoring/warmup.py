@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vecaf_hf.candidates import Candidates, LinearHead, evenly_spaced
 from vecaf_hf.scoring.head import logits_from
-from vecaf_hf.scoring.losses import SampleLoss
+from vecaf_hf.scoring.losses import OUTPUTS, SampleLoss
 
 MAX_ITERATIONS = 200
 # Most samples that a head is fitted on: more change it little, and the solver's time grows with them.
@@ -53,11 +53,14 @@ def linear_head(head: nn.Module, strategy: object) -> LinearHead:
     return LinearHead(weight, bias)
 
 
-def fit_head(head: nn.Module, candidates: Candidates) -> None:
+def fit_head(head: nn.Module, candidates: Candidates) -> float:
     """Set a linear head to the multinomial logistic regression on the candidates' embeddings.
 
     Costs no forward pass. Fitted on at most MAX_SAMPLES candidates, evenly spaced. Embeddings are standardised by one
     common scale for the solver; classes that the candidates lack keep their rows.
+
+    Returns:
+        FLOPs: in each of the solver's iterations two products of embeddings and classes, for losses and gradient.
 
     Raises:
         ValueError: The head is not linear, or the labels are not one class per sample.
@@ -81,6 +84,7 @@ def fit_head(head: nn.Module, candidates: Candidates) -> None:
         layer.weight[classes.to(layer.weight.device)] = weight.to(layer.weight)
         if layer.bias is not None:
             layer.bias[classes.to(layer.bias.device)] = bias.to(layer.bias)
+    return 4.0 * embeddings.numel() * len(solver.coef_) * int(solver.n_iter_.max())
 
 
 def make_probe(head: nn.Module, embeddings: Tensor) -> nn.Linear:
@@ -93,23 +97,31 @@ def make_probe(head: nn.Module, embeddings: Tensor) -> nn.Linear:
     with torch.inference_mode():
         classes = logits_from(head.eval(), embeddings[:1].to(weight)).shape[1]
     head.train(training)
-    probe = nn.Linear(embeddings.shape[1], classes, device=weight.device)
+    # Made on the CPU, whose generators its caller has seeded: what it draws there is not missing in training.
+    probe = nn.Linear(embeddings.shape[1], classes)
     for parameter in probe.parameters():
         nn.init.zeros_(parameter)
-    return probe
+    return probe.to(weight.device)
 
 
-def rescored(head: nn.Module, candidates: Candidates, sample_loss: SampleLoss) -> Candidates:
-    """The candidates with losses, and logits if they have any, of a linear head on the embeddings that they have."""
+def rescored(head: nn.Module, candidates: Candidates, sample_loss: SampleLoss, kind: str = "ModelOutput") -> Candidates:
+    """The candidates with losses, and logits if they have any, of a linear head on the embeddings that they have.
+
+    Args:
+        head: As `linear_of` takes it.
+        candidates: With embeddings and labels.
+        sample_loss: (outputs, labels) -> [n].
+        kind: The model's, of OUTPUTS: the objective is given what the model would give it.
+    """
     layer = linear_of(head)
     assert candidates.embeddings is not None and candidates.labels is not None
     losses, logits = [], []
     with torch.inference_mode():
         for embeddings, labels in zip(candidates.embeddings.split(ROWS), candidates.labels.split(ROWS), strict=True):
-            outputs = {"logits": layer(embeddings.to(layer.weight)).float()}
-            losses.append(sample_loss(outputs, labels.to(layer.weight.device)).float().cpu())
+            found = layer(embeddings.to(layer.weight)).float()
+            losses.append(sample_loss(OUTPUTS[kind](found), labels.to(layer.weight.device)).float().cpu())
             if candidates.logits is not None:
-                logits.append(outputs["logits"].cpu())
+                logits.append(found.cpu())
     # Outside: what is made in inference mode cannot be changed later.
     candidates = replace(candidates, losses=torch.cat(losses))
     return replace(candidates, logits=torch.cat(logits)) if logits else candidates

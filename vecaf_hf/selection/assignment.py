@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecaf_hf.selection.similarity import Top, chunks, survey
+from vecaf_hf.selection.similarity import Top, products, survey
 
 # Nearest samples of each centroid that are looked up at first.
-NEAREST_SAMPLES = 16
+NEAREST_SAMPLES = 8
 
 
 def distinct_nearest(embeddings: Tensor, centroids: Tensor, top: Top | None = None) -> Tensor:
@@ -93,8 +93,7 @@ class _Matching:
         keys, own = self.centroids[exhausted.to(device)], exhausted.to(device)
         held, holder = self.held.to(device), self.holder.to(device)
         top = Top(keys, self.values.shape[1])
-        for where, block in chunks(self.embeddings, len(keys)):
-            similarities = block @ keys.T
+        for where, similarities in products(self.embeddings, keys):
             lower, of = held[where, None], holder[where, None]
             refuses = (similarities < lower) | ((similarities == lower) & (own >= of))
             top.add(similarities.masked_fill_(refuses, -torch.inf), where.start)

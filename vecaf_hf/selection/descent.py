@@ -20,7 +20,7 @@ from vecaf_hf.selection.objective import (
     tangent,
 )
 from vecaf_hf.selection.options import SelectionOptions
-from vecaf_hf.selection.similarity import Survey, nearest, survey
+from vecaf_hf.selection.similarity import Survey, survey
 from vecaf_hf.selection.weighting import target_distribution
 from vecaf_hf.vectors import unit
 
@@ -59,7 +59,7 @@ class SphericalAdam:
         self.steps += 1
         beta1, beta2 = self.betas
         self.first.lerp_(gradient, 1 - beta1)
-        self.second.lerp_(gradient.square().sum(dim=1, keepdim=True), 1 - beta2)
+        self.second.lerp_(torch.linalg.vecdot(gradient, gradient)[:, None], 1 - beta2)
         size = learning_rate / (1 - beta1**self.steps)
         scale = (self.second / (1 - beta2**self.steps)).sqrt_().add_(self.epsilon)
         return unit(centroids.addcdiv(self.first, scale, value=-size))
@@ -67,21 +67,17 @@ class SphericalAdam:
 
 @dataclass(frozen=True)
 class Optimised:
-    """Centroids, and how they came about.
+    """How the centroids came about.
 
     Args:
-        centroids: theta*, unit rows. [K, d].
-        survey: The pool seen from them.
+        view: theta*, and the pool seen from them.
         start: J before the first step, of the first step's samples.
-        end: J of the centroids, exact.
         steps: Taken.
         flops: Of the products of matrices.
     """
 
-    centroids: Tensor
-    survey: Survey
+    view: View
     start: float
-    end: float
     steps: int
     flops: float
 
@@ -96,8 +92,8 @@ def optimise_centroids(
 ) -> Optimised:
     """theta* of Eq. 7 from the given start; the start itself where that is better on the first step's samples.
 
-    All steps together see each sample at least once, a step an equal part of the pool but no less than LEAST_BATCH
-    samples; the learning rate falls linearly to 0.
+    All steps together see each sample with a weight at least once, unless they stop earlier: a step an equal part of
+    the pool but no less than LEAST_BATCH samples. The learning rate falls linearly to 0.
 
     Args:
         embeddings: e, unit rows. [N, d].
@@ -111,22 +107,66 @@ def optimise_centroids(
         ValueError: J is not finite.
     """
     descent = _Descent(embeddings, weights, options, generator)
-    centroids, history = start, [descent.objective_on_first(start)]
+    centroids, history = start, []
     if options.selection_steps > 0:
         centroids = _jittered(start, embeddings, generator)
     for step in range(options.selection_steps):
-        objective, centroids = descent.step(centroids, step)
-        history.append(objective)
+        value, centroids = descent.step(centroids, step)
+        history.append(value)
         advance(1)
-        if _settled(history[1:], options.selection_tolerance):
+        if _settled(history, options.selection_tolerance):
             break
-    if not descent.objective_on_first(centroids) <= history[0]:
-        centroids = start
-    seen, end = surveyed(embeddings, weights, centroids, options)
-    advance(2 * options.selection_steps - descent.steps)
-    descent.count(len(embeddings), centroids)
-    descent.count_log_sums(centroids)
-    return Optimised(centroids, seen, history[0], end, descent.steps, descent.flops)
+    view = View.of(embeddings, weights, centroids, options)
+    descent.count_view(centroids)
+    if history and not view.objective_on(*descent.rows_of(0)) <= history[0]:
+        view = View.of(embeddings, weights, start, options)
+        descent.count_view(start)
+    advance(2 * options.selection_steps - len(history))
+    return Optimised(view, history[0] if history else view.objective, len(history), descent.flops)
+
+
+@dataclass(frozen=True)
+class View:
+    """Centroids, and the whole pool seen from them: one exact pass.
+
+    Args:
+        centroids: Unit rows. [K, d].
+        survey: Similarities of the pool.
+        log_sum: Value of the repulsion.
+        objective: J, exact.
+        options: Temperature and diversity weight of J.
+    """
+
+    centroids: Tensor
+    survey: Survey
+    log_sum: Tensor
+    objective: float
+    options: SelectionOptions
+
+    @classmethod
+    def of(cls, embeddings: Tensor, weights: Tensor, centroids: Tensor, options: SelectionOptions) -> View:
+        """The view from these centroids.
+
+        Raises:
+            ValueError: J is not finite.
+        """
+        seen = survey(embeddings, centroids, min(NEAREST_SAMPLES, len(embeddings)))
+        log_sum = centroids.new_zeros(())
+        if options.diversity_weight > 0:
+            log_sum = mean_log_sum(centroids, options.temperature)
+        similarity = target_distribution(weights) @ seen.similarity
+        value = float(objective(similarity, log_sum, options.temperature, options.diversity_weight))
+        if not math.isfinite(value):
+            raise ValueError(
+                f"ODS's objective is {value} with temperature={options.temperature:g} and "
+                f"diversity_weight={options.diversity_weight:g}: choose less extreme ones"
+            )
+        return cls(centroids, seen, log_sum, value, options)
+
+    def objective_on(self, rows: Tensor, probabilities: Tensor) -> float:
+        """J with only these samples of the pool, and p_L among them. LongTensor [n], [n]."""
+        similarity = probabilities @ self.survey.similarity[rows]
+        return float(objective(similarity, self.log_sum, self.options.temperature, self.options.diversity_weight))
 
 
 class _Descent:
@@ -136,17 +176,18 @@ class _Descent:
         self, embeddings: Tensor, weights: Tensor, options: SelectionOptions, generator: torch.Generator
     ) -> None:
         self.embeddings, self.weights, self.options = embeddings, weights, options
-        # A sample without weight pulls nothing.
-        self.pulling = weights.nonzero().squeeze(1) if bool(weights.any()) else torch.arange(len(weights))
-        self.size = min(len(self.pulling), max(LEAST_BATCH, -(-len(self.pulling) // max(1, options.selection_steps))))
-        self.order = self.pulling[_drawn(len(self.pulling), len(self.pulling), generator, self.pulling.device)]
+        # A sample without weight pulls nothing; without any weights all are alike.
+        pulling = (weights if bool(weights.any()) else torch.ones_like(weights)).nonzero().squeeze(1)
+        self.order = pulling[_drawn(len(pulling), len(pulling), generator, pulling.device)]
+        self.size = min(len(self.order), max(LEAST_BATCH, -(-len(self.order) // max(1, options.selection_steps))))
         self.optimiser = SphericalAdam()
-        self.steps, self.flops = 0, 0.0
+        self.flops = 0.0
 
     def step(self, centroids: Tensor, step: int) -> tuple[float, Tensor]:
         """J of these centroids on the step's samples, and the centroids after it."""
         options = self.options
-        similarity, pulled = pull(*self.batch(step), centroids)
+        rows, probabilities = self.rows_of(step)
+        similarity, pulled = pull(self.embeddings[rows], probabilities, centroids)
         self.count(self.size, centroids)
         every = 1 if 2 * len(centroids) <= self.size else REPULSION_EVERY
         if step % every == 0:
@@ -154,22 +195,13 @@ class _Descent:
         value = objective(similarity, self.log_sum, options.temperature, options.diversity_weight)
         gradient = objective(pulled, self.repelled, options.temperature, options.diversity_weight)
         learning_rate = options.selection_learning_rate * (1 - step / options.selection_steps)
-        self.steps += 1
         return float(value), self.optimiser.step(centroids, tangent(gradient, centroids), learning_rate)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Embeddings of a step's samples, and p_L among them; the order of the pool repeats. [n, d], [n]."""
+    def rows_of(self, step: int) -> tuple[Tensor, Tensor]:
+        """A step's samples, and p_L among them; the order of the pool repeats. LongTensor [n], [n]."""
         places = torch.arange(step * self.size, (step + 1) * self.size, device=self.order.device) % len(self.order)
         rows = self.order[places]
-        return self.embeddings[rows], target_distribution(self.weights[rows])
-
-    def objective_on_first(self, centroids: Tensor) -> float:
-        """J on the first step's samples."""
-        embeddings, probabilities = self.batch(0)
-        similarity, _ = nearest(embeddings, centroids)
-        self.count(len(embeddings), centroids)
-        self.count_log_sums(centroids)
-        return _objective(probabilities @ similarity, centroids, self.options)
+        return rows, target_distribution(self.weights[rows])
 
     def _repulsion(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
         if self.options.diversity_weight == 0:
@@ -181,30 +213,10 @@ class _Descent:
         """Count a product of so many rows with all centroids."""
         self.flops += 2.0 * rows * centroids.numel()
 
-    def count_log_sums(self, centroids: Tensor) -> None:
-        if self.options.diversity_weight > 0 and len(centroids) > 1:
-            self.count(len(centroids), centroids)
-
-
-def surveyed(embeddings: Tensor, weights: Tensor, centroids: Tensor, options: SelectionOptions) -> tuple[Survey, float]:
-    """The pool seen from these centroids, and their J, exact.
-
-    Raises:
-        ValueError: J is not finite.
-    """
-    seen = survey(embeddings, centroids, min(NEAREST_SAMPLES, len(embeddings)))
-    end = _objective(target_distribution(weights) @ seen.similarity, centroids, options)
-    if not math.isfinite(end):
-        raise ValueError(
-            f"ODS's objective is {end} with temperature={options.temperature:g} and "
-            f"diversity_weight={options.diversity_weight:g}: choose less extreme ones"
-        )
-    return seen, end
-
-
-def _objective(similarity: Tensor, centroids: Tensor, options: SelectionOptions) -> float:
-    log_sum = mean_log_sum(centroids, options.temperature) if options.diversity_weight > 0 else similarity * 0
-    return float(objective(similarity, log_sum, options.temperature, options.diversity_weight))
+    def count_view(self, centroids: Tensor) -> None:
+        """Count a look at the whole pool from these centroids."""
+        with_log_sum = self.options.diversity_weight > 0 and len(centroids) > 1
+        self.count(len(self.embeddings) + with_log_sum * len(centroids), centroids)
 
 
 def _jittered(centroids: Tensor, embeddings: Tensor, generator: torch.Generator) -> Tensor:

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
-from vecaf_hf.selection.similarity import chunks, nearest
+from vecaf_hf.selection.similarity import nearest, products
 
 # Centroid similarities that are kept between the two products of the repulsion: 512 MiB of floats, K about 11,600.
 # Beyond, they are computed twice.
@@ -39,9 +40,12 @@ def pull(embeddings: Tensor, probabilities: Tensor, centroids: Tensor) -> tuple[
         [], [K, d].
     """
     similarity, assignment = nearest(embeddings, centroids)
-    gradient = torch.zeros_like(centroids)
-    for where, block in chunks(embeddings, embeddings.shape[1]):
-        gradient.index_add_(0, assignment[where], probabilities[where, None] * block)
+    # Grouped by centroid: sums are taken in a fixed order, on CUDA too, and no weighted copy is made.
+    order = assignment.argsort(stable=True)
+    sizes = torch.bincount(assignment, minlength=len(centroids))
+    gradient = embedding_bag(
+        order, embeddings, sizes.cumsum(0) - sizes, mode="sum", per_sample_weights=probabilities[order]
+    )
     return probabilities @ similarity, gradient
 
 
@@ -65,10 +69,11 @@ def repulsion(centroids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     gradient = torch.zeros_like(centroids)
     if count == 1:
         return centroids.new_zeros(()), gradient
-    kept = list(_logits(centroids, temperature)) if count**2 <= KEPT_ELEMENTS else None
+    fits = count**2 <= KEPT_ELEMENTS
+    kept = list(_logits(centroids, temperature, centroids.new_empty((count, count)))) if fits else None
     log_sums = torch.cat([block.logsumexp(dim=1) for _, block in kept or _logits(centroids, temperature)])
     for where, block in kept or _logits(centroids, temperature):
-        shares = (block - log_sums[where, None]).exp_() + block.sub_(log_sums).exp_()
+        shares = (block - log_sums[where, None]).exp_().add_(block.sub_(log_sums).exp_())
         torch.matmul(shares, centroids, out=gradient[where])
     return log_sums.mean(), gradient.div_(count * temperature)
 
@@ -87,14 +92,13 @@ def mean_log_sum(centroids: Tensor, temperature: float) -> Tensor:
     return torch.cat([block.logsumexp(dim=1) for _, block in _logits(centroids, temperature)]).mean()
 
 
-def _logits(centroids: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
-    """<theta_j, theta_k> / tau in blocks of rows, minus infinity for k = j."""
-    for where, block in chunks(centroids, len(centroids)):
-        similarities = block @ centroids.T
+def _logits(centroids: Tensor, temperature: float, out: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+    """<theta_j, theta_k> / tau in blocks of rows, minus infinity for k = j; `out` as in `products`."""
+    for where, similarities in products(centroids, centroids, out):
         similarities.diagonal(offset=where.start).fill_(-torch.inf)
         yield where, similarities.div_(temperature)
 
 
 def tangent(gradient: Tensor, centroids: Tensor) -> Tensor:
     """The gradient without its radial part, which would leave the sphere. [K, d], [K, d] -> [K, d]."""
-    return gradient.addcmul((gradient * centroids).sum(dim=1, keepdim=True), centroids, value=-1)
+    return gradient.addcmul(torch.linalg.vecdot(gradient, centroids)[:, None], centroids, value=-1)

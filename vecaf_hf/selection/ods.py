@@ -10,10 +10,8 @@ large pool the steps take about one, the last look at the whole pool takes anoth
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from statistics import fmean
 
 import torch
@@ -24,21 +22,17 @@ from tqdm.auto import tqdm
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection.allocation import Cell, class_cells
 from vecaf_hf.selection.assignment import distinct_nearest
-from vecaf_hf.selection.descent import Optimised, optimise_centroids, surveyed
+from vecaf_hf.selection.descent import Optimised, View, optimise_centroids
 from vecaf_hf.selection.ensemble import debiased
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import nearest, unit_rows
 from vecaf_hf.selection.weighting import loss_weights
 
-logger = logging.getLogger(__name__)
-
 
 def ods(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Select `budget` samples whose embeddings cover the pool where the finetuning loss is large."""
     assert candidates.embeddings is not None and candidates.losses is not None
-    if candidates.embeddings.is_cuda and not torch.are_deterministic_algorithms_enabled():
-        _warn_of_order()
     weights = loss_weights(candidates.losses.float(), options.loss_weighting)  # [M]
     if candidates.relevance is not None:
         weights = weights * candidates.relevance.float()
@@ -56,21 +50,13 @@ def ods(candidates: Candidates, budget: int, options: SelectionOptions, generato
     )
 
 
-@cache
-def _warn_of_order() -> None:
-    logger.warning(
-        "on CUDA the samples that pull a centroid are added up in no fixed order (index_add_), so the same seed may "
-        "select other samples: full_determinism=True fixes the order"
-    )
-
-
 def _figures(parts: list[_Part]) -> dict[str, float]:
     """Means over the cells in which there was something to choose, and the work of all."""
     optimised = [part.optimised for part in parts if part.optimised is not None]
     figures = {"flops": sum(part.flops for part in parts)}
     if optimised:
         figures["objective_start"] = fmean(one.start for one in optimised)
-        figures["objective_end"] = fmean(one.end for one in optimised)
+        figures["objective_end"] = fmean(one.view.objective for one in optimised)
         figures["steps"] = fmean(one.steps for one in optimised)
     return figures
 
@@ -128,13 +114,12 @@ def _select_in_cell(
     for _ in range(options.ensemble_size):
         start = starting_centroids(embeddings, cell.budget, options.centroid_start, generator)
         members.append(optimise_centroids(embeddings, weights, start, options, generator, advance))
-    best, flops = min(members, key=lambda member: member.end), sum(member.flops for member in members)
+    best, flops = min(members, key=lambda member: member.view.objective), sum(member.flops for member in members)
     one_pass = 2.0 * embeddings.numel() * cell.budget
     if options.ensemble == "debias" and options.ensemble_size > 1:
-        centroids = debiased([member.centroids for member in members])
-        seen, end = surveyed(embeddings, weights, centroids, options)
-        best, flops = replace(best, centroids=centroids, survey=seen, end=end), flops + one_pass
-    chosen = distinct_nearest(embeddings, best.centroids, best.survey.top).to(embeddings.device)
+        centroids = debiased([member.view.centroids for member in members])
+        best, flops = replace(best, view=View.of(embeddings, weights, centroids, options)), flops + one_pass
+    chosen = distinct_nearest(embeddings, best.view.centroids, best.view.survey.top).to(embeddings.device)
     mass = torch.ones(cell.budget)
     if options.sample_weights == "mass":
         mass, flops = _mass(embeddings, chosen), flops + one_pass

@@ -59,13 +59,13 @@ class SelectionOptions:
         metadata={"help": "Where centroids start: random pool samples, or k-means++ on the pool."},
     )
     selection_learning_rate: float = field(
-        default=0.3,
+        default=0.35,
         metadata={
             "help": "Adam's first learning rate for ODS's centroids, an angle in radians; it falls linearly to 0."
         },
     )
     selection_steps: int = field(
-        default=40,
+        default=36,
         metadata={
             "help": "Most Adam steps per selection, each on an equal part of the pool (more steps, smaller parts) but "
             "no less than 512 samples; ODS stops earlier once it has converged."

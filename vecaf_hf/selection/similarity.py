@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vecaf_hf.vectors import unit
 
-# Similarities held at once: 32 MiB of floats. On a CPU, a larger block has left the cache before it is read.
-CHUNK_ELEMENTS = 2**23
+# Similarities held at once: 16 MiB of floats. On a CPU, a larger block has left the cache before it is read.
+CHUNK_ELEMENTS = 2**22
 # On an accelerator, 512 MiB: fewer and larger products.
 ACCELERATOR_CHUNK_ELEMENTS = 2**27
 
@@ -22,6 +22,19 @@ def chunks(rows: Tensor, columns: int) -> Iterator[tuple[slice, Tensor]]:
     size = max(1, elements // max(1, columns))
     for start in range(0, len(rows), size):
         yield slice(start, start + size), rows[start : start + size]
+
+
+def products(queries: Tensor, keys: Tensor, out: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+    """Inner products of consecutive blocks of queries with all keys, each [n, K].
+
+    Each block overwrites the one before, so that memory is asked for once; with `out`, [N, K], all stay.
+    """
+    buffer = out
+    for where, block in chunks(queries, len(keys)):
+        if buffer is None:
+            buffer = queries.new_empty((len(block), len(keys)))
+        taken = buffer[: len(block)] if out is None else out[where]
+        yield where, torch.matmul(block, keys.T, out=taken)
 
 
 def unit_rows(embeddings: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -44,8 +57,8 @@ def nearest(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """
     values = queries.new_empty(len(queries))
     rows = torch.empty(len(queries), dtype=torch.long, device=queries.device)
-    for where, block in chunks(queries, len(keys)):
-        torch.max(block @ keys.T, dim=1, out=(values[where], rows[where]))
+    for where, similarities in products(queries, keys):
+        torch.max(similarities, dim=1, out=(values[where], rows[where]))
     return values, rows
 
 
@@ -67,8 +80,7 @@ def survey(embeddings: Tensor, centroids: Tensor, count: int) -> Survey:
     pass."""
     similarity = embeddings.new_empty(len(embeddings))
     top = Top(centroids, count)
-    for where, block in chunks(embeddings, len(centroids)):
-        similarities = block @ centroids.T
+    for where, similarities in products(embeddings, centroids):
         torch.amax(similarities, dim=1, out=similarity[where])
         top.add(similarities, where.start)
     top.merge()
@@ -100,11 +112,15 @@ class Top:
     def add(self, block: Tensor, first_row: int) -> None:
         """Rows that follow those added before; minus infinity is never kept. [n, K]."""
         lowest = self.values[:, -1]
+        # Few columns have anything to take in after the first blocks.
+        columns = (block.amax(dim=0) > lowest).nonzero().squeeze(1)
+        if len(columns) < len(lowest):
+            block, lowest = block[:, columns], lowest[columns]
         enters = block > lowest
         if len(block) > self.count and bool(lowest.isinf().any()):
             enters &= block >= block.topk(self.count, dim=0).values[-1]
         row, column = enters.nonzero(as_tuple=True)
-        self._waiting.append((block[row, column], row + first_row, column))
+        self._waiting.append((block[row, column], row + first_row, columns[column]))
         if sum(len(values) for values, _, _ in self._waiting) >= self.values.numel():
             self.merge()
 
