@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vecaf_hf import VeCAFTrainer
+from vecaf_hf.cost import FULL_SIZE
 from vecaf_hf.selection import STRATEGIES
 
 MakeModel = Callable[..., PreTrainedModel]
@@ -90,7 +91,7 @@ def test_rho_loss_scores_the_held_out_samples_and_the_pool_once_and_then_ten_tim
     trainer.train()
     scored = len(validation) + 80 + 2 * 30
     assert trainer.meter.work["score"].samples == scored
-    assert trainer.meter.work["score"].flops == scored * trainer.meter.forward_flops
+    assert trainer.meter.work["score"].flops == scored * trainer.meter.forward_flops[FULL_SIZE]
 
 
 def test_rho_losses_held_out_model_is_of_the_model_as_the_run_began(
