@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,9 +28,10 @@ from local_models import resolve_model
 from options import RecipeArguments, parse
 
 from vecaf_hf import CEACallback, VeCAFArguments, VeCAFTrainer
+from vecaf_hf.augmentation.captions import find_captions
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.augmentation.text_checkpoint import LOADING_ADVICE
-from vecaf_hf.data.columns import find_label_column
+from vecaf_hf.data.columns import find_label_column, read_labels
 from vecaf_hf.data.pools import make_pool
 from vecaf_hf.printable import listed
 from vecaf_hf.reporting import summarise, write_plots
@@ -87,6 +89,15 @@ def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[Data
         train = train.shuffle(seed=recipe.split_seed).select(range(count))
     splits["train"] = train
     return splits, label
+
+
+def captions_of(recipe: RecipeArguments, pool: Dataset, label: str) -> str | list[str | None]:
+    """The column or template; or each sample's caption, where they are shuffled."""
+    if not recipe.shuffle_captions:
+        return recipe.captions
+    captions = find_captions(recipe.captions, pool, read_labels(pool, label), pool.features[label].names)
+    # Not NumPy's generator: that one has drawn the pool by this seed.
+    return random.Random(recipe.split_seed).sample(captions, len(captions))
 
 
 def load_model(name: str, class_names: list[str]) -> PreTrainedModel:
@@ -164,7 +175,7 @@ def build_trainer(
     callbacks = []
     if recipe.text_encoder is not None:
         encoder = resolve_model(recipe.text_encoder)
-        callbacks.append(CEACallback(encoder, recipe.captions, **vars(cea)))
+        callbacks.append(CEACallback(encoder, captions_of(recipe, splits["train"], label), **vars(cea)))
 
     def view(split: str, transform: v2.Transform) -> Dataset:
         return with_images(splits[split], transform, cea.image_column, label)

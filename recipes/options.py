@@ -38,7 +38,11 @@ class RecipeArguments:
         default=0.0, metadata={"help": "Part of the training split held out for the test where there is no test_split."}
     )
     split_seed: int = field(
-        default=0, metadata={"help": "Seed of what is held out: the same for every `seed`, whose runs share one pool."}
+        default=0,
+        metadata={
+            "help": "Seed of what is held out, of the pool and of shuffled captions: the same for every `seed`, whose "
+            "runs share one pool."
+        },
     )
     pool: str = field(
         default="clean",
@@ -64,6 +68,13 @@ class RecipeArguments:
     captions: str = field(
         default="a photo of a {label}",
         metadata={"help": "Column of captions, or a template over class names."},
+    )
+    shuffle_captions: bool = field(
+        default=False,
+        metadata={
+            "help": "Deal the captions out anew among the pool's samples, by split_seed: a control, whose captions say "
+            "nothing about their images."
+        },
     )
     image_size: int = field(default=224, metadata={"help": "Height and width of the model's input, in pixels."})
     crop_scale: float = field(

@@ -6,6 +6,9 @@
 The second form writes all 60,000 + 10,000 images, in their order, into a folder that `--dataset_name` takes. FOLDER
 holds the four idx .gz files of https://github.com/zalandoresearch/fashion-mnist (MIT licence), as its "Get the Data"
 section names them. The images of the subset are drawn by seed, the same number of each class.
+
+The column `caption` says what an image looks like, by its pixels (`appearance.py`). They are a negative, a black dress
+on white paper is bright on black: captions speak of the picture, as a model sees it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+from appearance import describe
 from PIL import Image
 
 CLASSES = [
@@ -41,8 +45,14 @@ def read(folder: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, target: Path) -> None:
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
-    columns = {"image": [Image.fromarray(images[row]) for row in rows], "label": labels[rows].tolist()}
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES), "caption": datasets.Value("string")}
+    )
+    columns = {
+        "image": [Image.fromarray(images[row]) for row in rows],
+        "label": labels[rows].tolist(),
+        "caption": [describe(images[row], CLASSES[labels[row]]) for row in rows],
+    }
     datasets.Dataset.from_dict(columns, features=features).to_parquet(str(target))
 
 

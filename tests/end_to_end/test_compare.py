@@ -80,6 +80,17 @@ def test_a_misspelt_key_of_a_grid_is_refused(tmp_path):
         Grid.load(file)
 
 
+@pytest.mark.parametrize("file", sorted((RECIPES / "configs").glob("compare_*.yaml")), ids=lambda file: file.stem)
+def test_every_method_of_a_shipped_grid_has_options_that_go_together(file, tmp_path, monkeypatch):
+    import compare
+
+    monkeypatch.setattr(compare, "build_trainer", lambda *arguments: (arguments, None))
+    grid = compare.Grid.load(file)
+    for pool, method in grid.groups():
+        (recipe, _, args), _ = compare.trainer_of(grid, grid.tuning(pool, method)[0], use_cpu=True)
+        assert (recipe.pool, args.strategy) == (pool, grid.methods[method]["strategy"])
+
+
 def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
     import compare
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForImageClassification
+
+from vecaf_hf import CEACallback
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -267,3 +270,43 @@ def test_resuming_by_the_command_lines_word(recipes: None, monkeypatch: pytest.M
         with pytest.raises(Asked):
             finetune.main({})
         assert asked[-1] == expected
+
+
+# --- Captions ---
+
+
+def captions(*options: str) -> tuple[Dataset, Any]:
+    """A pool of eight in four classes, and what CEA gets as captions."""
+    import finetune
+
+    features = Features({"label": ClassLabel(names=list("wxyz")), "text": Value("string")})
+    rows = {"label": [number % 4 for number in range(8)], "text": [*(f"number {number}" for number in range(7)), None]}
+    pool = Dataset.from_dict(rows, features=features)
+    return pool, finetune.captions_of(parse({}, *options)[0], pool, "label")
+
+
+def test_captions_are_shuffled_by_the_split_seed(recipes: None) -> None:
+    shuffle = ("--captions", "text", "--shuffle_captions", "true")
+    pool, plain = captions("--captions", "text")
+    _, shuffled = captions(*shuffle)
+    assert plain == "text"
+    assert shuffled != list(pool["text"]) and Counter(shuffled) == Counter(pool["text"])
+    # The runs of a grid share it, whatever their seed.
+    assert captions(*shuffle, "--seed", "7")[1] == shuffled != captions(*shuffle, "--split_seed", "1")[1]
+
+
+def test_a_template_is_filled_in_before_captions_are_shuffled(recipes: None) -> None:
+    _, shuffled = captions("--captions", "a {label}", "--shuffle_captions", "true")
+    assert Counter(shuffled) == {f"a {name}": 2 for name in "wxyz"}
+    assert shuffled != [f"a {'wxyz'[number % 4]}" for number in range(8)]
+
+
+def test_shuffled_captions_reach_cea(recipes: None, tmp_path: Path) -> None:
+    import finetune
+
+    options = ["--config", str(ROOT / QUICKSTART), "--output_dir", str(tmp_path), "--max_train_samples", "100"]
+    options += ["--dataset_name", str(ROOT / "recipes/data/fashion_mnist"), "--captions", "caption"]
+    trainer, _ = finetune.build_trainer(*parse({}, *options, "--shuffle_captions", "true"))
+    (cea,) = (one for one in trainer.callback_handler.callbacks if isinstance(one, CEACallback))
+    plain = trainer.train_dataset.with_format(None)["caption"]
+    assert cea.captions != list(plain) and Counter(cea.captions) == Counter(plain)
