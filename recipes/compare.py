@@ -5,7 +5,8 @@
 Each cell of the grid is one run and one file of results: a grid can be stopped and taken up anywhere. Started several
 times, on machines with a common folder, the processes share the cells. A method's learning rate is picked on the
 validation split, by the tuning seeds; the other seeds run at the picked rate alone. The test split is read once, with
-the picked runs' models. When nothing is missing, tables and plots are written beside the results.
+the picked runs' models; with `test_split: none`, as for the choice of options, never. When nothing is missing, the
+picked runs' results, tables and plots are written to the grid's `report`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parent))
-from comparison import write_report
+from comparison import summary_of, write_report
 from finetune import build_trainer
 from options import parse
 
@@ -57,7 +58,8 @@ class Grid:
     """A YAML file's content.
 
     Args:
-        folder: Where results go.
+        folder: Where each cell's result goes.
+        report: Where what is made of them goes.
         options: Of every run, as a recipe takes them.
         methods: Name -> the options that make it.
         pools: Names in `vecaf_hf.data.pools.POOLS`.
@@ -67,6 +69,7 @@ class Grid:
     """
 
     folder: Path
+    report: Path
     options: dict[str, Any]
     methods: dict[str, dict[str, Any]]
     pools: list[str]
@@ -78,7 +81,7 @@ class Grid:
     def load(cls, file: Path) -> Grid:
         values = yaml.safe_load(file.read_text())
         check_options(str(file), values, cls.__dataclass_fields__)
-        return cls(**{**values, "folder": Path(values["folder"])})
+        return cls(**{**values, "folder": Path(values["folder"]), "report": Path(values["report"])})
 
     def groups(self) -> Iterator[tuple[str, str]]:
         """(pool, method); the methods of one pool follow each other."""
@@ -109,13 +112,23 @@ class Grid:
         file = self.file(cell)
         return json.loads(file.read_text()) if file.is_file() else None
 
+    def cells(self, pool: str, method: str) -> list[Cell]:
+        """A method's runs that are known by now: its other seeds wait for its rate."""
+        return list(dict.fromkeys(self.tuning(pool, method) + (self.picked(pool, method) or [])))
+
     def untrained(self) -> list[Cell]:
-        """Cells to run that are known by now: a method's other seeds wait for its rate."""
-        cells = (cell for group in self.groups() for cell in self.tuning(*group) + (self.picked(*group) or []))
-        return [cell for cell in dict.fromkeys(cells) if not self.file(cell).is_file()]
+        """Known cells without a result."""
+        return [cell for group in self.groups() for cell in self.cells(*group) if not self.file(cell).is_file()]
+
+    def left(self) -> int:
+        """Runs of the whole grid without a result, those among them that are not known yet."""
+        later = len(set(self.seeds) - set(self.tuning_seeds))
+        return len(self.untrained()) + later * sum(self.picked(*group) is None for group in self.groups())
 
     def untested(self) -> list[Cell]:
-        """Picked cells whose models have not seen the test split."""
+        """Picked cells whose models have not seen the test split, where there is one."""
+        if self.options.get("test_split") == "none":
+            return []
         cells = (cell for group in self.groups() for cell in self.picked(*group) or [])
         return [cell for cell in cells if "test" not in (self.result(cell) or {})]
 
@@ -184,38 +197,55 @@ def write(file: Path, values: dict[str, Any]) -> None:
     temporary.rename(file)
 
 
-def work_off(what: str, grid: Grid, missing: Callable[[], list[Cell]], work: Callable[[Grid, Cell], None]) -> None:
-    """Do what is missing until nothing is, beside other processes; what gets done may add to it."""
-    with tqdm(desc=what, unit="run") as progress:
-
-        def done_by_us(cell: Cell) -> bool:
-            file = grid.file(cell).with_suffix(".lock")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                # Of the operating system's: a killed process holds none.
-                with FileLock(file, timeout=0):
-                    if cell not in missing():
-                        return False
-                    progress.set_postfix_str(cell.name)
-                    work(grid, cell)
-                    progress.update()
-                    return True
-            except Timeout:
-                return False
-
+def work_off(
+    what: str,
+    grid: Grid,
+    left: Callable[[], int],
+    missing: Callable[[], list[Cell]],
+    work: Callable[[Grid, Cell], None],
+) -> None:
+    """Do what is missing until nothing is, beside other processes: progress and time left are of all of them."""
+    with tqdm(desc=what, unit="run", total=left()) as progress:
         while cells := missing():
-            progress.total = progress.n + len(cells)
-            if not any(done_by_us(cell) for cell in cells):
+            progress.n = progress.total - left()
+            progress.refresh()
+            if not any(done_by_us(cell, grid, missing, work) for cell in cells):
                 time.sleep(WAITING)
+
+
+def done_by_us(cell: Cell, grid: Grid, missing: Callable[[], list[Cell]], work: Callable[[Grid, Cell], None]) -> bool:
+    """Do a cell's work, unless another process does it or has done it."""
+    file = grid.file(cell).with_suffix(".lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Of the operating system's: a killed process holds none.
+        with FileLock(file, timeout=0):
+            if cell not in missing():
+                return False
+            work(grid, cell)
+            return True
+    except Timeout:
+        return False
+
+
+def summary(grid: Grid) -> dict[str, Any]:
+    """Of all picked cells: "pool/method" -> the rate, its runs, and where every tried rate ended on validation."""
+    found = {}
+    for pool, method in grid.groups():
+        cells = grid.picked(pool, method) or []
+        tried = {cell.name: (grid.result(cell) or {})["curve"][-1]["accuracy"] for cell in grid.tuning(pool, method)}
+        runs = [summary_of(grid.result(cell) or {}) for cell in cells]
+        found[f"{pool}/{method}"] = {"learning_rate": cells[0].learning_rate, "tried": tried, "runs": runs}
+    return found
 
 
 def main(file: Path) -> None:
     grid = Grid.load(file)
-    work_off("Training", grid, grid.untrained, run)
-    work_off("Testing", grid, grid.untested, test)
-    results = {group: [grid.result(cell) or {} for cell in grid.picked(*group) or []] for group in grid.groups()}
-    rates = {group: cells[0].learning_rate for group in grid.groups() if (cells := grid.picked(*group))}
-    print(write_report(results, rates, grid.folder))
+    work_off("Training", grid, grid.left, grid.untrained, run)
+    work_off("Testing", grid, lambda: len(grid.untested()), grid.untested, test)
+    results = summary(grid)
+    write(grid.report / "results.json", results)
+    print(write_report(results, grid.report))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-"""The tables and plots of a grid that `compare.py` has run."""
+"""The tables and plots of a grid that `compare.py` has run, from its `results.json`.
+
+python recipes/comparison.py recipes/results/fashion_mnist
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -14,20 +19,41 @@ from matplotlib.figure import Figure
 # Not for its own sake: other work is what it is paid with.
 NOT_COUNTED = {"evaluate"}
 REFERENCE = "full"
+# Cost nothing but training: what a selection must beat.
+FREE = ("full", "random", "balanced", "infobatch")
 
-Point = Mapping[str, Any]  # of a curve
+Point = Mapping[str, Any]  # of a curve: step, accuracy, flops
 Measure = Callable[[Point], float]
-Group = tuple[str, str]  # (pool, method)
-Results = Mapping[Group, Sequence[Mapping[str, Any]]]
+Run = Mapping[str, Any]
+Results = Mapping[str, Mapping[str, Any]]  # "pool/method" -> learning_rate, runs
 
 
-def cost(point: Point) -> float:
-    """FLOPs of all work up to a point of a curve, but for its evaluations."""
-    return sum(work["flops"] for kind, work in point["work"].items() if kind not in NOT_COUNTED)
+def cost(work: Mapping[str, Mapping[str, float]]) -> float:
+    """FLOPs of all work but evaluation."""
+    return sum(part["flops"] for kind, part in work.items() if kind not in NOT_COUNTED)
+
+
+def summary_of(run: Run) -> dict[str, Any]:
+    """What tables and plots need of a cell's result."""
+    points, work = run["curve"], run["curve"][-1]["work"]
+    return {
+        "curve": [{"step": one["step"], "accuracy": one["accuracy"], "flops": cost(one["work"])} for one in points],
+        "losses": run["losses"],
+        "test": run.get("test"),
+        "scored": work["score"]["samples"],
+        "seconds": sum(part["seconds"] for kind, part in work.items() if kind not in NOT_COUNTED),
+    }
 
 
 def steps(point: Point) -> float:
     return point["step"]
+
+
+def flops(point: Point) -> float:
+    return point["flops"]
+
+
+MEASURES: dict[str, Measure] = {"batches": steps, "cost": flops}
 
 
 def to_target(points: Sequence[Point], target: float, measure: Measure) -> float:
@@ -43,52 +69,63 @@ def to_target(points: Sequence[Point], target: float, measure: Measure) -> float
     return float("nan")
 
 
-def mean_curve(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def mean_curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The seeds' curves averaged point by point; they evaluate at the same steps."""
     return [
-        {
-            "step": points[0]["step"],
-            "accuracy": fmean(point["accuracy"] for point in points),
-            "flops": fmean(cost(point) for point in points),
-        }
+        {name: fmean(point[name] for point in points) for name in ("step", "accuracy", "flops")}
         for points in zip(*(run["curve"] for run in runs), strict=True)
     ]
 
 
-def with_error(values: Sequence[float]) -> str:
+def ends(runs: Sequence[Run]) -> list[float]:
+    """Accuracy of each run's end, %: on the test split, or on validation where nothing was tested."""
+    return [100 * (run["curve"][-1]["accuracy"] if run["test"] is None else run["test"]) for run in runs]
+
+
+def with_error(values: Sequence[float], sign: str = "") -> str:
     """Mean and standard error."""
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{fmean(values):.1f} ± {stdev(values) / len(values) ** 0.5:.1f}"
+    mean = f"{fmean(values):{sign}.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {stdev(values) / len(values) ** 0.5:.1f}"
 
 
-def table(pool: str, results: Results, rates: Mapping[Group, float]) -> str:
-    """One row a method: test accuracy, rate, work, and batches and cost to the accuracy that `full` ends with."""
-    methods = [method for its, method in results if its == pool]
-    curves = {method: mean_curve(results[pool, method]) for method in methods}
-    header = ["method", "test accuracy, %", "n", "learning rate", "samples scored", "all-in TFLOPs"]
-    against = REFERENCE in methods
-    if against:
-        target = curves[REFERENCE][-1]["accuracy"]
-        full = {name: to_target(curves[REFERENCE], target, measure) for name, measure in MEASURES.items()}
-        header += [f"{name} to the accuracy of `{REFERENCE}`, of its" for name in MEASURES]
+def methods_of(results: Results, pool: str) -> dict[str, Mapping[str, Any]]:
+    return {name.split("/")[1]: found for name, found in results.items() if name.split("/")[0] == pool}
+
+
+def references(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """`full`, and the best of the methods that cost nothing but training, by validation."""
+    free = [method for method in FREE if method in found]
+    best = sorted(free, key=lambda method: -mean_curve(found[method]["runs"])[-1]["accuracy"])[:1]
+    return list(dict.fromkeys([method for method in (REFERENCE,) if method in found] + best))
+
+
+def table(results: Results, pool: str) -> str:
+    """One row a method: accuracy, rate, work, and batches and cost to the accuracy that the references end with."""
+    found = methods_of(results, pool)
+    curves = {method: mean_curve(entry["runs"]) for method, entry in found.items()}
+    tested = all(run["test"] is not None for entry in found.values() for run in entry["runs"])
+    header = ["method", f"{'test' if tested else 'validation'} accuracy, %", "n", "learning rate", "samples scored"]
+    header += ["all-in TFLOPs", "seconds"]
+    opponents = references(found)
+    for method in opponents:
+        header += [f"accuracy less `{method}`'s, paired"]
+        header += [f"{name} to `{method}`'s last accuracy, of its" for name in MEASURES]
     rows = []
-    for method in sorted(methods, key=lambda method: -fmean(run["test"] for run in results[pool, method])):
-        runs = results[pool, method]
-        scored = fmean(run["curve"][-1]["work"]["score"]["samples"] for run in runs)
-        cells = [f"`{method}`", with_error([100 * run["test"] for run in runs]), str(len(runs))]
-        cells += [f"{rates[pool, method]:g}", f"{scored:,.0f}", f"{curves[method][-1]['flops'] / 1e12:.2f}"]
-        if against:
-            cells += [_part(to_target(curves[method], target, measure), full[n]) for n, measure in MEASURES.items()]
+    for method in sorted(found, key=lambda method: -fmean(ends(found[method]["runs"]))):
+        runs = found[method]["runs"]
+        cells = [f"`{method}`", with_error(ends(runs)), str(len(runs)), f"{found[method]['learning_rate']:g}"]
+        cells += [f"{fmean(run['scored'] for run in runs):,.0f}", f"{curves[method][-1]['flops'] / 1e12:.2f}"]
+        cells += [f"{fmean(run['seconds'] for run in runs):.0f}"]
+        for opponent in opponents:
+            pairs = zip(ends(runs), ends(found[opponent]["runs"]), strict=True)
+            cells.append(with_error([one - other for one, other in pairs], sign="+") if method != opponent else "")
+            target = curves[opponent][-1]["accuracy"]
+            cells += [
+                _part(to_target(curves[method], target, measure), to_target(curves[opponent], target, measure))
+                for measure in MEASURES.values()
+            ]
         rows.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
-
-
-def _flops(point: Point) -> float:
-    return point["flops"]
-
-
-MEASURES: dict[str, Measure] = {"batches": steps, "cost": _flops}
 
 
 def _part(value: float, whole: float) -> str:
@@ -112,8 +149,8 @@ def curves_figure(results: Results, pools: Sequence[str], methods: Sequence[str]
     style = styles(methods)
     for axes, pool in zip(panels, pools, strict=True):
         for method in methods:
-            if (pool, method) in results:
-                curve = mean_curve(results[pool, method])
+            if f"{pool}/{method}" in results:
+                curve = mean_curve(results[f"{pool}/{method}"]["runs"])
                 x = [point["flops"] / 1e12 if by_cost else point["step"] for point in curve]
                 axes.plot(x, [100 * point["accuracy"] for point in curve], label=method, linewidth=1.6, **style[method])
         axes.set(title=pool.replace("_", "-"), xlabel="all work but evaluation, TFLOPs" if by_cost else "batches")
@@ -130,7 +167,7 @@ def bars_figure(results: Results, pools: Sequence[str], methods: Sequence[str]) 
     figure = Figure(figsize=(4.2 * len(pools), 0.32 * len(methods) * 2 + 2), layout="constrained")
     panels = figure.subplots(2, len(pools), squeeze=False, sharey=True)
     for column, pool in enumerate(pools):
-        curves = {method: mean_curve(results[pool, method]) for method in methods if (pool, method) in results}
+        curves = {method: mean_curve(entry["runs"]) for method, entry in methods_of(results, pool).items()}
         target = curves[REFERENCE][-1]["accuracy"]
         for row, (name, measure) in enumerate(MEASURES.items()):
             axes = panels[row][column]
@@ -152,8 +189,9 @@ def losses_figure(results: Results, pools: Sequence[str], methods: Sequence[str]
     style = styles(methods)
     for axes, pool in zip(panels, pools, strict=True):
         for method in methods:
-            if (pool, method) in results and results[pool, method][0]["losses"]:
-                axes.plot(*zip(*results[pool, method][0]["losses"], strict=True), label=method, **style[method])
+            entry = results.get(f"{pool}/{method}")
+            if entry is not None and entry["runs"][0]["losses"]:
+                axes.plot(*zip(*entry["runs"][0]["losses"], strict=True), label=method, **style[method])
         axes.set(title=pool.replace("_", "-"), xlabel="batches")
     panels[0].set_ylabel("training loss")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -161,11 +199,11 @@ def losses_figure(results: Results, pools: Sequence[str], methods: Sequence[str]
     return figure
 
 
-def write_report(results: Results, rates: Mapping[Group, float], folder: Path) -> str:
+def write_report(results: Results, folder: Path) -> str:
     """Write tables and plots into the folder; returns the tables."""
     matplotlib.use("Agg")
-    pools = list(dict.fromkeys(pool for pool, _ in results))
-    methods = list(dict.fromkeys(method for _, method in results))
+    pools = list(dict.fromkeys(name.split("/")[0] for name in results))
+    methods = list(dict.fromkeys(name.split("/")[1] for name in results))
     figures = {
         "accuracy_by_batches.png": curves_figure(results, pools, methods, by_cost=False),
         "accuracy_by_cost.png": curves_figure(results, pools, methods, by_cost=True),
@@ -174,7 +212,14 @@ def write_report(results: Results, rates: Mapping[Group, float], folder: Path) -
     if REFERENCE in methods:
         figures["to_target.png"] = bars_figure(results, pools, methods)
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=130)
-    text = "\n\n".join(f"### Pool `{pool}`\n\n{table(pool, results, rates)}" for pool in pools) + "\n"
+        figure.savefig(folder / name, dpi=110)
+    text = "\n\n".join(f"### Pool `{pool}`\n\n{table(results, pool)}" for pool in pools) + "\n"
     (folder / "tables.md").write_text(text)
     return text
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="Where results.json is, and tables and plots go.")
+    folder = parser.parse_args().folder
+    print(write_report(json.loads((folder / "results.json").read_text()), folder))

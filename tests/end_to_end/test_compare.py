@@ -19,7 +19,8 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def point(step: int, accuracy: float, flops: float = 0.0) -> dict[str, Any]:
-    work = {"score": {"flops": flops, "samples": 0}, "train": {"flops": 3.0 * step}, "evaluate": {"flops": 1e9}}
+    counted = {"score": flops, "train": 3.0 * step, "evaluate": 1e9}
+    work = {kind: {"flops": value, "samples": 0, "seconds": 0.0} for kind, value in counted.items()}
     return {"step": step, "accuracy": accuracy, "work": work}
 
 
@@ -27,13 +28,13 @@ def grid_of(folder: Path, **changes: Any) -> Any:
     from compare import Grid
 
     values = {"options": {}, "methods": {"full": {}, "ods": {}}, "pools": ["clean"], "learning_rates": [0.1, 0.01]}
-    return Grid(folder=folder, seeds=[0, 1], **{**values, **changes})
+    return Grid(folder=folder, report=folder, seeds=[0, 1], **{**values, **changes})
 
 
 def test_evaluation_is_no_cost():
     from comparison import cost
 
-    assert cost(point(10, 0.5, flops=7)) == 37
+    assert cost(point(10, 0.5, flops=7)["work"]) == 37
 
 
 @pytest.mark.parametrize(
@@ -47,10 +48,10 @@ def test_a_target_is_reached_on_the_line_between_two_evaluations(target, expecte
 
 
 def test_seeds_are_averaged_point_by_point():
-    from comparison import mean_curve
+    from comparison import mean_curve, summary_of
 
-    runs = [{"curve": [point(5, 0.2, 1), point(10, 0.4, 1)]}, {"curve": [point(5, 0.4, 3), point(10, 0.8, 5)]}]
-    curve = mean_curve(runs)
+    curves = [[point(5, 0.2, 1), point(10, 0.4, 1)], [point(5, 0.4, 3), point(10, 0.8, 5)]]
+    curve = mean_curve([summary_of({"curve": one, "losses": []}) for one in curves])
     assert [one["step"] for one in curve] == [5, 10]
     assert [one["accuracy"] for one in curve] == pytest.approx([0.3, 0.6])
     assert [one["flops"] for one in curve] == pytest.approx([17, 33])
@@ -60,7 +61,7 @@ def test_the_rate_is_picked_on_validation_by_the_tuning_seeds_alone(tmp_path):
     from compare import Cell, write
 
     grid = grid_of(tmp_path)
-    assert len(grid.untrained()) == 4 and grid.picked("clean", "ods") is None
+    assert len(grid.untrained()) == 4 and grid.left() == 6 and grid.picked("clean", "ods") is None
     for rate, accuracy in ((0.1, 0.7), (0.01, 0.6)):
         write(grid.file(Cell("clean", "ods", rate, 0)), {"curve": [point(1, 0.9), point(2, accuracy)]})
     assert grid.picked("clean", "ods") == [Cell("clean", "ods", 0.1, 0), Cell("clean", "ods", 0.1, 1)]
@@ -69,6 +70,8 @@ def test_the_rate_is_picked_on_validation_by_the_tuning_seeds_alone(tmp_path):
     write(grid.file(Cell("clean", "ods", 0.1, 1)), {"curve": [point(1, 0.9), point(2, 0.0)]})
     assert grid.picked("clean", "ods")[0].learning_rate == 0.1
     assert set(grid.untested()) == set(grid.picked("clean", "ods"))
+    assert grid.left() == 3  # two rates of full, and then its other seed
+    assert not grid_of(tmp_path, options={"test_split": "none"}).untested()
 
 
 def test_a_misspelt_key_of_a_grid_is_refused(tmp_path):
@@ -110,6 +113,7 @@ def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
     }
     values |= {
         "folder": str(tmp_path / "results"),
+        "report": str(tmp_path / "results"),
         "options": values["options"] | tiny,
         "methods": {"full": {"strategy": "full"}, "ods": {"strategy": "ods", "selection_steps": 5}},
         "pools": ["redundant"],
@@ -130,6 +134,8 @@ def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
     for method, result in found.items():
         assert [one["step"] for one in result["curve"]] == [2, 4] and 0 <= result["test"] <= 1
         assert (result["curve"][-1]["work"]["score"]["samples"] > 0) == (method == "ods")
+    kept = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert kept["redundant/ods"]["runs"][0]["test"] == found["ods"]["test"]
     # Nothing is done twice.
     monkeypatch.setattr(compare, "run", lambda *_: pytest.fail("ran again"))
     monkeypatch.setattr(compare, "test", lambda *_: pytest.fail("tested again"))
