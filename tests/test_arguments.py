@@ -76,6 +76,7 @@ def test_a_selections_options_are_all_there_with_their_defaults(make):
         ({"scoring_batch_size": 0}, "scoring_batch_size is 0; it must be at least 1"),
         ({"sample_weights": "mas"}, "sample_weights is 'mas' .did you mean 'mass'"),
         ({"sample_weights": len}, "sample_weights is <built-in function len>"),
+        ({"strategy": "infobatch", "single_run": True}, "strategy 'infobatch' goes by the losses of training"),
         ({"ignore_data_skip": True}, "ignore_data_skip does not go with VeCAF"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size does not go with VeCAF"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy=.*group_by_length.* does not go"),

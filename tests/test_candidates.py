@@ -18,7 +18,9 @@ def make(**changes) -> Candidates:
         "relevance": torch.tensor([1.0, 0.5, 0.0, 2.0]),
         "selected": torch.tensor([False, True, False, True]),
         "irreducible": torch.tensor([0.5, -0.5, 0.0, 1.0]),
+        "training_losses": torch.tensor([0.5, 1.5, 0.0, 1.0]),
         "head": LinearHead(torch.arange(6.0).reshape(2, 3), torch.tensor([0.5, -0.5])),
+        "progress": 0.5,
     }
     return Candidates(**(values | changes))
 
@@ -26,6 +28,8 @@ def make(**changes) -> Candidates:
 def assert_equal(first: Candidates, second: Candidates) -> None:
     for field in fields(Candidates):
         a, b = getattr(first, field.name), getattr(second, field.name)
+        if isinstance(a, float):
+            a, b = torch.tensor(a), torch.tensor(b)
         if isinstance(a, LinearHead):
             a, b = torch.cat([a.weight, a.bias[:, None]], 1), torch.cat([b.weight, b.bias[:, None]], 1)
         assert (a is None and b is None) or torch.equal(a, b), field.name
@@ -70,6 +74,16 @@ def test_values_that_are_not_finite_name_the_samples_index_in_the_pool(name, bad
     values[2] = bad
     with pytest.raises(ValueError, match=rf"^{name} of sample 5 is not finite \(1 such samples\)"):
         make(**{name: values})
+
+
+def test_a_loss_that_training_has_not_seen_is_not_a_number_and_no_other_may_be():
+    unseen = torch.tensor([torch.nan, 1.0, torch.nan, 2.0])
+    assert make(training_losses=unseen).training_losses is unseen
+    assert len(make(training_losses=torch.full((4,), torch.nan))) == 4
+    for bad in (torch.inf, -torch.inf):
+        unseen = torch.tensor([torch.nan, 1.0, bad, 2.0])
+        with pytest.raises(ValueError, match=r"^training_losses of sample 5 is not finite \(1 such samples\)"):
+            make(training_losses=unseen)
 
 
 def test_infinities_that_cancel_are_found_and_counted():

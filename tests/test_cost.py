@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import timm
 import torch
 from torch import nn
+from transformers import ViTConfig, ViTForImageClassification
 
 from vecaf_hf.cost import FULL_SIZE, KINDS, TRAINING_FACTOR, CostMeter
 
@@ -108,6 +110,95 @@ def test_flops_of_attention():
 
     # Scores and values, each 5 x 5 x 8 products in 2 heads.
     assert flops_of(Attention(), torch.zeros(3, 2, 5, 8)) == 2 * 2 * (2 * 5 * 5 * 8)
+
+
+# --- Whole models, counted by hand ---
+
+
+@pytest.fixture(scope="module")
+def vit() -> ViTForImageClassification:
+    sizes = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 20}
+    config = ViTConfig(image_size=32, patch_size=8, num_labels=7, **sizes)
+    return ViTForImageClassification(config).eval()
+
+
+def vit_products() -> int:
+    """Multiplications with an addition, of one image."""
+    width, layers, mlp, classes = 12, 3, 20, 7
+    patches = (32 // 8) ** 2
+    tokens = patches + 1  # and the class token
+    patch_embedding = patches * (3 * 8 * 8) * width
+    query_key_value = 3 * tokens * width * width
+    # The heads share the width.
+    scores, values = tokens * tokens * width, tokens * tokens * width
+    projection = tokens * width * width
+    expansion_and_contraction = 2 * tokens * width * mlp
+    layer = query_key_value + scores + values + projection + expansion_and_contraction
+    head = width * classes
+    return patch_embedding + layers * layer + head
+
+
+def test_flops_of_a_vit(vit):
+    assert flops_of(vit, torch.zeros(5, 3, 32, 32)) == 2 * vit_products()
+
+
+def test_training_counts_as_three_forwards_and_takes_about_as_many(vit):
+    images, meter = torch.zeros(5, 3, 32, 32), CostMeter()
+    with meter.forward("score", 5), torch.inference_mode():
+        vit(images)
+    meter.add_training(5)
+    assert meter.work["train"].flops == 3 * 5 * 2 * vit_products()
+    with meter.measured("select"):
+        vit(images, labels=torch.zeros(5, dtype=torch.long)).loss.backward()
+    vit.zero_grad()
+    # No gradient of the images.
+    patch_embedding = 16 * (3 * 8 * 8) * 12
+    assert meter.work["select"].flops == meter.work["train"].flops - 5 * 2 * patch_embedding
+
+
+# Of EfficientNet-Lite0 (Tan and Le 2019, Table 1; without squeeze and excitation): kernel, stride of the first block,
+# expansion, channels, blocks.
+STAGES = [
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+]
+
+
+def lite0_products(side: int) -> int:
+    """Multiplications with an addition, of one square image."""
+    side = -(-side // 2)
+    stem = side * side * (3 * 3) * 3 * 32
+    total, channels = stem, 32
+    for kernel, stride, expansion, out, blocks in STAGES:
+        for block in range(blocks):
+            wide = expansion * channels
+            if expansion > 1:
+                total += side * side * channels * wide
+            if block == 0:
+                side = -(-side // stride)
+            depthwise = side * side * kernel * kernel * wide
+            projection = side * side * wide * out
+            total += depthwise + projection
+            channels = out
+    last_convolution = side * side * 320 * 1280
+    classifier = 1280 * 1000
+    return total + last_convolution + classifier
+
+
+@pytest.mark.parametrize(("side", "images"), [(64, 3), (75, 1), (224, 1)])
+def test_flops_of_a_convolutional_network(side, images):
+    model = timm.create_model("efficientnet_lite0", pretrained=False).eval()
+    assert flops_of(model, torch.zeros(images, 3, side, side)) == 2 * lite0_products(side)
+
+
+def test_the_convolutional_networks_published_figure():
+    """0.4 GMACs at 224 pixels, in timm's table."""
+    assert round(lite0_products(224) / 1e9, 1) == 0.4
 
 
 def test_only_the_first_forward_is_measured_and_processes_count():

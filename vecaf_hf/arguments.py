@@ -166,6 +166,11 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                 "images beside the losses that training saw of large ones: choose another rescore, or leave "
                 "scoring_image_size unset"
             )
+        if self.single_run and "training_losses" in find_strategy(self.strategy).needs:
+            raise ValueError(
+                f"single_run selects before anything is trained, and strategy {self.strategy!r} goes by the losses of "
+                "training: leave single_run off"
+            )
         if 0 < self.max_steps < self.num_loops:
             raise ValueError(f"num_loops is {self.num_loops}, more than max_steps ({self.max_steps})")
 

@@ -41,12 +41,20 @@ class LinearHead:
 
 
 # Of what is checked row by row.
-DIMENSIONS = {"embeddings": 2, "losses": 1, "logits": 2, "relevance": 1, "selected": 1, "irreducible": 1}
+DIMENSIONS = {
+    "embeddings": 2,
+    "losses": 1,
+    "logits": 2,
+    "relevance": 1,
+    "selected": 1,
+    "irreducible": 1,
+    "training_losses": 1,
+}
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Samples of the pool that a strategy may choose from. Row `r` of every field but `head` is the same sample.
+    """Samples of the pool that a strategy may choose from. Row `r` of every tensor is the same sample.
 
     Args:
         indices: Positions in the pool, distinct. LongTensor [M].
@@ -57,14 +65,16 @@ class Candidates:
         relevance: Factor on each sample's selection probability (domain affinity), at least 0. [M].
         selected: Whether an earlier loop selected the sample. BoolTensor [M].
         irreducible: Loss of each sample under a model that was fitted on held-out data. [M].
+        training_losses: Loss of each sample as training saw it last, NaN where it has not. [M].
         head: What turns embeddings into logits, where a linear layer does.
+        progress: Part of the run that is over, in [0, 1).
 
     A field that no part of the run needs is None: `full` and `random` train without a scoring pass.
 
     Raises:
-        ValueError: A field has another number of rows, repeats an index, or holds a NaN, an infinity or a
-            negative loss, or the head takes embeddings of another size. The message names the field and the
-            sample's index in the pool.
+        ValueError: A field has another number of rows, repeats an index, or holds a NaN (but for losses that training
+            has not seen), an infinity or a negative loss, or the head takes embeddings of another size. The message
+            names the field and the sample's index in the pool.
     """
 
     indices: Tensor
@@ -75,7 +85,9 @@ class Candidates:
     relevance: Tensor | None = None
     selected: Tensor | None = None
     irreducible: Tensor | None = None
+    training_losses: Tensor | None = None
     head: LinearHead | None = None
+    progress: float | None = None
 
     def __post_init__(self) -> None:
         if self.indices.dim() != 1 or self.indices.dtype != torch.long:
@@ -110,6 +122,8 @@ class Candidates:
             raise ValueError(
                 f"{name} must have {dimensions} dimension(s) and {len(self)} rows, got {_describe(values)}"
             )
+        if name == "training_losses":
+            values = values.masked_fill(values.isnan(), 0)
         # One pass that allocates nothing of the field's size: a sum is finite unless an element is not
         # (or the sum overflows, which the exact search below then clears).
         if values.sum().isfinite():
@@ -148,8 +162,8 @@ class Candidates:
 
     def tensors(self) -> dict[str, Any]:
         """The fields of samples that there are, by name."""
-        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "head"}
-        return {name: values for name, values in found.items() if values is not None}
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: values for name, values in found.items() if isinstance(values, Tensor)}
 
 
 def evenly_spaced(size: int, most: int) -> Tensor:

@@ -84,13 +84,20 @@ class Reselection:
             head.weight.data.copy_(torch.randn(head.weight.shape) / head.in_features**0.5)
             rescored(head, probe, self.sample_loss, self.output_kind)
 
-    def is_read_later(self, begun: int, loops: int) -> bool:
-        """Whether scores, and losses of training, are of use to a boundary after as many loops of these have begun."""
-        return self.strategy.needs_forward and not self.args.single_run and begun < loops
+    def state(self, begun: int, loops: int) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint keeps for the boundaries after as many loops of these have begun: scores, and losses of
+        training."""
+        selects = begun < loops and not self.args.single_run
+        losses = self.training_losses if selects else None
+        return {
+            "scores": self.rescoring.state() if selects and self.strategy.needs_forward else {},
+            "training_losses": {} if losses is None else losses.state(),
+        }
 
     def select(
         self,
         loop: int,
+        progress: float,
         earlier: list[Selection],
         trained: Callable[[int], Tensor],
         is_trainable: Callable[[Selection], bool],
@@ -99,6 +106,7 @@ class Reselection:
 
         Args:
             loop: 0-based.
+            progress: Part of the run that is over.
             earlier: One selection a loop.
             trained: The samples that an earlier loop has trained on, rising. LongTensor [n].
             is_trainable: Whether the samples that the loop would train on can be loaded; the pool's ledger has the
@@ -111,10 +119,10 @@ class Reselection:
                 candidates, selection = self._unscored(), earlier[0]
             else:
                 candidates = self._candidates(loop, seed, trained)
-                selection = self._select_from(candidates, seed, earlier)
+                selection = self._select_from(candidates, seed, progress, earlier)
                 while not is_trainable(selection):
                     candidates = self._usable(candidates)
-                    selection = self._select_from(candidates, seed, earlier)
+                    selection = self._select_from(candidates, seed, progress, earlier)
             figures = self._begin_augmentation(selection, candidates) if self.cea is not None else {}
         return selection, candidates, figures
 
@@ -168,6 +176,9 @@ class Reselection:
     def foreseen(self, loops: int) -> Tensor:
         """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""
         candidates, parts = self._unscored(), [torch.empty(0, dtype=torch.long)]
+        if "training_losses" in self.strategy.needs:
+            # Training decides it: any may be selected.
+            return candidates.indices
         # These load in the first loop whatever they load at all.
         scores_all = self.strategy.needs_forward and self.rescoring.begins_with_all
         if self.args.single_run or self.strategy.takes_all or scores_all:
@@ -180,8 +191,8 @@ class Reselection:
                     parts.append(run_strategy(self.strategy, candidates, self.budget, self.args, seed).indices)
         return torch.cat(parts).unique()
 
-    def _select_from(self, candidates: Candidates, seed: int, earlier: list[Selection]) -> Selection:
-        candidates = self._completed(candidates, earlier)
+    def _select_from(self, candidates: Candidates, seed: int, progress: float, earlier: list[Selection]) -> Selection:
+        candidates = self._completed(candidates, progress, earlier)
         if self.cea is not None and candidates.embeddings is not None:
             candidates = self.cea.before_selection(candidates)
 
@@ -194,14 +205,17 @@ class Reselection:
         self.meter.add("select", len(selection), selection.info.get("flops", 0.0))
         return selection
 
-    def _completed(self, candidates: Candidates, earlier: list[Selection]) -> Candidates:
+    def _completed(self, candidates: Candidates, progress: float, earlier: list[Selection]) -> Candidates:
         """The candidates with what no scoring pass gives."""
         past = torch.cat([selection.indices for selection in earlier]) if earlier else candidates.indices[:0]
-        candidates = replace(candidates, selected=torch.isin(candidates.indices, past))
+        candidates = replace(candidates, selected=torch.isin(candidates.indices, past), progress=progress)
         if "head" in self.strategy.needs:
             candidates = replace(candidates, head=linear_head(self.head, self.args.strategy))
         if self.irreducible is not None:
             candidates = replace(candidates, irreducible=self.irreducible[candidates.indices])
+        if "training_losses" in self.strategy.needs:
+            assert self.training_losses is not None
+            candidates = replace(candidates, training_losses=self.training_losses.gathered()[candidates.indices])
         return candidates
 
     def _begin_augmentation(self, selection: Selection, candidates: Candidates) -> dict[str, float]:

@@ -116,9 +116,8 @@ class VeCAFTrainer(ResumingTrainer):
         self._training_losses: TrainingLosses | None = None
         self._unlogged: tuple[float, int] | None = None
         self._output_kind = "ModelOutput"
-        self._has_sample_losses = sample_loss_func is not None or args.sample_weights != "none"
-        if self._has_sample_losses:
-            self.compute_loss_func = self._weighted_loss
+        self._unweighted_loss = self.compute_loss_func if sample_loss_func is None else self._weighted_loss
+        self.compute_loss_func = self._unweighted_loss
         if self.train_dataset is not None:
             self._pool = self._make_pool(self.train_dataset, scoring_dataset)
             self._check_run()
@@ -273,7 +272,7 @@ class VeCAFTrainer(ResumingTrainer):
                 loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         finally:
             self._batch_indices = None
-        if self._training_losses is not None and not self._has_sample_losses:
+        if self._training_losses is not None and self.compute_loss_func != self._weighted_loss:
             # Trainer takes the labels away unless the model computes the loss, with which a tuple then begins.
             rest = outputs[1:] if isinstance(outputs, tuple) and self.label_name in inputs else outputs
             # An objective may draw from the global generators: not at the training's expense.
@@ -332,7 +331,9 @@ class VeCAFTrainer(ResumingTrainer):
         if "labels" in strategy.needs and not strategy.needs_forward:
             self._pool.load_labels()
         rescores = strategy.needs_forward and not self.args.single_run
-        records = rescores and RESCORING[self.args.rescore].reads_training_losses
+        records = "training_losses" in strategy.needs or (
+            rescores and RESCORING[self.args.rescore].reads_training_losses
+        )
         self._training_losses = TrainingLosses(schedule.pool_size, self.accelerator) if records else None
         self._reselection = Reselection(
             args=self.args,
@@ -397,9 +398,8 @@ class VeCAFTrainer(ResumingTrainer):
         run.cost, run.skipped = self.meter.state(), self._pool.ledger.failed
         run.augmentation = self.cea.state() if self.cea else {}
         run.strategy = self._strategy_state()
-        is_read = self._reselection.is_read_later(len(run.selections), self._schedule.num_loops)
-        run.scores = self._reselection.rescoring.state() if is_read else {}
-        run.training_losses = self._training_losses.state() if self._training_losses and is_read else {}
+        kept = self._reselection.state(len(run.selections), self._schedule.num_loops)
+        run.scores, run.training_losses = kept["scores"], kept["training_losses"]
         return run
 
     def _irreducible_losses(self) -> Tensor:
@@ -461,11 +461,14 @@ class VeCAFTrainer(ResumingTrainer):
         selection = self._run.selections[loop]
         check_same_selection(self.accelerator, selection, loop)
         self._sampler.stream = self._run.streams[loop]
-        if self.args.sample_weights == "mass":
-            if selection.weights is None:
-                raise ValueError(f"sample_weights='mass', and strategy {self.args.strategy!r} gives no weights")
+        self._weights = None
+        if selection.weights is None and self.args.sample_weights == "mass":
+            raise ValueError(f"sample_weights='mass', and strategy {self.args.strategy!r} gives no weights")
+        if selection.weights is not None:
             self._weights = torch.zeros(self._schedule.pool_size, device=self.args.device)
             self._weights[selection.indices.to(self.args.device)] = selection.weights.to(self.args.device)
+        # Trainer reads it anew in each step: without weights the loss stays the model's own.
+        self.compute_loss_func = self._unweighted_loss if self._weights is None else self._weighted_loss
         self.meter.start("train")
 
     def _end_loop(self) -> None:
@@ -483,7 +486,8 @@ class VeCAFTrainer(ResumingTrainer):
         def trained(earlier: int) -> Tensor:
             return run.streams[earlier].samples(schedule.samples_per_loop, schedule.seed)
 
-        selection, candidates, figures = self._reselection.select(loop, run.selections, trained, is_trainable)
+        progress = schedule.progress(loop)
+        selection, candidates, figures = self._reselection.select(loop, progress, run.selections, trained, is_trainable)
         record = record_loop(
             loop, self.state.global_step, selection, run.selections, candidates, self._pool.labels, figures
         )

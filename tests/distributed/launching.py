@@ -33,6 +33,7 @@ SAMPLED = ["--rescore", "sampled", "--scoring_fraction", "0.3"]
 RESCORED = {
     "stale": [*WEIGHTED, "--rescore", "stale", "--scoring_fraction", "0.2", "--strategy", "ods"],
     "proxy": ["--rescore", "proxy"],
+    "infobatch": ["--strategy", "infobatch"],
 }
 # What accelerator_config can say, with the batch that a process is then told to have.
 CONFIGS = {

@@ -53,7 +53,7 @@ class Steps(TrainerCallback):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("strategy", ["ods", "random", "full", "balanced"])
+@pytest.mark.parametrize("strategy", ["ods", "random", "full", "infobatch", "balanced"])
 def test_refused_before_the_first_step(
     make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, folder: Path, strategy: str, workers: int
 ) -> None:
@@ -89,7 +89,7 @@ def test_a_systematic_failure_shows_on_a_few_samples(
     assert len(tried) <= 16
 
 
-@pytest.mark.parametrize("strategy", ["ods", "random", "full", "balanced", "topk_loss"])
+@pytest.mark.parametrize("strategy", ["ods", "random", "full", "infobatch", "balanced", "topk_loss"])
 def test_skipped_in_the_whole_run(
     make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, caplog: pytest.LogCaptureFixture, strategy: str
 ) -> None:

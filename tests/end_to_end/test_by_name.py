@@ -10,11 +10,12 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.cost import FULL_SIZE
-from vecaf_hf.selection import STRATEGIES
+from vecaf_hf.selection import STRATEGIES, Selection
 
 MakeModel = Callable[..., PreTrainedModel]
 MakeTrainer = Callable[..., VeCAFTrainer]
@@ -31,15 +32,23 @@ def test_a_resumed_run_selects_the_same(
     pool = train.select(range(80))
     whole = make_trainer(make_vit(), pool=pool, **options, **saving)
     whole.train()
-    for selection in whole.selection_history:
-        assert len(selection) == (80 if strategy == "full" else BUDGET)
+    for loop, selection in enumerate(whole.selection_history):
+        if strategy == "infobatch" and loop == 1:
+            # Of 16 that have been trained on, about a quarter is gone.
+            assert 72 <= len(selection) < 80 and selection.weights is not None
+        else:
+            assert len(selection) == (80 if strategy in ("full", "infobatch") else BUDGET)
 
     # From the first loop: the resumed run makes the second selection anew, from other weights than a fresh model's.
     resumed = make_trainer(make_vit(1), pool=pool, **options, **saving)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
     for mine, others in zip(whole.selection_history, resumed.selection_history, strict=True):
         assert torch.equal(mine.indices, others.indices)
+        assert (mine.weights is None) == (others.weights is None)
+        assert mine.weights is None or torch.equal(mine.weights, others.weights)
         assert mine.info == others.info
+    for name, values in whole.model.state_dict().items():
+        assert torch.equal(values, resumed.model.state_dict()[name]), name
     for kind in ("score", "select", "train"):
         assert whole.meter.work[kind].samples == resumed.meter.work[kind].samples
         assert whole.meter.work[kind].flops == resumed.meter.work[kind].flops
@@ -168,3 +177,93 @@ def test_rho_loss_does_without_samples_that_cannot_be_loaded(
     trainer.train()
     assert set(trainer.skipped_samples) == marked
     assert all(not marked & set(selection.indices.tolist()) for selection in trainer.selection_history)
+
+
+# --- infobatch ---
+
+
+def test_infobatch_goes_by_the_losses_that_training_saw_and_anneals(
+    make_vit: MakeModel, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight loops over a pool of 120, two batches of 30 in each."""
+    seen: list[Any] = []
+    strategy = STRATEGIES["infobatch"]
+
+    def watched(candidates: Any, *args: Any) -> Any:
+        seen.append(candidates)
+        return strategy.select(candidates, *args)
+
+    monkeypatch.setitem(STRATEGIES, "infobatch", type(strategy)(watched, strategy.needs, sets_size=True))
+    # A model that does not learn: what training saw can be computed afterwards.
+    options = {"strategy": "infobatch", "num_loops": 8, "max_steps": 16, "per_device_train_batch_size": 30}
+    trainer = make_trainer(make_vit(), learning_rate=0.0, **options)
+    trainer.train()
+    assert trainer.meter.work["score"].samples == 0
+    losses = trainer._score(torch.arange(120)).losses
+    trained: set[int] = set()
+    for loop, (candidates, selection) in enumerate(zip(seen, trainer.selection_history, strict=True)):
+        assert candidates.progress == loop / 8
+        known = candidates.training_losses.isfinite().nonzero().squeeze(1)
+        assert set(known.tolist()) == trained
+        torch.testing.assert_close(candidates.training_losses[known], losses[known])
+        if loop in (0, 7):
+            assert len(selection) == 120 and selection.weights is None
+        else:
+            learned = set(known[losses[known] < losses[known].mean()].tolist())
+            pruned = set(range(120)) - set(selection.indices.tolist())
+            assert pruned <= learned and abs(len(pruned) - len(learned) / 2) <= 0.5
+            heavy = selection.indices[selection.weights == selection.weights.max()]
+            assert set(heavy.tolist()) == learned - pruned
+        trained |= set(trainer._run.streams[loop].samples(60, trainer._schedule.seed).tolist())
+
+
+def test_infobatch_without_a_loop_in_the_last_eighth_prunes_to_the_end(
+    make_vit: MakeModel, make_trainer: MakeTrainer
+) -> None:
+    trainer = make_trainer(make_vit(), strategy="infobatch", num_loops=3, max_steps=15)
+    trainer.train()
+    assert [len(selection) < 120 for selection in trainer.selection_history] == [False, True, True]
+
+
+# --- Weights ---
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("objective", ["the model's", "compute_loss_func", "sample_loss_func"])
+def test_a_selections_weights_act_in_each_loop_that_has_some(
+    make_vit: MakeModel, make_trainer: MakeTrainer, objective: str, accumulation: int
+) -> None:
+    weighs = iter([True, False, True])
+
+    def weighing(candidates: Any, budget: int, options: Any, generator: torch.Generator) -> Selection:
+        indices = candidates.indices[::3][:budget]
+        return Selection(indices, weights=indices + 1.0 if next(weighs) else None)
+
+    def batch_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        return 2 * cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+    def sample_loss(outputs: Any, labels: Any) -> Any:
+        return 2 * cross_entropy(outputs["logits"], labels, reduction="none")
+
+    given = {
+        "compute_loss_func": {"compute_loss_func": batch_loss},
+        "sample_loss_func": {"sample_loss_func": sample_loss},
+    }
+    sizes = {"per_device_train_batch_size": 8 // accumulation, "gradient_accumulation_steps": accumulation}
+    trainer = make_trainer(
+        make_vit(),
+        trainer=given.get(objective, {}),
+        strategy=weighing,
+        selection_budget=8,
+        num_loops=3,
+        max_steps=3,
+        learning_rate=0.0,
+        **sizes,
+    )
+    trainer.train()
+    logged = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    for selection, found in zip(trainer.selection_history, logged, strict=True):
+        losses = trainer._score(selection.indices).losses
+        weights = torch.ones(8) if selection.weights is None else selection.weights
+        assert found == pytest.approx(float((weights * losses).mean()), abs=1e-4)
+    assert abs(logged[0] - logged[1]) > 1e-3

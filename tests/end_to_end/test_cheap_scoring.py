@@ -100,6 +100,7 @@ def test_fits_are_counted_and_checked_samples_timed(make_vit: MakeModel, make_tr
         ({"rescore": "stale", "single_run": True}, 0),
         ({"rescore": "proxy", "strategy": "random", "head_warmup": True}, 0),
         ({"rescore": "sampled"}, 0),
+        ({"strategy": "infobatch"}, 2),
     ],
     ids=str,
 )

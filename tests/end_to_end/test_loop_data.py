@@ -134,7 +134,7 @@ def test_scoring_sees_the_whole_pool_once_a_loop(witnessed: Callable[..., VeCAFT
     assert trainer.meter.work["score"].samples == 3 * POOL
 
 
-@pytest.mark.parametrize("strategy", ["random", "balanced", "full"])
+@pytest.mark.parametrize("strategy", ["random", "balanced", "full", "infobatch"])
 def test_strategies_that_need_no_scores_cost_no_forward_pass(
     witnessed: Callable[..., VeCAFTrainer], strategy: str
 ) -> None:

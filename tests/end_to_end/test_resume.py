@@ -88,6 +88,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "vit-learned-accumulated": ("vit", "learned", HALVES),
     "vit-full": ("vit", "ridge", {"strategy": "full"}),
     "vit-weights": ("vit", "ridge", {"sample_weights": "mass", "head_warmup": True, **SAMPLED}),
+    "vit-infobatch": ("vit", "ridge", {"strategy": "infobatch", **HALVES}),
     "vit-stale": ("vit", "ridge", {"rescore": "stale", "strategy": "topk_loss", **HALVES}),
     "vit-proxy": ("vit", "ridge", {"rescore": "proxy"}),
     "vit-workers": ("vit", "learned", {"dataloader_num_workers": 1}),

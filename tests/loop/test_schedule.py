@@ -65,6 +65,14 @@ def test_the_schedule_of_a_run(tmp_path, caplog):
     assert "8 steps in 5 loops make loops of 2 steps, and so only 4 of them" in caplog.text
 
 
+def test_progress_is_the_part_that_is_over_when_a_loop_begins(tmp_path):
+    made = of_run(tmp_path, max_steps=16, num_loops=8)
+    assert [made.progress(loop) for loop in range(8)] == [loop / 8 for loop in range(8)]
+    # The last loop is shorter.
+    uneven = of_run(tmp_path, max_steps=7, num_loops=3)
+    assert [uneven.progress(loop) for loop in range(3)] == [0, 3 / 7, 6 / 7]
+
+
 def test_a_pool_smaller_than_a_batch(tmp_path):
     assert of_run(tmp_path, pool_size=4, max_steps=3).pool_size == 4
     with pytest.raises(ValueError, match="the pool has 4 samples, fewer than one batch of 5: lower per_device_train"):

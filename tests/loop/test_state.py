@@ -112,6 +112,25 @@ def test_a_stream_that_goes_on_is_saved_once_and_nothing_is_pickled(saved):
     assert json.loads((saved / JSON_FILE).read_text())["version"] == VERSION
 
 
+def test_large_selections_of_many_loops_take_little_room(tmp_path):
+    """As `infobatch` makes them: three quarters of the pool, of two weights."""
+    size, loops = 20_000, 5
+    streams, selections = [], []
+    for loop in range(loops):
+        generator = torch.Generator().manual_seed(loop)
+        indices = (torch.rand(size, generator=generator) < 0.75).nonzero()[:, 0]
+        weights = 1 + torch.randint(2, (len(indices),), generator=generator)
+        selections.append(Selection(indices, weights))
+        streams.append(Stream(indices, loop))
+    state = RunState(IDENTITY, "a", 1, False, streams, selections, [record(loop) for loop in range(loops)])
+    state.save(tmp_path)
+    # A bit for each sample of the pool and a byte for each selected one, in place of 8.
+    assert (tmp_path / TENSORS_FILE).stat().st_size < loops * size * (1 / 8 + 0.77) + 2000
+    loaded = RunState.load(tmp_path, IDENTITY)
+    for found, expected in zip(loaded.selections, selections, strict=True):
+        assert torch.equal(found.indices, expected.indices) and torch.equal(found.weights, expected.weights)
+
+
 def test_another_version_of_the_format(saved):
     values = json.loads((saved / JSON_FILE).read_text())
     (saved / JSON_FILE).write_text(json.dumps(values | {"version": 99}))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from vecaf_hf.candidates import Candidates
@@ -47,6 +48,16 @@ def test_a_class_without_candidates_keeps_its_row(classes):
     assert torch.equal(head.bias[absent], before["bias"][absent])
     among = head(candidates.embeddings)[:, classes].softmax(dim=1).detach()
     torch.testing.assert_close(among, sklearns(candidates), rtol=0, atol=1e-4)
+
+
+def test_the_fit_does_not_depend_on_how_many_threads_there_are():
+    candidates, found = make_candidates([0, 1, 2, 3], count=1500, dimension=200), []
+    for threads in (1, 2):
+        head = nn.Linear(200, 4)
+        with threadpool_limits(threads, user_api="blas"):
+            fit_head(head, candidates)
+        found.append(head.weight.detach())
+    assert torch.equal(*found)
 
 
 def test_a_head_without_a_bias():

@@ -1,6 +1,7 @@
 """Pools that several test modules select from."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def _make_pool(size: int = 60, dimension: int = 6, classes: int = 3, seed: int =
     centres = torch.randn(classes, dimension, generator=generator, dtype=torch.float64)
     labels = (torch.rand(size, generator=generator).square() * classes).long()
     noise = torch.randn(size, dimension, generator=generator, dtype=torch.float64)
-    return Candidates(
+    made = Candidates(
         indices=torch.arange(size) * multiply + 1,
         embeddings=centres[labels] + noise,
         losses=torch.rand(size, generator=generator) * 3,
@@ -43,3 +44,7 @@ def _make_pool(size: int = 60, dimension: int = 6, classes: int = 3, seed: int =
             torch.randn(classes, dimension, generator=generator), torch.randn(classes, generator=generator) * 0.1
         ),
     )
+    # Training has seen most of them, and is half over.
+    training_losses = torch.rand(size, generator=generator) * 3
+    training_losses[torch.rand(size, generator=generator) < 0.2] = torch.nan
+    return replace(made, training_losses=training_losses, progress=0.5)

@@ -98,6 +98,10 @@ class LoopSchedule:
     def loop_of(self, global_step: int) -> int:
         return global_step // self.updates_per_loop
 
+    def progress(self, loop: int) -> float:
+        """The part of the run that is over when a loop begins."""
+        return loop * self.updates_per_loop / self.total_updates
+
     def sizes(self) -> dict[str, int]:
         """What a checkpoint keeps, and a resumed run must share."""
         return {"num_loops": self.num_loops, **asdict(self)}

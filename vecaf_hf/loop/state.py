@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vecaf_hf.candidates import evenly_spaced
+from vecaf_hf.loop.packing import packed_indices, packed_weights, unpacked_indices, unpacked_weights
 from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.sampler import Stream
 from vecaf_hf.selection import Selection
 
-VERSION = 4
+VERSION = 5
 JSON_FILE = "vecaf_state.json"
 TENSORS_FILE = "vecaf_state.safetensors"
 # Rows of a dataset that tell it from others.
@@ -103,12 +104,14 @@ class RunState:
         tensors = {f"{part}.{name}": tensor for part in PARTS for name, tensor in getattr(self, part).items()}
         for loop, (stream, selection) in enumerate(zip(self.streams, self.selections, strict=True)):
             if stream.start == loop:
-                tensors[f"indices.{loop}"] = stream.indices.int()
+                tensors[f"indices.{loop}"] = packed_indices(stream.indices)
             if not torch.equal(selection.indices, stream.indices):
                 # The same samples in another order: the stream goes on in its own.
-                tensors[f"selected.{loop}"] = selection.indices.int()
+                tensors[f"selected.{loop}"] = packed_indices(selection.indices)
             if selection.weights is not None:
-                tensors[f"weights.{loop}"] = selection.weights
+                tensors[f"weights.{loop}"], places = packed_weights(selection.weights)
+                if places is not None:
+                    tensors[f"places.{loop}"] = places
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, folder / TENSORS_FILE)
@@ -135,10 +138,14 @@ class RunState:
         for place, failed in values["skipped"].items():
             state.skipped[place] = {int(index): reason for index, reason in failed.items()}
         for loop, entry in enumerate(values["loops"]):
-            indices = tensors[f"indices.{entry['start']}"].long()
+            indices = unpacked_indices(tensors[f"indices.{entry['start']}"])
             state.streams.append(Stream(indices, entry["start"], entry["offset"]))
-            selected = tensors.get(f"selected.{loop}", indices).long()
-            state.selections.append(Selection(selected, tensors.get(f"weights.{loop}"), entry["info"]))
+            selected = tensors.get(f"selected.{loop}")
+            selected = indices if selected is None else unpacked_indices(selected)
+            weights = tensors.get(f"weights.{loop}")
+            if weights is not None:
+                weights = unpacked_weights(weights, tensors.get(f"places.{loop}"))
+            state.selections.append(Selection(selected, weights, entry["info"]))
             state.records.append(LoopRecord.from_json(entry["record"]))
         for part in PARTS:
             prefix = f"{part}."

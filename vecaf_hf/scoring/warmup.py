@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from vecaf_hf.candidates import Candidates, LinearHead, evenly_spaced
@@ -74,7 +75,11 @@ def fit_head(head: nn.Module, candidates: Candidates) -> float:
     labels, embeddings = labels[kept], embeddings[kept]
     scale = embeddings.std().clamp(min=1e-12)
     solver = LogisticRegression(max_iter=MAX_ITERATIONS, fit_intercept=layer.bias is not None)
-    solver.fit((embeddings / scale).numpy(), labels.numpy())
+    # Threads of NumPy's, SciPy's and torch's pools wait for each other in every small step: with two each, on two
+    # cores, 1,000 embeddings of 1,280 in 10 classes took 2.5 to 3.0 s, and take 0.06 s with one. Nor do the sums depend
+    # on how many there are.
+    with threadpool_limits(1, user_api="blas"):
+        solver.fit((embeddings / scale).numpy(), labels.numpy())
     weight, bias = torch.as_tensor(solver.coef_ / float(scale)), torch.as_tensor(solver.intercept_)
     classes = torch.as_tensor(solver.classes_)
     if len(classes) == 2:

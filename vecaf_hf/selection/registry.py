@@ -14,6 +14,7 @@ from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection.alfa_mix import alfa_mix
 from vecaf_hf.selection.badge import badge
 from vecaf_hf.selection.full import full
+from vecaf_hf.selection.infobatch import infobatch
 from vecaf_hf.selection.k_center import k_center
 from vecaf_hf.selection.ods import activeft, ods
 from vecaf_hf.selection.options import SelectionOptions
@@ -31,14 +32,15 @@ Select = Callable[[Candidates, int, SelectionOptions, torch.Generator], "Selecti
 class Strategy:
     """A way to select, and which fields of `Candidates` it needs.
 
-    A strategy that needs neither embeddings, losses nor logits costs no forward pass over the pool; one that
-    takes the whole pool ignores the budget; one that says how many candidates it wants per selected sample is given a
-    fresh random set of that many, and the others are not scored.
+    A strategy that needs neither embeddings, losses nor logits costs no forward pass over the pool; one that takes the
+    whole pool, or sets its selection's size itself, ignores the budget; one that says how many candidates it wants per
+    selected sample is given a fresh random set of that many, and the others are not scored.
     """
 
     select: Select
     needs: frozenset[str]
     takes_all: bool = False
+    sets_size: bool = False
     candidates_per_sample: int | None = None
     insists: bool = True  # False: works with what of its needs there is
 
@@ -64,6 +66,7 @@ STRATEGIES: dict[str, Strategy] = {
     "badge": Strategy(badge, frozenset({"embeddings", "logits"})),
     "alfa_mix": Strategy(alfa_mix, frozenset({"embeddings", "labels", "head"})),
     "rho_loss": Strategy(rho_loss, frozenset({"losses", "irreducible"}), candidates_per_sample=CANDIDATES_PER_SAMPLE),
+    "infobatch": Strategy(infobatch, frozenset({"training_losses", "progress"}), sets_size=True),
     "full": Strategy(full, frozenset(), takes_all=True),
 }
 
@@ -92,13 +95,14 @@ def run_strategy(
     missing = sorted(name for name in strategy.needs if getattr(candidates, name) is None)
     if missing and strategy.insists:
         raise ValueError(f"strategy {options.strategy!r} needs {' and '.join(missing)}, which were not given")
-    expected = len(candidates) if strategy.takes_all else budget
+    ignored = strategy.takes_all or strategy.sets_size
+    expected = len(candidates) if ignored else budget
     if not 1 <= expected <= len(candidates):
         raise ValueError(f"cannot select {budget} distinct samples out of {len(candidates)}: lower the budget")
     generator = torch.Generator().manual_seed(seed)
     chosen = strategy.select(candidates.in_pool_order(), budget, options, generator)
     selection = _selection(chosen, options.strategy)
-    if len(selection) != expected:
+    if len(selection) != expected and not strategy.sets_size:
         raise ValueError(f"strategy {options.strategy!r} selected {len(selection)} samples where {expected} were due")
     if not bool(torch.isin(selection.indices, candidates.indices.cpu()).all()):
         raise ValueError(f"strategy {options.strategy!r} selected samples that are not among the candidates")

@@ -17,7 +17,8 @@ class Selection:
 
     Args:
         indices: Positions in the pool, distinct. LongTensor [K].
-        weights: How much of the pool each sample stands for, mean 1. [K], or None for equal shares.
+        weights: How much of the pool each sample stands for, mean 1: factors on its training loss. [K], or None for
+            equal shares.
         info: Figures about how the selection was made (objective, steps), for logs. NumPy's and torch's numbers
             become Python's, which a checkpoint can hold.
 
