@@ -71,7 +71,8 @@ class Reselection:
         if self.strategy.candidates_per_sample is not None:
             # The strategy's own definition has a fresh candidate set.
             way, fraction = "sampled", self.strategy.candidates_per_sample * budget / len(pool)
-        self.rescoring = RESCORING[way](pool, budget, fraction)
+        by_class = self.strategy.allocates and args.allocation in ("class", "class_loss")
+        self.rescoring = RESCORING[way](pool, budget, fraction, "class" if by_class else "class_proportional")
 
     def try_out(self, probe: Candidates) -> None:
         """Whatever the objective makes of a fitted head's output shows on these few candidates, before training."""

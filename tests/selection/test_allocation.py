@@ -98,13 +98,13 @@ def test_shares_of_known_cases():
 
 
 LABELS = torch.tensor([4] * 10 + [0] * 6 + [7] * 2)
-WEIGHTS = torch.tensor([1.0] * 10 + [5.0] * 6 + [0.0] * 2)
+WEIGHTS = torch.tensor([1.0] * 10 + [2.0] * 6 + [0.0] * 2)
 
 
 @pytest.mark.parametrize(
     ("allocation", "expected"),
     [
-        # class 0 has 6 samples and weight 30, class 4 has 10 and 10, class 7 has 2 and none
+        # class 0 has 6 samples of weight 2, class 4 has 10 of weight 1, class 7 has 2 of none
         ("class", {0: 4, 4: 3, 7: 2}),
         ("class_proportional", {0: 3, 4: 5, 7: 1}),
         ("class_loss", {0: 6, 4: 3}),

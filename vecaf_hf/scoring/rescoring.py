@@ -47,6 +47,7 @@ class Rescoring:
         pool: What is scored.
         budget: K.
         fraction: `scoring_fraction`.
+        allocation: How many of each class a part of the pool has: as `candidate_set` takes it.
 
     Attributes:
         takes_fraction: Whether the fraction means anything.
@@ -59,8 +60,8 @@ class Rescoring:
     reads_training_losses: ClassVar[bool] = False
     begins_with_all: ClassVar[bool] = True
 
-    def __init__(self, pool: Pool, budget: int, fraction: float) -> None:
-        self.pool, self.budget, self.fraction = pool, budget, fraction
+    def __init__(self, pool: Pool, budget: int, fraction: float, allocation: str = "class_proportional") -> None:
+        self.pool, self.budget, self.fraction, self.allocation = pool, budget, fraction, allocation
         self.kept: Candidates | None = None
 
     def candidates(self, boundary: Boundary) -> Candidates:
@@ -74,7 +75,7 @@ class Rescoring:
         usable, failed = self.pool.ledger.usable, list(self.pool.ledger.failed["scoring"])
         labels = None if self.pool.labels is None else self.pool.labels[usable]
         count = len(usable) if count is None else min(len(usable), count)
-        rows = candidate_set(len(usable), count, labels, torch.Generator().manual_seed(seed))
+        rows = candidate_set(len(usable), count, labels, torch.Generator().manual_seed(seed), self.allocation)
         return torch.cat([usable[rows], torch.tensor(failed, dtype=torch.long)]).sort().values
 
     def state(self) -> dict[str, Tensor]:

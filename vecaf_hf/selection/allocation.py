@@ -24,7 +24,7 @@ def class_cells(labels: Tensor | None, weights: Tensor, budget: int, allocation:
         weights: Loss weight of each sample. [M].
         budget: K, at most M.
         allocation: `global`; or what a class's share follows: `class` (equal), `class_proportional` (its
-            size), `class_loss` (its summed weight). No class gets more than it has.
+            size), `class_loss` (its mean weight, whatever its size). No class gets more than it has.
 
     Raises:
         ValueError: Labels are not one class per sample.
@@ -38,10 +38,11 @@ def class_cells(labels: Tensor | None, weights: Tensor, budget: int, allocation:
             f'{list(labels.shape)}: use allocation="global"'
         )
     classes, inverse, sizes = labels.unique(return_inverse=True, return_counts=True)
+    summed = torch.zeros(len(classes), dtype=torch.float64).index_add_(0, inverse.cpu(), weights.double().cpu())
     claims = {
         "class": torch.ones(len(classes)),
         "class_proportional": sizes.float().cpu(),
-        "class_loss": torch.zeros(len(classes)).index_add_(0, inverse.cpu(), weights.float().cpu()),
+        "class_loss": summed / sizes.cpu(),
     }[allocation]
     budgets = shares(budget, claims, sizes.cpu())
     rows_by_class = everything[inverse.argsort(stable=True).to(everything.device)].split(sizes.tolist())

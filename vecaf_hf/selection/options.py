@@ -41,7 +41,7 @@ class SelectionOptions:
         metadata={
             "help": "Where ODS's centroids may live: global (the paper) in the whole pool; class gives each class "
             "an equal share of the budget, capped by the class's size; class_proportional a share by its size; "
-            "class_loss a share by its summed loss weight. A pool without one class per sample counts as one class."
+            "class_loss a share by its mean loss weight. A pool without one class per sample counts as one class."
         },
     )
     ensemble_size: int = field(

@@ -16,6 +16,7 @@ from vecaf_hf.selection.badge import badge
 from vecaf_hf.selection.full import full
 from vecaf_hf.selection.infobatch import infobatch
 from vecaf_hf.selection.k_center import k_center
+from vecaf_hf.selection.loss_balanced import loss_balanced
 from vecaf_hf.selection.ods import activeft, ods
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.random import balanced, random
@@ -41,6 +42,7 @@ class Strategy:
     needs: frozenset[str]
     takes_all: bool = False
     sets_size: bool = False
+    allocates: bool = False  # by the option `allocation`
     candidates_per_sample: int | None = None
     insists: bool = True  # False: works with what of its needs there is
 
@@ -54,7 +56,8 @@ class Strategy:
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "ods": Strategy(ods, frozenset({"embeddings", "losses"})),
+    "ods": Strategy(ods, frozenset({"embeddings", "losses"}), allocates=True),
+    "loss_balanced": Strategy(loss_balanced, frozenset({"labels", "training_losses"})),
     "activeft": Strategy(activeft, frozenset({"embeddings"})),
     "random": Strategy(random, frozenset()),
     "balanced": Strategy(balanced, frozenset({"labels"})),

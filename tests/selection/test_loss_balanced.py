@@ -1,0 +1,80 @@
+"""Class shares by what training saw, against their definition."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
+from vecaf_hf.selection.allocation import shares
+
+NAN = float("nan")
+
+
+def run(candidates: Candidates, budget: int, seed: int = 0, **options: object) -> Selection:
+    return run_strategy(
+        STRATEGIES["loss_balanced"], candidates, budget, SelectionOptions(strategy="loss_balanced", **options), seed
+    )
+
+
+def make(labels: list[int], losses: list[float]) -> Candidates:
+    return Candidates(torch.arange(len(labels)), labels=torch.tensor(labels), training_losses=torch.tensor(losses))
+
+
+def counts(candidates: Candidates, selection: Selection) -> list[int]:
+    assert candidates.labels is not None
+    return torch.bincount(candidates.labels[selection.indices], minlength=3).tolist()
+
+
+samples = st.lists(
+    st.tuples(st.integers(0, 2), st.one_of(st.just(NAN), st.floats(0, 50, width=32))), min_size=1, max_size=40
+)
+
+
+@given(samples, st.sampled_from(["sqrt", "raw", "uniform"]), st.data())
+@settings(deadline=None, max_examples=150)
+def test_shares_follow_the_mean_weight_of_each_classs_known_losses(found, weighting, data):
+    labels, losses = [label for label, _ in found], [loss for _, loss in found]
+    budget = data.draw(st.integers(1, len(found)))
+    weigh = {"sqrt": lambda loss: loss**0.5, "raw": lambda loss: loss, "uniform": lambda loss: 1.0}[weighting]
+    known = {c: [weigh(loss) for label, loss in found if label == c and loss == loss] for c in range(3)}
+    everything = [weight for of in known.values() for weight in of]
+    overall = sum(everything) / len(everything) if everything else 1.0
+    claims = [sum(of) / len(of) if of else overall for of in known.values()]
+    present = [c for c in range(3) if c in labels]
+    due = shares(
+        budget,
+        torch.tensor([claims[c] for c in present], dtype=torch.float64),
+        torch.tensor([labels.count(c) for c in present]),
+    )
+    candidates = make(labels, losses)
+    given_ = counts(candidates, run(candidates, budget, loss_weighting=weighting))
+    # Sums in another order may tip a fraction to the other side.
+    assert all(abs(given_[c] - int(share)) <= 1 for c, share in zip(present, due, strict=True))
+
+
+def test_equal_shares_before_training_has_seen_anything():
+    candidates = make([0] * 20 + [1] * 10 + [2] * 2, [NAN] * 32)
+    assert counts(candidates, run(candidates, 12)) == [5, 5, 2]
+
+
+def test_what_training_has_not_seen_comes_first():
+    candidates = make([0] * 10, [1.0] * 6 + [NAN] * 4)
+    for seed in range(5):
+        chosen = run(candidates, 4, seed).indices
+        assert set(chosen.tolist()) == {6, 7, 8, 9}
+    assert {6, 7, 8, 9} < set(run(candidates, 7).indices.tolist())
+
+
+def test_a_harder_class_gets_more():
+    candidates = make([0] * 50 + [1] * 50, [4.0] * 5 + [NAN] * 45 + [1.0] * 5 + [NAN] * 45)
+    assert counts(candidates, run(candidates, 30)) == [20, 10, 0]
+    assert counts(candidates, run(candidates, 30, loss_weighting="raw")) == [24, 6, 0]
+
+
+def test_targets_that_are_no_classes_are_refused():
+    candidates = replace(make([0, 1], [1.0, 1.0]), labels=torch.rand(2, 3))
+    with pytest.raises(ValueError, match="'loss_balanced' needs labels that are one class per sample"):
+        run(candidates, 1)

@@ -1,0 +1,55 @@
+"""Objective-aware selection without a forward pass: what training saw decides how much each class gets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.allocation import class_cells
+from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.selection import Selection
+from vecaf_hf.selection.weighting import loss_weights
+
+
+def loss_balanced(
+    candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator
+) -> Selection:
+    """Random subsets whose class shares follow the losses that training saw, unseen samples first.
+
+    Eq. 3 of VeCAF (arXiv 2401.07853) between classes instead of between samples: a class's share is proportional to the
+    mean weight (`loss_weighting`) of its latest training losses, and no larger than the class. Equal shares before
+    training has seen anything.
+    """
+    if candidates.classes is None:
+        raise ValueError("strategy 'loss_balanced' needs labels that are one class per sample")
+    assert candidates.training_losses is not None
+    losses = candidates.training_losses.cpu()
+    labels = candidates.classes.cpu()
+    seen = losses.isfinite()
+    claims = torch.ones(len(losses), dtype=torch.float64)
+    if seen.any():
+        weights = loss_weights(losses[seen], options.loss_weighting).double()
+        claims = class_means(labels, seen, weights)[labels]
+    # Unseen ones come first, each group in random order.
+    order = torch.rand(len(losses), generator=generator) + seen
+    cells = class_cells(labels, claims, budget, "class_loss")
+    rows = torch.cat([cell.rows[order[cell.rows].argsort(stable=True)[: cell.budget]] for cell in cells])
+    return Selection(candidates.indices.cpu()[rows])
+
+
+def class_means(labels: Tensor, seen: Tensor, weights: Tensor) -> Tensor:
+    """Mean weight of each class's seen samples; that of all of them for a class of which none has been seen.
+
+    Args:
+        labels: LongTensor [M].
+        seen: BoolTensor [M], n of them true.
+        weights: Of the seen samples. [n].
+
+    Returns:
+        [C].
+    """
+    count = int(labels.max()) + 1
+    total = weights.new_zeros(count).index_add_(0, labels[seen], weights)
+    size = torch.bincount(labels[seen], minlength=count)
+    return torch.where(size > 0, total / size.clamp(min=1), weights.mean())
