@@ -41,7 +41,16 @@ class LinearHead:
 
 
 # Of what is checked row by row.
-DIMENSIONS = {"embeddings": 2, "losses": 1, "logits": 2, "relevance": 1, "selected": 1, "irreducible": 1}
+DIMENSIONS = {
+    "embeddings": 2,
+    "losses": 1,
+    "logits": 2,
+    "relevance": 1,
+    "selected": 1,
+    "irreducible": 1,
+    "learned_scores": 1,
+    "images": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class Candidates:
         relevance: Factor on each sample's selection probability (domain affinity), at least 0. [M].
         selected: Whether an earlier loop selected the sample. BoolTensor [M].
         irreducible: Loss of each sample under a model that was fitted on held-out data. [M].
+        learned_scores: What the strategy's learner makes of each sample; the largest are to be selected. [M].
+        images: The images, where a learner looks at them. [M, c, h, w].
         head: What turns embeddings into logits, where a linear layer does.
 
     A field that no part of the run needs is None: `full` and `random` train without a scoring pass.
@@ -75,6 +86,8 @@ class Candidates:
     relevance: Tensor | None = None
     selected: Tensor | None = None
     irreducible: Tensor | None = None
+    learned_scores: Tensor | None = None
+    images: Tensor | None = None
     head: LinearHead | None = None
 
     def __post_init__(self) -> None:

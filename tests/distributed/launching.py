@@ -34,6 +34,8 @@ RESCORED = {
     "stale": [*WEIGHTED, "--rescore", "stale", "--scoring_fraction", "0.2", "--strategy", "ods"],
     "proxy": ["--rescore", "proxy"],
 }
+# Strategies with networks that learn beside the model.
+LEARNING = ["learn_loss", "ta_vaal"]
 # What accelerator_config can say, with the batch that a process is then told to have.
 CONFIGS = {
     "split": ("12", '{"split_batches": true}'),
