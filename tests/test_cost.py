@@ -228,6 +228,15 @@ def test_each_size_of_images_is_measured_and_training_counts_at_full_size():
     assert meter.work["evaluate"].flops == 7 * full
 
 
+def test_a_pass_of_another_network_counts_by_its_name_and_factor():
+    meter = CostMeter()
+    for _ in range(2):
+        with meter.forward("auxiliary", 6, processes=2, size="predictor", factor=TRAINING_FACTOR):
+            nn.Linear(7, 5)(torch.zeros(6, 7))
+    assert meter.forward_flops == {"predictor": 70}
+    assert (meter.work["auxiliary"].samples, meter.work["auxiliary"].flops) == (24, 3 * 24 * 70)
+
+
 def test_a_forward_that_fails_is_neither_counted_nor_measured():
     meter = CostMeter()
     with pytest.raises(torch.OutOfMemoryError), meter.forward("score", 6):
@@ -249,6 +258,7 @@ def test_a_pass_counts_by_what_was_measured():
         "score": (7, 77),
         "select": (1, 0.5),
         "encode_text": (0, 0),
+        "auxiliary": (0, 0),
         "train": (5, TRAINING_FACTOR * 55),
         "evaluate": (2, 22),
     }

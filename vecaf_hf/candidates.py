@@ -49,6 +49,8 @@ DIMENSIONS = {
     "selected": 1,
     "irreducible": 1,
     "training_losses": 1,
+    "learned_scores": 1,
+    "images": 4,
 }
 
 
@@ -66,6 +68,8 @@ class Candidates:
         selected: Whether an earlier loop selected the sample. BoolTensor [M].
         irreducible: Loss of each sample under a model that was fitted on held-out data. [M].
         training_losses: Loss of each sample as training saw it last, NaN where it has not. [M].
+        learned_scores: What the strategy's learner makes of each sample; the largest are to be selected. [M].
+        images: The images, where a learner looks at them. [M, c, h, w].
         head: What turns embeddings into logits, where a linear layer does.
         progress: Part of the run that is over, in [0, 1).
 
@@ -86,6 +90,8 @@ class Candidates:
     selected: Tensor | None = None
     irreducible: Tensor | None = None
     training_losses: Tensor | None = None
+    learned_scores: Tensor | None = None
+    images: Tensor | None = None
     head: LinearHead | None = None
     progress: float | None = None
 

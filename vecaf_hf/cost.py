@@ -16,6 +16,7 @@ KINDS = {
     "score": "forward passes over the pool for embeddings and losses, and loading samples to check them",
     "select": "optimising the selection, and fitting heads on embeddings",
     "encode_text": "forward passes of the text encoder, and of its image tower",
+    "auxiliary": "forward and backward passes of networks that a strategy trains beside the model",
     "train": "forward and backward passes of finetuning",
     "evaluate": "forward passes of evaluation",
 }
@@ -45,7 +46,7 @@ class CostMeter:
     Attributes:
         work: Counters by kind.
         forward_flops: FLOPs of a forward pass per sample, by the size of its images (FULL_SIZE, or pixels); 0 where
-            none has been measured.
+            none has been measured. Of another network, FLOPs of what it does per sample, by a name.
     """
 
     def __init__(self) -> None:
@@ -78,16 +79,18 @@ class CostMeter:
         self._since = now
 
     @contextmanager
-    def forward(self, kind: str, samples: int, processes: int = 1, size: str = FULL_SIZE) -> Iterator[None]:
-        """Count one forward pass of the model over this many samples in each process; the first one of each size of
-        images is measured. One that fails is not counted."""
+    def forward(
+        self, kind: str, samples: int, processes: int = 1, size: str = FULL_SIZE, factor: int = 1
+    ) -> Iterator[None]:
+        """Count one forward pass of the model over this many samples in each process, as `factor` passes; the first one
+        of each size of images is measured. One that fails is not counted."""
         if self.forward_flops[size]:
             yield
         else:
             with _flops() as counter:
                 yield
             self.forward_flops[size] = counter.get_total_flops() / samples
-        self.add_forwards(kind, samples * processes, size)
+        self.add(kind, samples * processes, factor * samples * processes * self.forward_flops[size])
 
     @contextmanager
     def measured(self, kind: str) -> Iterator[None]:

@@ -22,7 +22,7 @@ from vecaf_hf.scoring.rescoring import RESCORING, Boundary
 from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.scoring.warmup import fit_head, linear_head, linear_of, make_probe, rescored
 from vecaf_hf.seeding import seed_of, seeded
-from vecaf_hf.selection import Selection, find_strategy, run_strategy
+from vecaf_hf.selection import STRATEGIES, Selection, Strategy, find_strategy, run_strategy
 
 
 class Reselection:
@@ -85,10 +85,14 @@ class Reselection:
             head.weight.data.copy_(torch.randn(head.weight.shape) / head.in_features**0.5)
             rescored(head, probe, self.sample_loss, self.output_kind)
 
+    def selects_later(self, begun: int, loops: int) -> bool:
+        """Whether anything is selected anew after as many loops of these have begun."""
+        return begun < loops and not self.args.single_run
+
     def state(self, begun: int, loops: int) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint keeps for the boundaries after as many loops of these have begun: scores, and losses of
         training."""
-        selects = begun < loops and not self.args.single_run
+        selects = self.selects_later(begun, loops)
         losses = self.training_losses if selects else None
         return {
             "scores": self.rescoring.state() if selects and self.strategy.needs_forward else {},
@@ -127,6 +131,10 @@ class Reselection:
             figures = self._begin_augmentation(selection, candidates) if self.cea is not None else {}
         return selection, candidates, figures
 
+    def _strategy_of(self, loop: int) -> Strategy:
+        """In the first loop a learner has learned nothing: chance selects."""
+        return STRATEGIES["random"] if self.strategy.learner is not None and loop == 0 else self.strategy
+
     def _unscored(self) -> Candidates:
         usable, labels = self.pool.ledger.usable, self.pool.labels
         return Candidates(usable, labels=None if labels is None else labels[usable])
@@ -140,7 +148,7 @@ class Reselection:
     def _candidates(self, loop: int, seed: int, trained: Callable[[int], Tensor]) -> Candidates:
         """What the strategy chooses from: scored only if it, or a warm-up of the head, needs that."""
         is_fresh = self.args.head_warmup and loop == 0
-        if not (self.strategy.needs_forward or is_fresh):
+        if not (self._strategy_of(loop).needs_forward or is_fresh):
             return self._unscored()
 
         def score(indices: Tensor) -> Candidates:
@@ -193,13 +201,13 @@ class Reselection:
         return torch.cat(parts).unique()
 
     def _select_from(self, candidates: Candidates, seed: int, progress: float, earlier: list[Selection]) -> Selection:
-        candidates = self._completed(candidates, progress, earlier)
+        candidates, strategy = self._completed(candidates, progress, earlier), self._strategy_of(len(earlier))
         if self.cea is not None and candidates.embeddings is not None:
             candidates = self.cea.before_selection(candidates)
 
         def run() -> Selection:
             moved = candidates.to(self.accelerator.device)
-            return run_strategy(self.strategy, moved, self.budget, self.args, seed)
+            return run_strategy(strategy, moved, self.budget, self.args, seed)
 
         with self.meter.timed("select"):
             selection = decided_by_main(self.accelerator, run)

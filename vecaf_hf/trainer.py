@@ -22,6 +22,7 @@ from vecaf_hf.candidates import Candidates, evenly_spaced
 from vecaf_hf.checkpoint import claim
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX
+from vecaf_hf.learners.teaching import Teaching
 from vecaf_hf.loop import (
     LoopBoundaryCallback,
     LoopRecord,
@@ -118,9 +119,11 @@ class VeCAFTrainer(ResumingTrainer):
         self._output_kind = "ModelOutput"
         self._unweighted_loss = self.compute_loss_func if sample_loss_func is None else self._weighted_loss
         self.compute_loss_func = self._unweighted_loss
+        self._teaching = Teaching(args, self.accelerator)
         if self.train_dataset is not None:
             self._pool = self._make_pool(self.train_dataset, scoring_dataset)
             self._check_run()
+        self.add_callback(self._teaching)
         self.add_callback(LoopBoundaryCallback(self._begin_loop, self._end_loop, self._is_first_step, reseed=set_seed))
 
     # --- What users read ---
@@ -159,6 +162,7 @@ class VeCAFTrainer(ResumingTrainer):
         """Whatever can be told before a sample is loaded."""
         self._head = find_head(self.model, self.args.head)
         self._schedule = self._make_schedule()
+        self._teaching.make(self.model, self._schedule, self.meter)
         if self.args.head_warmup:
             linear_of(self._head)
         needs = find_strategy(self.args.strategy).needs
@@ -268,32 +272,40 @@ class VeCAFTrainer(ResumingTrainer):
         labels: Any = inputs.get(self.label_name)
         self._batch_indices = indices
         try:
-            with self.cea.batch(indices) if self.cea else nullcontext():
+            with self._teaching.watching(), self.cea.batch(indices) if self.cea else nullcontext():
                 loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         finally:
             self._batch_indices = None
-        if self._training_losses is not None and self.compute_loss_func != self._weighted_loss:
+        recorder = None if self.compute_loss_func == self._weighted_loss else self._training_losses
+        if recorder is not None or self._teaching.learner is not None:
             # Trainer takes the labels away unless the model computes the loss, with which a tuple then begins.
             rest = outputs[1:] if isinstance(outputs, tuple) and self.label_name in inputs else outputs
             # An objective may draw from the global generators: not at the training's expense.
             with torch.no_grad(), seeded(0):
                 losses = self._objective.sample_losses(rest, labels)
-            self._training_losses.record(indices, losses, self.state.global_step)
+            if recorder is not None:
+                recorder.record(indices, losses, self.state.global_step)
+            if self._teaching.learner is not None:
+                accumulated = self._accumulated(num_items_in_batch)
+                loss = self._teaching.taught(loss, losses, self.state.global_step, accumulated)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step, counted."""
         self._pool.refuse_unloadable(inputs)
         self.meter.add_training(len(inputs[POOL_INDEX]) * self.args.world_size)
-        return super().training_step(model, inputs, *args, **kwargs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._teaching.after_backward()
+        return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's optimizer, and in it the alignment when that is learned."""
+        """Trainer's optimizer, and in it the alignment when that is learned, and what a learner learns."""
         optimizer = super().create_optimizer(model)
-        learned = self.cea.learned_parameters() if self.cea else []
+        aligned = self.cea.learned_parameters() if self.cea else []
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if any(id(parameter) not in held for parameter in learned):
-            optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
+        for learned, decay in ((aligned, 0.0), (self._teaching.parameters(), self.args.weight_decay)):
+            if any(id(parameter) not in held for parameter in learned):
+                optimizer.add_param_group({"params": learned, "weight_decay": decay})
         return optimizer
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> Any:
@@ -319,15 +331,17 @@ class VeCAFTrainer(ResumingTrainer):
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         schedule = self._schedule = self._make_schedule()
         self.meter, self._weights = CostMeter(), None
-        if self._makes_optimizer and self.cea is not None and self.cea.learned_parameters():
-            # It holds the parameters of the last run's alignment.
+        strategy = find_strategy(self.args.strategy)
+        if self._makes_optimizer and (strategy.learner or (self.cea is not None and self.cea.learned_parameters())):
+            # It holds what the last run learned beside the model.
             self.optimizer = None
         # A save that any callback asks for at a loop's end is put off, so ours sees it last.
         self.callback_handler.callbacks.sort(key=lambda callback: isinstance(callback, LoopBoundaryCallback))
         self._head = find_head(self.model, self.args.head)
+        self._teaching.begin(self.model, schedule, self.meter)
         probe = self._probe(schedule.pool_size)
+        self._teaching.build()
         self.meter.forget_work()
-        strategy = find_strategy(self.args.strategy)
         if "labels" in strategy.needs and not strategy.needs_forward:
             self._pool.load_labels()
         rescores = strategy.needs_forward and not self.args.single_run
@@ -418,6 +432,8 @@ class VeCAFTrainer(ResumingTrainer):
 
     def _strategy_state(self) -> dict[str, Tensor]:
         assert self._run is not None
+        if self._teaching.learner is not None:
+            return self._teaching.state()
         state = self.args.strategy.state_dict() if hasattr(self.args.strategy, "state_dict") else self._run.strategy
         # A tensor of a Python number has half its digits unless told otherwise.
         return {
@@ -437,6 +453,7 @@ class VeCAFTrainer(ResumingTrainer):
         self._unlogged = run.losses[self.args.process_index], run.logged_step
         if hasattr(self.args.strategy, "load_state_dict"):
             self.args.strategy.load_state_dict(run.strategy)
+        self._teaching.load_state(run.strategy)
         self._reselection.rescoring.load_state(run.scores)
         if self._training_losses is not None and run.training_losses:
             self._training_losses.load_state(run.training_losses)
@@ -494,7 +511,16 @@ class VeCAFTrainer(ResumingTrainer):
         run.streams.append(run.next_stream(selection, schedule.samples_per_loop))
         run.selections.append(selection)
         run.records.append(record)
+        look = self._score if self._reselection.selects_later(loop + 1, schedule.num_loops) else None
+        self._teaching.begin_loop(run.selections, self._pool.ledger.usable, look)
         self.log(record.logs())
+
+    def _accumulated(self, num_items_in_batch: Any) -> int:
+        """Micro-batches over which a training batch's loss is a mean when Trainer is given it: it then leaves it so."""
+        over_all = self.compute_loss_func is not None or (
+            self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        )
+        return self.current_gradient_accumulation_steps if over_all else 1
 
     # --- Data ---
 
@@ -518,7 +544,9 @@ class VeCAFTrainer(ResumingTrainer):
             image_size=image_size,
             image_size_is_new=image_size_is_new,
             fitting=self._fitting,
+            observed=self._teaching.observed,
         )
+        self._teaching.before_scoring()
         scored = scorer.score(self.model, self._head, indices)
         self._output_kind = scorer.output_kind or self._output_kind
         return scored

@@ -9,6 +9,7 @@ from launching import (
     ACCELERATE,
     ALONE,
     CONFIGS,
+    LEARNING,
     OTHERS_CHECKPOINT,
     RESCORED,
     SAMPLED,
@@ -44,6 +45,11 @@ def two(folder_of_two: Path) -> Read:
         runs.append(
             batches_of(int(size), f"{name}-resumed", *options, "--resume", str(checkpoint), "--model_seed", "1")
         )
+    for name in LEARNING:
+        options = ["--strategy", name, "--selection_budget", "4", "--gradient_accumulation_steps", "2"]
+        checkpoint = folder_of_two / name / "run" / "checkpoint-2"
+        runs.append(batches_of(6, name, *options))
+        runs.append(batches_of(6, f"{name}-resumed", *options, "--resume", str(checkpoint), "--model_seed", "1"))
     ended = start(ACCELERATE, folder_of_two, *runs)
     # Where a run could not end, only the tests that look at it fail.
     assert ended.code == 0 or list(folder_of_two.glob("*/error*.txt")), ended.output[-8000:]

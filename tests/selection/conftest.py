@@ -40,6 +40,7 @@ def _make_pool(size: int = 60, dimension: int = 6, classes: int = 3, seed: int =
         labels=labels,
         logits=torch.randn(size, classes, generator=generator),
         irreducible=torch.rand(size, generator=generator) * 3,
+        learned_scores=torch.randn(size, generator=generator),
         head=LinearHead(
             torch.randn(classes, dimension, generator=generator), torch.randn(classes, generator=generator) * 0.1
         ),

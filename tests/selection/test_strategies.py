@@ -46,10 +46,20 @@ VARIANTS = [
     Variant("ods", {"centroid_start": "k-means++"}),
     Variant("activeft", {"centroid_start": "k-means++", "ensemble_size": 2}),
 ]
-DETERMINISTIC = {"topk_loss", "full", "margin", "entropy", "el2n", "k_center", "rho_loss"}
+DETERMINISTIC = {"topk_loss", "full", "margin", "entropy", "el2n", "k_center", "rho_loss", "learn_loss", "ta_vaal"}
 # A sample's norm counts.
 EUCLIDEAN = {"k_center", "badge", "alfa_mix"}
-FIELDS = ("embeddings", "losses", "labels", "logits", "irreducible", "head", "training_losses", "progress")
+FIELDS = (
+    "embeddings",
+    "losses",
+    "labels",
+    "logits",
+    "irreducible",
+    "head",
+    "training_losses",
+    "progress",
+    "learned_scores",
+)
 
 every_strategy = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 
@@ -196,7 +206,7 @@ def test_a_class_smaller_than_its_share(variant, make_pool):
 
 @every_strategy
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["embeddings", "losses"])
+@pytest.mark.parametrize("name", ["embeddings", "losses", "learned_scores"])
 def test_values_that_are_not_finite_are_refused_with_the_samples_index(variant, bad, name, make_pool):
     pool = make_pool()
     values = getattr(pool, name).clone()
@@ -245,7 +255,7 @@ def test_what_a_strategy_needs_is_enough(name, make_pool):
 def test_every_strategy_is_described(name):
     strategy = STRATEGIES[name]
     assert strategy.summary.endswith(".") and "\n" not in strategy.summary
-    assert strategy.needs_forward == bool(strategy.needs & {"embeddings", "losses", "logits"})
+    assert strategy.needs_forward == bool(strategy.needs & {"embeddings", "losses", "logits", "learned_scores"})
 
 
 def test_what_costs_no_forward_pass():
@@ -253,6 +263,7 @@ def test_what_costs_no_forward_pass():
         "random",
         "balanced",
         "infobatch",
+        "loss_balanced",
         "full",
     }
 
@@ -261,6 +272,13 @@ def test_topk_loss_takes_the_largest_losses_and_the_lower_index_among_equals(mak
     losses = torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0, 2.0])
     pool = replace(make_pool(size=6), losses=losses)
     assert Variant("topk_loss").run(pool, 4).indices.tolist() == [4, 10, 7, 13]
+
+
+@pytest.mark.parametrize("name", ["learn_loss", "ta_vaal"])
+def test_what_was_learned_decides_and_the_lower_index_among_equals(name, make_pool):
+    scores = torch.tensor([-1.0, 3.0, 2.0, 3.0, 2.0, -2.0])
+    pool = replace(make_pool(size=6), learned_scores=scores)
+    assert Variant(name).run(pool, 4).indices.tolist() == [4, 10, 7, 13]
 
 
 def test_balanced_takes_the_same_number_of_each_class(make_pool):

@@ -28,18 +28,26 @@ def at_image_size(model: nn.Module, inputs: Mapping[str, Any], size: int) -> dic
     Raises:
         ValueError: The batch has no such images, [n, c, h, w] of floats.
     """
-    model = without_wrappers(model)
-    name = getattr(model, "main_input_name", "pixel_values")
+    name, images = find_images(model, inputs, "scoring_image_size resizes", "leave scoring_image_size unset")
+    resized = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    stretched = {INTERPOLATE: True} if INTERPOLATE in signature(without_wrappers(model).forward).parameters else {}
+    return {**inputs, **stretched, name: resized}
+
+
+def find_images(model: nn.Module, inputs: Mapping[str, Any], wanted: str, advice: str) -> tuple[str, Tensor]:
+    """A batch's key for the images, and the images.
+
+    Raises:
+        ValueError: The batch has no images, [n, c, h, w] of floats; the message says what wanted them, and what to do.
+    """
+    name = getattr(without_wrappers(model), "main_input_name", "pixel_values")
     images = inputs.get(name)
     if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
         found = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(
-            f"scoring_image_size resizes images, a float Tensor [n, c, h, w] in the batch's {name!r}, and finds "
-            f"{found}: leave scoring_image_size unset"
+            f"{wanted} images, a float Tensor [n, c, h, w] in the batch's {name!r}, and finds {found}: {advice}"
         )
-    resized = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
-    stretched = {INTERPOLATE: True} if INTERPOLATE in signature(model.forward).parameters else {}
-    return {**inputs, **stretched, name: resized}
+    return name, images
 
 
 def first_forward_at(model: nn.Module, inputs: Mapping[str, Any], size: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,8 @@ class PoolScorer:
         image_size: Height and width that images are resized to before the forward pass; None to leave them.
         image_size_is_new: Whether what fails at `image_size` is put down to it: the batches go well as they come.
         fitting: Cuts batches to what fits in memory.
+        observed: (inputs, count) -> a block for the forward pass, which gives a dictionary of further fields of the
+            candidates, complete when the block has ended.
 
     Attributes:
         output_kind: The kind of the model's output, the same in all processes; None until a sample has been scored.
@@ -59,6 +62,7 @@ class PoolScorer:
         image_size: int | None = None,
         image_size_is_new: bool = False,
         fitting: FittingBatches | None = None,
+        observed: Callable[[Mapping[str, Any], int], AbstractContextManager[dict[str, Tensor]]] | None = None,
     ) -> None:
         self.accelerator, self.objective = accelerator, objective
         self.load, self.note_scored, self.label_name, self.meter = load, note_scored, label_name, meter
@@ -66,6 +70,7 @@ class PoolScorer:
         self.image_size_is_new = image_size_is_new
         self.output_kind: str | None = None
         self.fitting = FittingBatches() if fitting is None else fitting
+        self.observed = observed or (lambda inputs, count: nullcontext({}))
 
     def score(self, model: nn.Module, head: nn.Module, indices: Tensor) -> Candidates:
         """Candidates for these positions of the pool, LongTensor [M]; without any field where none could be loaded.
@@ -141,7 +146,8 @@ class PoolScorer:
             del inputs[self.label_name]
         try:
             with torch.inference_mode(), self.accelerator.autocast():
-                outputs = self._outputs(model, inputs, len(indices))
+                with self.observed(inputs, len(indices)) as further:
+                    outputs = self._outputs(model, inputs, len(indices))
                 embeddings, logits = seen[0], logits_of(outputs, own_loss)
                 if first:
                     self.output_kind = kind_of_output(outputs)
@@ -156,7 +162,9 @@ class PoolScorer:
             _check_shape(losses, len(indices))
             if reference is not None:
                 _check_loss(reference(outputs, labels), losses)
-        fields = {"embeddings": embeddings, "losses": losses} | ({"logits": logits} if self.keep_logits else {})
+        fields = (
+            {"embeddings": embeddings, "losses": losses} | ({"logits": logits} if self.keep_logits else {}) | further
+        )
         whole = {"indices": indices, "labels": labels.cpu(), "loaded": torch.ones(len(indices), dtype=torch.uint8)}
         return whole | {name: values.float().cpu() for name, values in fields.items()}
 

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.candidates import Candidates
+from vecaf_hf.learners import TAVAAL, Learner, LearnLoss
 from vecaf_hf.selection.alfa_mix import alfa_mix
 from vecaf_hf.selection.badge import badge
 from vecaf_hf.selection.full import full
 from vecaf_hf.selection.infobatch import infobatch
 from vecaf_hf.selection.k_center import k_center
+from vecaf_hf.selection.learned import learn_loss, ta_vaal
 from vecaf_hf.selection.loss_balanced import loss_balanced
 from vecaf_hf.selection.ods import activeft, ods
 from vecaf_hf.selection.options import SelectionOptions
@@ -33,9 +35,10 @@ Select = Callable[[Candidates, int, SelectionOptions, torch.Generator], "Selecti
 class Strategy:
     """A way to select, and which fields of `Candidates` it needs.
 
-    A strategy that needs neither embeddings, losses nor logits costs no forward pass over the pool; one that takes the
-    whole pool, or sets its selection's size itself, ignores the budget; one that says how many candidates it wants per
-    selected sample is given a fresh random set of that many, and the others are not scored.
+    A strategy that needs nothing that a forward pass gives costs none over the pool; one that takes the whole pool, or
+    sets its selection's size itself, ignores the budget; one that says how many candidates it wants per selected sample
+    is given a fresh random set of that many, and the others are not scored; one that has a learner is given its scores
+    from the second loop on: before that the learner has learned nothing, and the selection is random.
     """
 
     select: Select
@@ -45,15 +48,19 @@ class Strategy:
     allocates: bool = False  # by the option `allocation`
     candidates_per_sample: int | None = None
     insists: bool = True  # False: works with what of its needs there is
+    learner: type[Learner] | None = None
 
     @property
     def needs_forward(self) -> bool:
-        return bool(self.needs & {"embeddings", "losses", "logits"})
+        return bool(self.needs & {"embeddings", "losses", "logits", "learned_scores"})
 
     @property
     def summary(self) -> str:
         return (self.select.__doc__ or "").strip().split("\n")[0]
 
+
+# As in both papers' experiments: a random subset of 10,000 for 1,000 samples.
+LEARNERS_CANDIDATES_PER_SAMPLE = 10
 
 STRATEGIES: dict[str, Strategy] = {
     "ods": Strategy(ods, frozenset({"embeddings", "losses"}), allocates=True),
@@ -70,6 +77,18 @@ STRATEGIES: dict[str, Strategy] = {
     "alfa_mix": Strategy(alfa_mix, frozenset({"embeddings", "labels", "head"})),
     "rho_loss": Strategy(rho_loss, frozenset({"losses", "irreducible"}), candidates_per_sample=CANDIDATES_PER_SAMPLE),
     "infobatch": Strategy(infobatch, frozenset({"training_losses", "progress"}), sets_size=True),
+    "learn_loss": Strategy(
+        learn_loss,
+        frozenset({"learned_scores"}),
+        candidates_per_sample=LEARNERS_CANDIDATES_PER_SAMPLE,
+        learner=LearnLoss,
+    ),
+    "ta_vaal": Strategy(
+        ta_vaal,
+        frozenset({"learned_scores"}),
+        candidates_per_sample=LEARNERS_CANDIDATES_PER_SAMPLE,
+        learner=TAVAAL,
+    ),
     "full": Strategy(full, frozenset(), takes_all=True),
 }
 
