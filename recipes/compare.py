@@ -62,7 +62,7 @@ class Grid:
         report: Where what is made of them goes.
         options: Of every run, as a recipe takes them.
         methods: Name -> the options that make it.
-        pools: Names in `vecaf_hf.data.pools.POOLS`.
+        pools: Names in `vecaf_hf.data.pools.POOLS` -> options of the runs on that pool, which a method's override.
         learning_rates: Tried for each method on each pool.
         tuning_seeds: Pick the rate.
         seeds: Run at the picked rate; the tuning seeds among them.
@@ -72,7 +72,7 @@ class Grid:
     report: Path
     options: dict[str, Any]
     methods: dict[str, dict[str, Any]]
-    pools: list[str]
+    pools: dict[str, dict[str, Any]]
     learning_rates: list[float]
     seeds: list[int]
     tuning_seeds: list[int] = field(default_factory=lambda: [0])
@@ -84,8 +84,8 @@ class Grid:
         return cls(**{**values, "folder": Path(values["folder"]), "report": Path(values["report"])})
 
     def groups(self) -> Iterator[tuple[str, str]]:
-        """(pool, method); the methods of one pool follow each other."""
-        return ((pool, method) for pool in self.pools for method in self.methods)
+        """(pool, method); the methods that come first in the file are through first."""
+        return ((pool, method) for method in self.methods for pool in self.pools)
 
     def tuning(self, pool: str, method: str) -> list[Cell]:
         return [Cell(pool, method, rate, seed) for rate in self.learning_rates for seed in self.tuning_seeds]
@@ -155,6 +155,7 @@ class Curve(TrainerCallback):
 def trainer_of(grid: Grid, cell: Cell, **options: Any) -> tuple[VeCAFTrainer, Any]:
     values = {
         **grid.options,
+        **grid.pools[cell.pool],
         **grid.methods[cell.method],
         "pool": cell.pool,
         "learning_rate": cell.learning_rate,

@@ -27,7 +27,7 @@ def point(step: int, accuracy: float, flops: float = 0.0) -> dict[str, Any]:
 def grid_of(folder: Path, **changes: Any) -> Any:
     from compare import Grid
 
-    values = {"options": {}, "methods": {"full": {}, "ods": {}}, "pools": ["clean"], "learning_rates": [0.1, 0.01]}
+    values = {"options": {}, "methods": {"full": {}, "ods": {}}, "pools": {"clean": {}}, "learning_rates": [0.1, 0.01]}
     return Grid(folder=folder, report=folder, seeds=[0, 1], **{**values, **changes})
 
 
@@ -92,6 +92,7 @@ def test_every_method_of_a_shipped_grid_has_options_that_go_together(file, tmp_p
     for pool, method in grid.groups():
         (recipe, _, args), _ = compare.trainer_of(grid, grid.tuning(pool, method)[0], use_cpu=True)
         assert (recipe.pool, args.strategy) == (pool, grid.methods[method]["strategy"])
+        assert all(getattr(args, name) == value for name, value in grid.pools[pool].items())
 
 
 def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
@@ -105,7 +106,8 @@ def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
         "image_size": 32,
         "max_steps": 4,
         "num_loops": 2,
-        "selection_fraction": 0.2,
+        "selection_budget": 40,
+        "rescore": "full",
         "total_train_batch_size": 8,
         "eval_steps": 2,
         "logging_steps": 2,
@@ -116,7 +118,7 @@ def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
         "report": str(tmp_path / "results"),
         "options": values["options"] | tiny,
         "methods": {"full": {"strategy": "full"}, "ods": {"strategy": "ods", "selection_steps": 5}},
-        "pools": ["redundant"],
+        "pools": {"redundant": {"horizontal_flip": False}},
         "learning_rates": [1e-3],
         "seeds": [0],
     }
