@@ -166,7 +166,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                 "images beside the losses that training saw of large ones: choose another rescore, or leave "
                 "scoring_image_size unset"
             )
-        if self.single_run and "training_losses" in find_strategy(self.strategy).needs:
+        if self.single_run and "training_losses" in find_strategy(self.strategy).reads:
             raise ValueError(
                 f"single_run selects before anything is trained, and strategy {self.strategy!r} goes by the losses of "
                 "training: leave single_run off"

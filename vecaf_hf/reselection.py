@@ -185,7 +185,7 @@ class Reselection:
     def foreseen(self, loops: int) -> Tensor:
         """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""
         candidates, parts = self._unscored(), [torch.empty(0, dtype=torch.long)]
-        if "training_losses" in self.strategy.needs:
+        if "training_losses" in self.strategy.reads:
             # Training decides it: any may be selected.
             return candidates.indices
         # These load in the first loop whatever they load at all.
@@ -218,11 +218,11 @@ class Reselection:
         """The candidates with what no scoring pass gives."""
         past = torch.cat([selection.indices for selection in earlier]) if earlier else candidates.indices[:0]
         candidates = replace(candidates, selected=torch.isin(candidates.indices, past), progress=progress)
-        if "head" in self.strategy.needs:
+        if "head" in self.strategy.reads:
             candidates = replace(candidates, head=linear_head(self.head, self.args.strategy))
         if self.irreducible is not None:
             candidates = replace(candidates, irreducible=self.irreducible[candidates.indices])
-        if "training_losses" in self.strategy.needs:
+        if "training_losses" in self.strategy.reads:
             assert self.training_losses is not None
             candidates = replace(candidates, training_losses=self.training_losses.gathered()[candidates.indices])
         return candidates

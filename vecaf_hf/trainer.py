@@ -165,10 +165,10 @@ class VeCAFTrainer(ResumingTrainer):
         self._teaching.make(self.model, self._schedule, self.meter)
         if self.args.head_warmup:
             linear_of(self._head)
-        needs = find_strategy(self.args.strategy).needs
-        if "head" in needs:
+        reads = find_strategy(self.args.strategy).reads
+        if "head" in reads:
             linear_head(self._head, self.args.strategy)
-        if "irreducible" in needs:
+        if "irreducible" in reads:
             self._held_out()
         if self.args.rescore == "proxy" and not self._has_classes:
             raise ValueError(PROXY_WITHOUT_CLASSES)
@@ -342,10 +342,10 @@ class VeCAFTrainer(ResumingTrainer):
         probe = self._probe(schedule.pool_size)
         self._teaching.build()
         self.meter.forget_work()
-        if "labels" in strategy.needs and not strategy.needs_forward:
+        if "labels" in strategy.reads and not strategy.needs_forward:
             self._pool.load_labels()
         rescores = strategy.needs_forward and not self.args.single_run
-        records = "training_losses" in strategy.needs or (
+        records = "training_losses" in strategy.reads or (
             rescores and RESCORING[self.args.rescore].reads_training_losses
         )
         self._training_losses = TrainingLosses(schedule.pool_size, self.accelerator) if records else None
@@ -369,7 +369,7 @@ class VeCAFTrainer(ResumingTrainer):
         if self.args.on_bad_sample == "raise" and not self._resume_folder:
             self._check_trainable(self._reselection.foreseen(schedule.num_loops))
         self._run = self._resumed(self._resume_folder) if self._resume_folder else RunState(self._identity())
-        if "irreducible" in strategy.needs:
+        if "irreducible" in strategy.reads:
             # Of the model as the run begins, kept in its checkpoints.
             if "irreducible" not in self._run.strategy:
                 self._run.strategy["irreducible"] = self._irreducible_losses()
@@ -539,7 +539,7 @@ class VeCAFTrainer(ResumingTrainer):
             note_scored=pool.note_scored,
             label_name=self.label_name,
             meter=self.meter,
-            keep_logits="logits" in find_strategy(self.args.strategy).needs,
+            keep_logits="logits" in find_strategy(self.args.strategy).reads,
             disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
             image_size=image_size,
             image_size_is_new=image_size_is_new,

@@ -74,7 +74,8 @@ def test_a_harder_class_gets_more():
     assert counts(candidates, run(candidates, 30, loss_weighting="raw")) == [24, 6, 0]
 
 
-def test_targets_that_are_no_classes_are_refused():
-    candidates = replace(make([0, 1], [1.0, 1.0]), labels=torch.rand(2, 3))
-    with pytest.raises(ValueError, match="'loss_balanced' needs labels that are one class per sample"):
-        run(candidates, 1)
+@pytest.mark.parametrize("labels", [None, torch.rand(6, 3)])
+def test_a_pool_without_classes_counts_as_one_class(labels):
+    candidates = replace(make([0] * 6, [1.0, 2.0, 3.0, NAN, NAN, 4.0]), labels=labels)
+    chosen = run(candidates, 3).indices.tolist()
+    assert {3, 4} < set(chosen) and len(chosen) == 3

@@ -19,13 +19,11 @@ def loss_balanced(
 
     Eq. 3 of VeCAF (arXiv 2401.07853) between classes instead of between samples: a class's share is proportional to the
     mean weight (`loss_weighting`) of its latest training losses, and no larger than the class. Equal shares before
-    training has seen anything.
+    training has seen anything. A pool without one class per sample counts as one class.
     """
-    if candidates.classes is None:
-        raise ValueError("strategy 'loss_balanced' needs labels that are one class per sample")
     assert candidates.training_losses is not None
     losses = candidates.training_losses.cpu()
-    labels = candidates.classes.cpu()
+    labels = torch.zeros(len(losses), dtype=torch.long) if candidates.classes is None else candidates.classes.cpu()
     seen = losses.isfinite()
     claims = torch.ones(len(losses), dtype=torch.float64)
     if seen.any():

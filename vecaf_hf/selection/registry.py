@@ -47,12 +47,16 @@ class Strategy:
     sets_size: bool = False
     allocates: bool = False  # by the option `allocation`
     candidates_per_sample: int | None = None
-    insists: bool = True  # False: works with what of its needs there is
+    wants: frozenset[str] = frozenset()  # what it uses where there is any
     learner: type[Learner] | None = None
 
     @property
+    def reads(self) -> frozenset[str]:
+        return self.needs | self.wants
+
+    @property
     def needs_forward(self) -> bool:
-        return bool(self.needs & {"embeddings", "losses", "logits", "learned_scores"})
+        return bool(self.reads & {"embeddings", "losses", "logits", "learned_scores"})
 
     @property
     def summary(self) -> str:
@@ -64,7 +68,7 @@ LEARNERS_CANDIDATES_PER_SAMPLE = 10
 
 STRATEGIES: dict[str, Strategy] = {
     "ods": Strategy(ods, frozenset({"embeddings", "losses"}), allocates=True),
-    "loss_balanced": Strategy(loss_balanced, frozenset({"labels", "training_losses"})),
+    "loss_balanced": Strategy(loss_balanced, frozenset({"training_losses"}), wants=frozenset({"labels"})),
     "activeft": Strategy(activeft, frozenset({"embeddings"})),
     "random": Strategy(random, frozenset()),
     "balanced": Strategy(balanced, frozenset({"labels"})),
@@ -101,7 +105,7 @@ def find_strategy(strategy: str | Select) -> Strategy:
     """
     check_choice("strategy", strategy, STRATEGIES)
     if callable(strategy):
-        return Strategy(strategy, frozenset({"embeddings", "losses", "labels", "logits"}), insists=False)
+        return Strategy(strategy, frozenset(), wants=frozenset({"embeddings", "losses", "labels", "logits"}))
     return STRATEGIES[strategy]
 
 
@@ -115,7 +119,7 @@ def run_strategy(
             returned another number of samples or samples that are no candidates.
     """
     missing = sorted(name for name in strategy.needs if getattr(candidates, name) is None)
-    if missing and strategy.insists:
+    if missing:
         raise ValueError(f"strategy {options.strategy!r} needs {' and '.join(missing)}, which were not given")
     ignored = strategy.takes_all or strategy.sets_size
     expected = len(candidates) if ignored else budget
