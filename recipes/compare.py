@@ -55,7 +55,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A YAML file's content.
+    """A YAML file's content; what it leaves out is that of the file beside it that it names as its `base`, and options
+    are added to that one's.
 
     Args:
         folder: Where each cell's result goes.
@@ -80,6 +81,9 @@ class Grid:
     @classmethod
     def load(cls, file: Path) -> Grid:
         values = yaml.safe_load(file.read_text())
+        if "base" in values:
+            base = yaml.safe_load((file.parent / values.pop("base")).read_text())
+            values = {**base, **values, "options": {**base["options"], **values.get("options", {})}}
         check_options(str(file), values, cls.__dataclass_fields__)
         return cls(**{**values, "folder": Path(values["folder"]), "report": Path(values["report"])})
 
@@ -166,7 +170,9 @@ def trainer_of(grid: Grid, cell: Cell, **options: Any) -> tuple[VeCAFTrainer, An
         "disable_tqdm": True,
         **options,
     }
-    return build_trainer(*parse({}, [word for name, value in values.items() for word in (f"--{name}", str(value))]))
+    return build_trainer(
+        *parse({}, [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))])
+    )
 
 
 def run(grid: Grid, cell: Cell) -> None:
