@@ -84,6 +84,29 @@ def test_a_misspelt_key_of_a_grid_is_refused(tmp_path):
         Grid.load(file)
 
 
+def test_a_grid_takes_from_its_base_what_it_leaves_out(tmp_path):
+    from compare import Grid
+
+    base = {"folder": "a", "report": "a", "options": {"max_steps": 4, "num_loops": 2}, "methods": {"full": {}}}
+    base |= {"pools": {"clean": {}}, "learning_rates": [1], "seeds": [0]}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump({"base": "base.yaml", "folder": "b", "options": {"num_loops": 3}}))
+    grid = Grid.load(file)
+    assert (grid.folder, grid.report, grid.options) == (Path("b"), Path("a"), {"max_steps": 4, "num_loops": 3})
+    assert grid.methods == base["methods"]
+
+
+def test_an_option_of_none_is_left_out(tmp_path, monkeypatch):
+    import compare
+
+    monkeypatch.setattr(compare, "build_trainer", lambda *arguments: (arguments, None))
+    grid = grid_of(tmp_path, pools={"clean": {"rescore": "sampled", "scoring_fraction": 0.3}})
+    grid.methods["ods"] = {"rescore": "full", "scoring_fraction": None}
+    (_, _, args), _ = compare.trainer_of(grid, compare.Cell("clean", "ods", 0.1, 0), use_cpu=True)
+    assert (args.rescore, args.scoring_fraction) == ("full", None)
+
+
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
 def test_every_method_of_a_shipped_grid_has_options_that_go_together(file, tmp_path, monkeypatch):
     import compare
