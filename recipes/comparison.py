@@ -35,13 +35,13 @@ def cost(work: Mapping[str, Mapping[str, float]]) -> float:
 
 def summary_of(run: Run) -> dict[str, Any]:
     """What tables and plots need of a cell's result."""
-    points, work = run["curve"], run["curve"][-1]["work"]
+    points = run["curve"]
+    work = {kind: {name: round(value, 1) for name, value in of.items()} for kind, of in points[-1]["work"].items()}
     return {
         "curve": [{"step": one["step"], "accuracy": one["accuracy"], "flops": cost(one["work"])} for one in points],
         "losses": run["losses"],
         "test": run.get("test"),
-        "scored": work["score"]["samples"],
-        "seconds": sum(part["seconds"] for kind, part in work.items() if kind not in NOT_COUNTED),
+        "work": work,
     }
 
 
@@ -105,7 +105,7 @@ def table(results: Results, pool: str) -> str:
     curves = {method: mean_curve(entry["runs"]) for method, entry in found.items()}
     tested = all(run["test"] is not None for entry in found.values() for run in entry["runs"])
     header = ["method", f"{'test' if tested else 'validation'} accuracy, %", "n", "learning rate", "samples scored"]
-    header += ["all-in TFLOPs", "seconds"]
+    header += ["all-in TFLOPs"]
     opponents = references(found)
     for method in opponents:
         header += [f"accuracy less `{method}`'s, paired"]
@@ -114,8 +114,8 @@ def table(results: Results, pool: str) -> str:
     for method in sorted(found, key=lambda method: -fmean(ends(found[method]["runs"]))):
         runs = found[method]["runs"]
         cells = [f"`{method}`", with_error(ends(runs)), str(len(runs)), f"{found[method]['learning_rate']:g}"]
-        cells += [f"{fmean(run['scored'] for run in runs):,.0f}", f"{curves[method][-1]['flops'] / 1e12:.2f}"]
-        cells += [f"{fmean(run['seconds'] for run in runs):.0f}"]
+        scored = fmean(run["work"]["score"]["samples"] for run in runs)
+        cells += [f"{scored:,.0f}", f"{curves[method][-1]['flops'] / 1e12:.2f}"]
         for opponent in opponents:
             pairs = zip(ends(runs), ends(found[opponent]["runs"]), strict=True)
             cells.append(with_error([one - other for one, other in pairs], sign="+") if method != opponent else "")
@@ -125,7 +125,30 @@ def table(results: Results, pool: str) -> str:
                 for measure in MEASURES.values()
             ]
         rows.append(cells)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
+    return _markdown([header, *rows])
+
+
+def cost_table(results: Results, pool: str) -> str:
+    """One row a method: TFLOPs and seconds by kind of work (Table 4 of the paper, with the passes it leaves out)."""
+    found = methods_of(results, pool)
+    kinds = list(dict.fromkeys(kind for entry in found.values() for kind in entry["runs"][0]["work"]))
+    kinds = [kind for kind in kinds if any(_mean_work(entry, kind)["flops"] for entry in found.values())]
+    rows = [["method", *(f"`{kind}`, TFLOPs (s)" for kind in kinds)]]
+    for method, entry in found.items():
+        parts = [_mean_work(entry, kind) for kind in kinds]
+        cells = [f"{part['flops'] / 1e12:.2f} ({part['seconds']:.0f})" if part["flops"] else "" for part in parts]
+        rows.append([f"`{method}`", *cells])
+    return _markdown(rows)
+
+
+def _mean_work(entry: Mapping[str, Any], kind: str) -> dict[str, float]:
+    parts = [run["work"].get(kind, {"flops": 0.0, "seconds": 0.0}) for run in entry["runs"]]
+    return {name: fmean(part[name] for part in parts) for name in ("flops", "seconds")}
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _part(value: float, whole: float) -> str:
@@ -213,7 +236,8 @@ def write_report(results: Results, folder: Path) -> str:
         figures["to_target.png"] = bars_figure(results, pools, methods)
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=110)
-    text = "\n\n".join(f"### Pool `{pool}`\n\n{table(results, pool)}" for pool in pools) + "\n"
+    sections = [f"### Pool `{pool}`\n\n{table(results, pool)}\n\n{cost_table(results, pool)}\n" for pool in pools]
+    text = "\n".join(sections)
     (folder / "tables.md").write_text(text)
     return text
 

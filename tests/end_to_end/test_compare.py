@@ -152,7 +152,7 @@ def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
     file.write_text(yaml.safe_dump(values))
     compare.main(file)
     tables = (tmp_path / "results" / "tables.md").read_text()
-    assert "### Pool `redundant`" in tables and tables.count("| `") == 2
+    assert "### Pool `redundant`" in tables and tables.count("| `full` |") == tables.count("| `ods` |") == 2
     for name in ("accuracy_by_batches", "accuracy_by_cost", "losses", "to_target"):
         assert (tmp_path / "results" / f"{name}.png").stat().st_size > 10_000
     found = {
