@@ -8,6 +8,7 @@ from transformers import Trainer, TrainerCallback
 
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.resuming import ResumingTrainer
+from vecaf_hf.scoring_trainer import ScoringTrainer
 
 # Names of the parameters after self, and whether each has a default.
 SIGNATURES = {
@@ -51,7 +52,7 @@ def test_signature(name):
     assert written(getattr(Trainer, name)) == SIGNATURES[name]
 
 
-OURS = {**vars(ResumingTrainer), **vars(VeCAFTrainer)}
+OURS = {**vars(ResumingTrainer), **vars(ScoringTrainer), **vars(VeCAFTrainer)}
 
 
 def overridden() -> list[str]:

@@ -6,11 +6,9 @@ import json
 import logging
 import os
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -18,11 +16,9 @@ from transformers import PreTrainedModel, set_seed
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback
-from vecaf_hf.candidates import Candidates, evenly_spaced
 from vecaf_hf.checkpoint import claim
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX
-from vecaf_hf.learners.teaching import Teaching
 from vecaf_hf.loop import (
     LoopBoundaryCallback,
     LoopRecord,
@@ -31,33 +27,24 @@ from vecaf_hf.loop import (
     RunState,
     record_loop,
 )
-from vecaf_hf.loop.agreement import check_same_selection, decided_by_main
+from vecaf_hf.loop.agreement import check_same_selection
 from vecaf_hf.loop.state import pool_fingerprint
-from vecaf_hf.pool import Collator, Pool
 from vecaf_hf.printable import printable
 from vecaf_hf.reporting.card import add_selection_section
-from vecaf_hf.reselection import Reselection, some
-from vecaf_hf.resuming import ResumingTrainer
-from vecaf_hf.scoring import PoolScorer, find_head
-from vecaf_hf.scoring.irreducible import irreducible_losses
+from vecaf_hf.reselection import Reselection
+from vecaf_hf.scoring import find_head
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
-from vecaf_hf.scoring.memory import FittingBatches
-from vecaf_hf.scoring.objective import find_objective
 from vecaf_hf.scoring.rescoring import RESCORING
 from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.scoring.warmup import linear_head, linear_of
+from vecaf_hf.scoring_trainer import PROXY_WITHOUT_CLASSES, ScoringTrainer
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, find_strategy
 
 logger = logging.getLogger(__name__)
 
-# Samples that a run tries before it trains.
-PROBED_SAMPLES = 16
-NO_CLASSES = "{} needs one class per sample: {}"
-PROXY_WITHOUT_CLASSES = NO_CLASSES.format('rescore="proxy"', 'choose rescore="stale" or "full"')
 
-
-class VeCAFTrainer(ResumingTrainer):
+class VeCAFTrainer(ScoringTrainer):
     """A Trainer that reselects what it trains on at every loop boundary.
 
     Takes what `transformers.Trainer` takes, with `VeCAFArguments`, and a `CEACallback` among the callbacks for
@@ -75,7 +62,6 @@ class VeCAFTrainer(ResumingTrainer):
             fit. All at construction, before any training time is spent.
     """
 
-    args: VeCAFArguments
     model: Any
     train_dataset: Any
 
@@ -89,7 +75,7 @@ class VeCAFTrainer(ResumingTrainer):
         **kwargs: Any,
     ) -> None:
         args = args if args is not None else VeCAFArguments(output_dir="tmp_trainer")
-        super().__init__(model, args, **kwargs)
+        super().__init__(model, args, sample_loss_func, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
                 "FSDP and DeepSpeed are not supported: the head of a sharded model sees no whole embedding"
@@ -100,26 +86,14 @@ class VeCAFTrainer(ResumingTrainer):
                 "one with CUDA_VISIBLE_DEVICES"
             )
         self.cea = self._find_cea()
-        self.label_name = self.label_names[0] if self.label_names else "labels"
-        self.meter = CostMeter()
-        self._objective = find_objective(
-            sample_loss_func,
-            self.compute_loss_func,
-            getattr(getattr(self.model, "config", None), "problem_type", None),
-            args.label_smoothing_factor,
-        )
         self._makes_optimizer = self.optimizer is None
-        self._custom_objective = sample_loss_func is not None or self.compute_loss_func is not None
         self._weights: Tensor | None = None  # [N], of the current selection
         self._batch_indices: Tensor | None = None
         self._run: RunState | None = None
-        self._fitting = FittingBatches()
         self._training_losses: TrainingLosses | None = None
         self._unlogged: tuple[float, int] | None = None
-        self._output_kind = "ModelOutput"
         self._unweighted_loss = self.compute_loss_func if sample_loss_func is None else self._weighted_loss
         self.compute_loss_func = self._unweighted_loss
-        self._teaching = Teaching(args, self.accelerator)
         if self.train_dataset is not None:
             self._pool = self._make_pool(self.train_dataset, scoring_dataset)
             self._check_run()
@@ -150,12 +124,6 @@ class VeCAFTrainer(ResumingTrainer):
         """Samples that could not be loaded, with the reason (`on_bad_sample="skip"`)."""
         return self._pool.ledger.skipped
 
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the model's classes, in the order of its logits."""
-        names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
-        return [str(names[index]) for index in sorted(names)]
-
     # --- Construction ---
 
     def _check_run(self) -> None:
@@ -185,47 +153,9 @@ class VeCAFTrainer(ResumingTrainer):
             raise ValueError(f"domain_affinity acts on the weights of strategy 'ods', not on {self.args.strategy!r}")
         return found[0] if found else None
 
-    def _make_pool(self, dataset: Any, scoring_dataset: Any = None) -> Pool:
-        prepare = self._without_unused_columns
-        return Pool(dataset, scoring_dataset, self.args, prepare, self.label_name, self.accelerator)
-
-    def _held_out(self) -> Pool:
-        """The samples that a strategy fits a model of its own on."""
-        if isinstance(self.eval_dataset, dict) or not hasattr(self.eval_dataset, "__len__"):
-            raise ValueError(
-                f"strategy {self.args.strategy!r} fits a small model on held-out samples: pass one map-style "
-                f"eval_dataset, not {type(self.eval_dataset).__name__}"
-            )
-        held_out = self._make_pool(self.eval_dataset)
-        held_out.check_classes([], self._num_classes)
-        return held_out
-
     def _make_schedule(self) -> LoopSchedule:
         pool, split_batches = self._pool, self.accelerator.split_batches
         return LoopSchedule.of_run(self.args, len(pool), self._train_batch_size, split_batches, pool.seed)
-
-    @property
-    def _classes(self) -> list[str]:
-        """The names of the classes, where each sample has one; else none."""
-        problem = getattr(getattr(self.model, "config", None), "problem_type", None)
-        return self.class_names if problem in (None, "single_label_classification") else []
-
-    @property
-    def _has_classes(self) -> bool:
-        """Whether each sample may have one class, as far as that can be told without loading any."""
-        config = getattr(self.model, "config", None)
-        if getattr(config, "problem_type", None) not in (None, "single_label_classification"):
-            return False
-        return self._custom_objective or getattr(config, "num_labels", None) != 1
-
-    @property
-    def _num_classes(self) -> int | None:
-        """C, where each sample is to have one class; None where that cannot be told."""
-        if self._custom_objective:
-            return None
-        has_config = hasattr(self.model, "config")
-        count = len(self._classes) if has_config else getattr(self._head, "out_features", 0)
-        return count if count > 1 else None
 
     # --- Trainer's hooks ---
 
@@ -378,23 +308,6 @@ class VeCAFTrainer(ResumingTrainer):
         if self.args.should_save:
             claim(str(self.args.output_dir), self._run.run)
 
-    def _probe(self, pool_size: int) -> Candidates:
-        """A few samples through collator, model, head and loss: whatever is wrong with them shows before training."""
-        self._pool.forget_samples()
-        indices = evenly_spaced(pool_size, PROBED_SAMPLES)
-        if self._pool.scoring_dataset is not self._pool.dataset:
-            self._check_trainable(indices)
-        # At full size too: these forwards, which are not counted, tell what training and evaluation cost.
-        probe = some(self._score_at(indices, None, self._pool))
-        if self.args.scoring_image_size is not None:
-            probe = some(self._score_at(indices, self.args.scoring_image_size, self._pool, image_size_is_new=True))
-        self._pool.check_column(probe)
-        if probe.classes is None and self.args.head_warmup:
-            raise ValueError(NO_CLASSES.format("head_warmup", "leave head_warmup off"))
-        if probe.classes is None and self.args.rescore == "proxy":
-            raise ValueError(PROXY_WITHOUT_CLASSES)
-        return probe
-
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one that wrote its checkpoint."""
         pool = pool_fingerprint(self._pool.dataset, self._pool.labels)
@@ -415,20 +328,6 @@ class VeCAFTrainer(ResumingTrainer):
         kept = self._reselection.state(len(run.selections), self._schedule.num_loops)
         run.scores, run.training_losses = kept["scores"], kept["training_losses"]
         return run
-
-    def _irreducible_losses(self) -> Tensor:
-        """Of each sample of the pool; NaN where it cannot be loaded. [N]."""
-        pool, held_out = self._pool, self._held_out()
-        # Transforms may draw from the global generators: not at the training's expense.
-        with seeded(seed_of(pool.seed)):
-            known = self._score(torch.arange(len(held_out)), held_out)
-            scored = self._score(torch.arange(len(pool)))
-        count = self._num_classes or len(self.class_names)
-        sample_losses, kind = self._objective.sample_losses, self._output_kind
-        fit = partial(irreducible_losses, known, scored, sample_losses, count, kind)
-        with self.meter.timed("select"):
-            losses = decided_by_main(self.accelerator, fit)
-        return losses.new_full((len(pool),), torch.nan).index_copy(0, scored.indices, losses)
 
     def _strategy_state(self) -> dict[str, Tensor]:
         assert self._run is not None
@@ -521,46 +420,6 @@ class VeCAFTrainer(ResumingTrainer):
             self.model_accepts_loss_kwargs and num_items_in_batch is not None
         )
         return self.current_gradient_accumulation_steps if over_all else 1
-
-    # --- Data ---
-
-    def _score(self, indices: Tensor, samples: Pool | None = None) -> Candidates:
-        """Embeddings, losses, logits and labels of these samples, the pool's unless told otherwise, under the current
-        model, as the run scores them."""
-        return self._score_at(indices, self.args.scoring_image_size, samples or self._pool)
-
-    def _score_at(
-        self, indices: Tensor, image_size: int | None, pool: Pool, image_size_is_new: bool = False
-    ) -> Candidates:
-        scorer = PoolScorer(
-            accelerator=self.accelerator,
-            objective=self._objective,
-            load=pool.batches,
-            note_scored=pool.note_scored,
-            label_name=self.label_name,
-            meter=self.meter,
-            keep_logits="logits" in find_strategy(self.args.strategy).reads,
-            disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
-            image_size=image_size,
-            image_size_is_new=image_size_is_new,
-            fitting=self._fitting,
-            observed=self._teaching.observed,
-        )
-        self._teaching.before_scoring()
-        scored = scorer.score(self.model, self._head, indices)
-        self._output_kind = scorer.output_kind or self._output_kind
-        return scored
-
-    def _check_trainable(self, indices: Tensor) -> bool:
-        """`Pool.check_trainable`, timed: the price of a selection too."""
-        with self.meter.timed("score"):
-            return self._pool.check_trainable(indices)
-
-    def _without_unused_columns(self, dataset: Any) -> tuple[Any, Collator]:
-        """The dataset and its collator, as Trainer's own loaders have them."""
-        if isinstance(dataset, datasets.Dataset):
-            return self._remove_unused_columns(dataset, description="training"), self.data_collator
-        return dataset, self._get_collator_with_removed_columns(self.data_collator, description="training")
 
     def _weighted_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
         """The objective per sample, recorded if needed, weighted and averaged: stands in for Trainer's

@@ -1,0 +1,178 @@
+"""A Trainer that scores samples: by the run's own objective, with the embeddings that enter the model's head."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vecaf_hf.arguments import VeCAFArguments
+from vecaf_hf.candidates import Candidates, evenly_spaced
+from vecaf_hf.cost import CostMeter
+from vecaf_hf.learners.teaching import Teaching
+from vecaf_hf.loop.agreement import decided_by_main
+from vecaf_hf.pool import Collator, Pool
+from vecaf_hf.reselection import some
+from vecaf_hf.resuming import ResumingTrainer
+from vecaf_hf.scoring import PoolScorer
+from vecaf_hf.scoring.irreducible import irreducible_losses
+from vecaf_hf.scoring.losses import SampleLoss
+from vecaf_hf.scoring.memory import FittingBatches
+from vecaf_hf.scoring.objective import find_objective
+from vecaf_hf.seeding import seed_of, seeded
+from vecaf_hf.selection import find_strategy
+
+# Samples that a run tries before it trains.
+PROBED_SAMPLES = 16
+NO_CLASSES = "{} needs one class per sample: {}"
+PROXY_WITHOUT_CLASSES = NO_CLASSES.format('rescore="proxy"', 'choose rescore="stale" or "full"')
+
+
+class ScoringTrainer(ResumingTrainer):
+    """What a selection is made from.
+
+    Args:
+        sample_loss_func: The objective per sample, (outputs, labels) -> Tensor [N], if it is not Trainer's.
+    """
+
+    args: VeCAFArguments
+    _pool: Pool
+    _head: nn.Module
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None,
+        args: VeCAFArguments,
+        sample_loss_func: SampleLoss | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, args, **kwargs)
+        self.label_name = self.label_names[0] if self.label_names else "labels"
+        self.meter = CostMeter()
+        self._objective = find_objective(
+            sample_loss_func,
+            self.compute_loss_func,
+            getattr(getattr(self.model, "config", None), "problem_type", None),
+            args.label_smoothing_factor,
+        )
+        self._custom_objective = sample_loss_func is not None or self.compute_loss_func is not None
+        self._output_kind = "ModelOutput"
+        self._fitting = FittingBatches()
+        self._teaching = Teaching(args, self.accelerator)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the model's classes, in the order of its logits."""
+        names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
+        return [str(names[index]) for index in sorted(names)]
+
+    @property
+    def _classes(self) -> list[str]:
+        """The names of the classes, where each sample has one; else none."""
+        problem = getattr(getattr(self.model, "config", None), "problem_type", None)
+        return self.class_names if problem in (None, "single_label_classification") else []
+
+    @property
+    def _has_classes(self) -> bool:
+        """Whether each sample may have one class, as far as that can be told without loading any."""
+        config = getattr(self.model, "config", None)
+        if getattr(config, "problem_type", None) not in (None, "single_label_classification"):
+            return False
+        return self._custom_objective or getattr(config, "num_labels", None) != 1
+
+    @property
+    def _num_classes(self) -> int | None:
+        """C, where each sample is to have one class; None where that cannot be told."""
+        if self._custom_objective:
+            return None
+        has_config = hasattr(self.model, "config")
+        count = len(self._classes) if has_config else getattr(self._head, "out_features", 0)
+        return count if count > 1 else None
+
+    def _make_pool(self, dataset: Any, scoring_dataset: Any = None) -> Pool:
+        prepare = self._without_unused_columns
+        return Pool(dataset, scoring_dataset, self.args, prepare, self.label_name, self.accelerator)
+
+    def _held_out(self) -> Pool:
+        """The samples that a strategy fits a model of its own on."""
+        if isinstance(self.eval_dataset, dict) or not hasattr(self.eval_dataset, "__len__"):
+            raise ValueError(
+                f"strategy {self.args.strategy!r} fits a small model on held-out samples: pass one map-style "
+                f"eval_dataset, not {type(self.eval_dataset).__name__}"
+            )
+        held_out = self._make_pool(self.eval_dataset)
+        held_out.check_classes([], self._num_classes)
+        return held_out
+
+    def _probe(self, pool_size: int) -> Candidates:
+        """A few samples through collator, model, head and loss: whatever is wrong with them shows before training."""
+        self._pool.forget_samples()
+        indices = evenly_spaced(pool_size, PROBED_SAMPLES)
+        if self._pool.scoring_dataset is not self._pool.dataset:
+            self._check_trainable(indices)
+        # At full size too: these forwards, which are not counted, tell what training and evaluation cost.
+        probe = some(self._score_at(indices, None, self._pool))
+        if self.args.scoring_image_size is not None:
+            probe = some(self._score_at(indices, self.args.scoring_image_size, self._pool, image_size_is_new=True))
+        self._pool.check_column(probe)
+        if probe.classes is None and self.args.head_warmup:
+            raise ValueError(NO_CLASSES.format("head_warmup", "leave head_warmup off"))
+        if probe.classes is None and self.args.rescore == "proxy":
+            raise ValueError(PROXY_WITHOUT_CLASSES)
+        return probe
+
+    def _score(self, indices: Tensor, samples: Pool | None = None) -> Candidates:
+        """Embeddings, losses, logits and labels of these samples, the pool's unless told otherwise, under the current
+        model, as the run scores them."""
+        return self._score_at(indices, self.args.scoring_image_size, samples or self._pool)
+
+    def _score_at(
+        self, indices: Tensor, image_size: int | None, pool: Pool, image_size_is_new: bool = False
+    ) -> Candidates:
+        scorer = PoolScorer(
+            accelerator=self.accelerator,
+            objective=self._objective,
+            load=pool.batches,
+            note_scored=pool.note_scored,
+            label_name=self.label_name,
+            meter=self.meter,
+            keep_logits="logits" in find_strategy(self.args.strategy).reads,
+            disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
+            image_size=image_size,
+            image_size_is_new=image_size_is_new,
+            fitting=self._fitting,
+            observed=self._teaching.observed,
+        )
+        self._teaching.before_scoring()
+        scored = scorer.score(self.model, self._head, indices)
+        self._output_kind = scorer.output_kind or self._output_kind
+        return scored
+
+    def _check_trainable(self, indices: Tensor) -> bool:
+        """`Pool.check_trainable`, timed: the price of a selection too."""
+        with self.meter.timed("score"):
+            return self._pool.check_trainable(indices)
+
+    def _without_unused_columns(self, dataset: Any) -> tuple[Any, Collator]:
+        """The dataset and its collator, as Trainer's own loaders have them."""
+        if isinstance(dataset, datasets.Dataset):
+            return self._remove_unused_columns(dataset, description="training"), self.data_collator
+        return dataset, self._get_collator_with_removed_columns(self.data_collator, description="training")
+
+    def _irreducible_losses(self) -> Tensor:
+        """Of each sample of the pool; NaN where it cannot be loaded. [N]."""
+        pool, held_out = self._pool, self._held_out()
+        # Transforms may draw from the global generators: not at the training's expense.
+        with seeded(seed_of(pool.seed)):
+            known = self._score(torch.arange(len(held_out)), held_out)
+            scored = self._score(torch.arange(len(pool)))
+        count = self._num_classes or len(self.class_names)
+        sample_losses, kind = self._objective.sample_losses, self._output_kind
+        fit = partial(irreducible_losses, known, scored, sample_losses, count, kind)
+        with self.meter.timed("select"):
+            losses = decided_by_main(self.accelerator, fit)
+        return losses.new_full((len(pool),), torch.nan).index_copy(0, scored.indices, losses)
