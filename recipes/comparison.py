@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 # Not for its own sake: other work is what it is paid with.
 NOT_COUNTED = {"evaluate"}
@@ -22,10 +23,27 @@ REFERENCE = "full"
 # Cost nothing but training: what a selection must beat.
 FREE = ("full", "random", "balanced", "infobatch")
 
-Point = Mapping[str, Any]  # of a curve: step, accuracy, flops
-Measure = Callable[[Point], float]
+# By strategy: what a reader of its rows must know.
+NOTES = {
+    "rho_loss": "fits its small model on the validation split: whatever is read there, as its learning rate and its "
+    "batches and cost until an accuracy, is not held out.",
+    "infobatch": "prunes among the samples that the run has trained on: where it is shorter than an epoch these are "
+    "few, and it is nearly `full`.",
+}
+# Of seeds, for the error of a ratio.
+RESAMPLES = 1000
+# Of a curve's points: in what unit and under what name they are drawn.
+AXES = {
+    "step": (1.0, "batches"),
+    "flops": (1e-12, "all work but evaluation, TFLOPs"),
+    "accuracy": (100.0, "validation accuracy, %"),
+    "loss": (1.0, "validation loss"),
+}
+MEASURES = {"batches": "step", "cost": "flops"}
+
+Array = NDArray[np.float64]
 Run = Mapping[str, Any]
-Results = Mapping[str, Mapping[str, Any]]  # "pool/method" -> learning_rate, runs
+Results = Mapping[str, Mapping[str, Any]]  # "pool/method" -> strategy, learning_rate, tried, runs
 
 
 def cost(work: Mapping[str, Mapping[str, float]]) -> float:
@@ -37,44 +55,53 @@ def summary_of(run: Run) -> dict[str, Any]:
     """What tables and plots need of a cell's result."""
     points = run["curve"]
     work = {kind: {name: round(value, 1) for name, value in of.items()} for kind, of in points[-1]["work"].items()}
-    return {
-        "curve": [{"step": one["step"], "accuracy": one["accuracy"], "flops": cost(one["work"])} for one in points],
-        "losses": run["losses"],
-        "test": run.get("test"),
-        "work": work,
-    }
+    read = ("step", "accuracy", "loss")
+    curve = [{**{name: one[name] for name in read}, "flops": cost(one["work"])} for one in points]
+    return {"curve": curve, "test": run.get("test"), "work": work}
 
 
-def steps(point: Point) -> float:
-    return point["step"]
+def curves(runs: Sequence[Run]) -> dict[str, Array]:
+    """Each quantity of the seeds' curves, which are evaluated at the same steps: [seeds, points]."""
+    return {name: np.array([[point[name] for point in run["curve"]] for run in runs], dtype=float) for name in AXES}
 
 
-def flops(point: Point) -> float:
-    return point["flops"]
+def mean_curve(runs: Sequence[Run]) -> dict[str, Array]:
+    """The seeds' curves averaged point by point: [points]."""
+    return {name: values.mean(0) for name, values in curves(runs).items()}
 
 
-MEASURES: dict[str, Measure] = {"batches": steps, "cost": flops}
+def to_target(accuracy: Array, work: Array, target: Array) -> Array:
+    """Work done when an accuracy first reaches the target, between points by a line; NaN if never.
+
+    [R, points], [R, points], [R] -> [R].
+    """
+    rows, reached = np.arange(len(target)), accuracy >= target[:, None]
+    after = reached.argmax(1)
+    before = np.maximum(after - 1, 0)
+    rise = accuracy[rows, after] - accuracy[rows, before]
+    part = (target - accuracy[rows, before]) / np.where(rise == 0, 1, rise)
+    done = work[rows, before] + part * (work[rows, after] - work[rows, before])
+    return np.where(reached.any(1), done, np.nan)
 
 
-def to_target(points: Sequence[Point], target: float, measure: Measure) -> float:
-    """Steps or cost at which validation accuracy first reaches the target, between points by a line; NaN if never."""
-    before = None
-    for point in points:
-        if point["accuracy"] >= target:
-            if before is None:
-                return measure(point)
-            part = (target - before["accuracy"]) / (point["accuracy"] - before["accuracy"])
-            return measure(before) + part * (measure(point) - measure(before))
-        before = point
-    return float("nan")
+def part_of_whole(runs: Sequence[Run], reference: Sequence[Run], measure: str) -> tuple[float, float]:
+    """What a method takes until its mean curve first reaches the accuracy that the reference's ends with, as a part of
+    what the reference's whole run takes; and its standard error.
 
-
-def mean_curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The seeds' curves averaged point by point; they evaluate at the same steps."""
-    return [
-        {name: fmean(point[name] for point in points) for name in ("step", "accuracy", "flops")}
-        for points in zip(*(run["curve"] for run in runs), strict=True)
-    ]
+    NaN where the mean curve, or that of most resamples, never reaches it. The reference's own part is below 1 where its
+    curve has been there before its end: that much is noise. The error is by bootstrap: seeds are drawn anew, the same
+    ones of both; it is that of the resamples which reach the target, and 0 for a single seed.
+    """
+    seeds = len(runs)
+    drawn = np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))
+    rows = np.concatenate([np.arange(seeds)[None], drawn])  # the first one is all seeds
+    mine, its = ({name: of[rows].mean(1) for name, of in curves(which).items()} for which in (runs, reference))
+    parts = to_target(mine["accuracy"], mine[measure], its["accuracy"][:, -1]) / its[measure][:, -1]
+    reached = parts[1:][np.isfinite(parts[1:])]
+    if np.isnan(parts[0]) or 2 * len(reached) < RESAMPLES:
+        return float("nan"), float("nan")
+    # The seeds' own mean is nearer to them than the true one, as where a variance is divided by n - 1.
+    return float(parts[0]), float(reached.std() * (seeds / max(seeds - 1, 1)) ** 0.5)
 
 
 def ends(runs: Sequence[Run]) -> list[float]:
@@ -95,48 +122,58 @@ def methods_of(results: Results, pool: str) -> dict[str, Mapping[str, Any]]:
 def references(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """`full`, and the best of the methods that cost nothing but training, by validation."""
     free = [method for method in FREE if method in found]
-    best = sorted(free, key=lambda method: -mean_curve(found[method]["runs"])[-1]["accuracy"])[:1]
+    best = sorted(free, key=lambda method: -mean_curve(found[method]["runs"])["accuracy"][-1])[:1]
     return list(dict.fromkeys([method for method in (REFERENCE,) if method in found] + best))
 
 
+def rate(entry: Mapping[str, Any]) -> str:
+    """The picked learning rate, and whether a better one may lie beyond those that were tried."""
+    picked, tried = entry["learning_rate"], [one["learning_rate"] for one in entry["tried"]]
+    edges = {max(tried): " (highest tried)", min(tried): " (lowest tried)"} if len(set(tried)) > 1 else {}
+    return f"{picked:g}{edges.get(picked, '')}"
+
+
 def table(results: Results, pool: str) -> str:
-    """One row a method: accuracy, rate, work, and batches and cost to the accuracy that the references end with."""
+    """One row a method: accuracy, rate, work, and what it takes until its mean validation curve first reaches the
+    accuracy that a reference's ends with, as a part of what the reference's whole run takes."""
     found = methods_of(results, pool)
-    curves = {method: mean_curve(entry["runs"]) for method, entry in found.items()}
     tested = all(run["test"] is not None for entry in found.values() for run in entry["runs"])
     header = ["method", f"{'test' if tested else 'validation'} accuracy, %", "n", "learning rate", "samples scored"]
     header += ["all-in TFLOPs"]
     opponents = references(found)
     for method in opponents:
         header += [f"accuracy less `{method}`'s, paired"]
-        header += [f"{name} to `{method}`'s last accuracy, of its" for name in MEASURES]
+        header += [f"{name} until first at `{method}`'s last accuracy, of its whole run" for name in MEASURES]
     rows = []
     for method in sorted(found, key=lambda method: -fmean(ends(found[method]["runs"]))):
         runs = found[method]["runs"]
-        cells = [f"`{method}`", with_error(ends(runs)), str(len(runs)), f"{found[method]['learning_rate']:g}"]
+        cells = [f"`{method}`", with_error(ends(runs)), str(len(runs)), rate(found[method])]
         scored = fmean(run["work"]["score"]["samples"] for run in runs)
-        cells += [f"{scored:,.0f}", f"{curves[method][-1]['flops'] / 1e12:.2f}"]
+        cells += [f"{scored:,.0f}", f"{mean_curve(runs)['flops'][-1] / 1e12:.2f}"]
         for opponent in opponents:
-            pairs = zip(ends(runs), ends(found[opponent]["runs"]), strict=True)
+            reference = found[opponent]["runs"]
+            pairs = zip(ends(runs), ends(reference), strict=True)
             cells.append(with_error([one - other for one, other in pairs], sign="+") if method != opponent else "")
-            target = curves[opponent][-1]["accuracy"]
-            cells += [
-                _part(to_target(curves[method], target, measure), to_target(curves[opponent], target, measure))
-                for measure in MEASURES.values()
-            ]
+            cells += [_part(*part_of_whole(runs, reference, measure), len(runs)) for measure in MEASURES.values()]
         rows.append(cells)
     return _markdown([header, *rows])
+
+
+def notes(results: Results, pool: str) -> str:
+    """A paragraph for each method that has one."""
+    found = methods_of(results, pool)
+    return "".join(f"\n`{m}` {NOTES[e['strategy']]}\n" for m, e in found.items() if e["strategy"] in NOTES)
 
 
 def cost_table(results: Results, pool: str) -> str:
     """One row a method: TFLOPs and seconds by kind of work (Table 4 of the paper, with the passes it leaves out)."""
     found = methods_of(results, pool)
     kinds = list(dict.fromkeys(kind for entry in found.values() for kind in entry["runs"][0]["work"]))
-    kinds = [kind for kind in kinds if any(_mean_work(entry, kind)["flops"] for entry in found.values())]
+    kinds = [kind for kind in kinds if any(any(_mean_work(entry, kind).values()) for entry in found.values())]
     rows = [["method", *(f"`{kind}`, TFLOPs (s)" for kind in kinds)]]
     for method, entry in found.items():
         parts = [_mean_work(entry, kind) for kind in kinds]
-        cells = [f"{part['flops'] / 1e12:.2f} ({part['seconds']:.0f})" if part["flops"] else "" for part in parts]
+        cells = [f"{part['flops'] / 1e12:.2f} ({part['seconds']:.1f})" if any(part.values()) else "" for part in parts]
         rows.append([f"`{method}`", *cells])
     return _markdown(rows)
 
@@ -151,8 +188,8 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _part(value: float, whole: float) -> str:
-    return "never" if np.isnan(value) else f"{value / whole:.2f}"
+def _part(value: float, error: float, seeds: int) -> str:
+    return "never" if np.isnan(value) else f"{value:.2f}" if seeds == 1 else f"{value:.2f} ± {error:.2f}"
 
 
 def styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -165,60 +202,41 @@ def styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def curves_figure(results: Results, pools: Sequence[str], methods: Sequence[str], by_cost: bool) -> Figure:
-    """Validation accuracy against batches, or against all-in cost, one panel a pool."""
+def curves_figure(results: Results, pools: Sequence[str], methods: Sequence[str], x: str, y: str) -> Figure:
+    """One quantity of the mean curves against another, one panel a pool."""
     figure = Figure(figsize=(4.2 * len(pools) + 1.8, 3.8), layout="constrained")
     panels = figure.subplots(1, len(pools), squeeze=False)[0]
     style = styles(methods)
     for axes, pool in zip(panels, pools, strict=True):
-        for method in methods:
-            if f"{pool}/{method}" in results:
-                curve = mean_curve(results[f"{pool}/{method}"]["runs"])
-                x = [point["flops"] / 1e12 if by_cost else point["step"] for point in curve]
-                axes.plot(x, [100 * point["accuracy"] for point in curve], label=method, linewidth=1.6, **style[method])
-        axes.set(title=pool.replace("_", "-"), xlabel="all work but evaluation, TFLOPs" if by_cost else "batches")
-        if by_cost:
+        for method, entry in methods_of(results, pool).items():
+            curve = mean_curve(entry["runs"])
+            across, up = (curve[name] * AXES[name][0] for name in (x, y))
+            axes.plot(across, up, label=method, linewidth=1.6, **style[method])
+        axes.set(title=pool.replace("_", "-"), xlabel=AXES[x][1])
+        if x == "flops":
             axes.set_xscale("log")
-    panels[0].set_ylabel("validation accuracy, %")
+    panels[0].set_ylabel(AXES[y][1])
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
     return figure
 
 
 def bars_figure(results: Results, pools: Sequence[str], methods: Sequence[str]) -> Figure:
-    """Batches and cost to the accuracy that `full` ends with, as parts of what `full` takes."""
+    """Batches and cost until the accuracy that `full` ends with, as parts of what its whole run takes."""
     figure = Figure(figsize=(4.2 * len(pools), 0.32 * len(methods) * 2 + 2), layout="constrained")
     panels = figure.subplots(2, len(pools), squeeze=False, sharey=True)
     for column, pool in enumerate(pools):
-        curves = {method: mean_curve(entry["runs"]) for method, entry in methods_of(results, pool).items()}
-        target = curves[REFERENCE][-1]["accuracy"]
+        runs = {method: entry["runs"] for method, entry in methods_of(results, pool).items()}
         for row, (name, measure) in enumerate(MEASURES.items()):
             axes = panels[row][column]
-            whole = to_target(curves[REFERENCE], target, measure)
-            parts = [to_target(curves.get(method, []), target, measure) / whole for method in methods]
-            axes.barh(methods, np.nan_to_num(parts), color="#0072B2" if row == 0 else "#009E73")
+            parts, errors = np.transpose([part_of_whole(mine, runs[REFERENCE], measure) for mine in runs.values()])
+            colour = "#0072B2" if row == 0 else "#009E73"
+            axes.barh([*runs], np.nan_to_num(parts), xerr=np.nan_to_num(errors), color=colour, ecolor="#999999")
             for place, part in enumerate(parts):
                 axes.text(0, place, "  never" if np.isnan(part) else "", va="center", fontsize="small")
             axes.axvline(1, color="#999999", linewidth=0.8, linestyle="--")
             axes.set(title=pool.replace("_", "-") if row == 0 else "", xlabel=f"{name}, of `{REFERENCE}`'s")
     panels[0][0].invert_yaxis()
-    return figure
-
-
-def losses_figure(results: Results, pools: Sequence[str], methods: Sequence[str]) -> Figure:
-    """Training loss over batches, of the first seed."""
-    figure = Figure(figsize=(4.2 * len(pools) + 1.8, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(pools), squeeze=False)[0]
-    style = styles(methods)
-    for axes, pool in zip(panels, pools, strict=True):
-        for method in methods:
-            entry = results.get(f"{pool}/{method}")
-            if entry is not None and entry["runs"][0]["losses"]:
-                axes.plot(*zip(*entry["runs"][0]["losses"], strict=True), label=method, **style[method])
-        axes.set(title=pool.replace("_", "-"), xlabel="batches")
-    panels[0].set_ylabel("training loss")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
     return figure
 
 
@@ -228,16 +246,18 @@ def write_report(results: Results, folder: Path) -> str:
     pools = list(dict.fromkeys(name.split("/")[0] for name in results))
     methods = list(dict.fromkeys(name.split("/")[1] for name in results))
     figures = {
-        "accuracy_by_batches.png": curves_figure(results, pools, methods, by_cost=False),
-        "accuracy_by_cost.png": curves_figure(results, pools, methods, by_cost=True),
-        "losses.png": losses_figure(results, pools, methods),
+        "accuracy_by_batches.png": curves_figure(results, pools, methods, x="step", y="accuracy"),
+        "accuracy_by_cost.png": curves_figure(results, pools, methods, x="flops", y="accuracy"),
+        "loss_by_batches.png": curves_figure(results, pools, methods, x="step", y="loss"),
     }
     if REFERENCE in methods:
         figures["to_target.png"] = bars_figure(results, pools, methods)
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=110)
-    sections = [f"### Pool `{pool}`\n\n{table(results, pool)}\n\n{cost_table(results, pool)}\n" for pool in pools]
-    text = "\n".join(sections)
+    text = "\n".join(
+        f"### Pool `{pool}`\n\n{table(results, pool)}\n{notes(results, pool)}\n{cost_table(results, pool)}\n"
+        for pool in pools
+    )
     (folder / "tables.md").write_text(text)
     return text
 

@@ -112,7 +112,8 @@ def load_model(name: str, class_names: list[str]) -> PreTrainedModel:
     if hasattr(model.config, "label_names"):
         # A timm checkpoint's list of names is saved as it was loaded, and hides id2label.
         model.config.label_names = class_names
-    # Convolutions run twice as fast on current CPUs and GPUs; nothing else changes.
+    # Lite0's training step at 40 px takes half the time on one CPU thread (0.15 s in place of 0.30 for a batch of 64);
+    # sums differ in their last bits.
     return model.to(memory_format=torch.channels_last)
 
 

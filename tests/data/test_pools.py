@@ -5,7 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Pillow
 
-from vecaf_hf.data.pools import IMBALANCE, POOLS, make_pool
+from vecaf_hf.data.pools import IMBALANCE, POOLS, make_pool, varied
 
 CLASSES, PER_CLASS = 4, 200
 
@@ -82,3 +82,14 @@ def test_a_seed_fixes_the_pool(dataset, name):
 
     assert content(0) == content(0)
     assert (content(0) == content(1)) == (name == "clean")
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "L", "LA", "RGB", "RGBA", "CMYK", "I;16"])
+def test_a_copy_of_any_kind_of_image_has_no_wedges_of_another_colour(mode):
+    white = np.full((24, 24), 255, np.uint16 if mode == "I;16" else np.uint8)
+    picture = Pillow.fromarray(white)
+    picture = picture if mode == "I;16" else picture.convert(mode)
+    copy = varied(picture, seed=3)
+    assert copy.mode == ("L" if mode == "L" else "RGB") and copy.size == picture.size
+    # One colour before, one colour, perhaps darker, after.
+    assert len(np.unique(np.asarray(copy))) == 1

@@ -1,12 +1,17 @@
-"""The comparison grid: which rate is picked, how targets are read off curves, and a tiny grid end to end."""
+"""The comparison grid: what is run and when, what its tables say of curves made by hand, and a tiny grid end to end."""
 
 from __future__ import annotations
 
 import json
 import math
+import threading
+import time
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -22,14 +27,22 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> None:
 def point(step: int, accuracy: float, flops: float = 0.0) -> dict[str, Any]:
     counted = {"score": flops, "train": 3.0 * step, "evaluate": 1e9}
     work = {kind: {"flops": value, "samples": 0, "seconds": 0.0} for kind, value in counted.items()}
-    return {"step": step, "accuracy": accuracy, "work": work}
+    return {"step": step, "accuracy": accuracy, "loss": 1 - accuracy, "work": work}
+
+
+def put(grid: Any, cell: Any, *accuracies: float, **more: Any) -> None:
+    """A result as of a run that was evaluated after each step."""
+    from compare import write
+
+    curve = [point(step, accuracy) for step, accuracy in enumerate(accuracies, 1)]
+    write(grid.file(cell), {"options": grid.recorded(cell), "curve": curve, **more})
 
 
 def grid_of(folder: Path, **changes: Any) -> Any:
-    from compare import Grid
+    from grid import Grid
 
     values = {"options": {}, "methods": {"full": {}, "ods": {}}, "pools": {"clean": {}}, "learning_rates": [0.1, 0.01]}
-    return Grid(folder=folder, report=folder, seeds=[0, 1], **{**values, **changes})
+    return Grid(folder=folder, report=folder, **{**values, "seeds": [0, 1], **changes})
 
 
 def test_evaluation_is_no_cost():
@@ -42,41 +55,194 @@ def test_evaluation_is_no_cost():
     ("target", "expected"), [(0.1, 10), (0.2, 10), (0.5, 25), (0.4, 20), (0.6, 30), (0.61, math.nan)]
 )
 def test_a_target_is_reached_on_the_line_between_two_evaluations(target, expected):
-    from comparison import steps, to_target
+    from comparison import to_target
 
-    curve = [point(10, 0.2), point(20, 0.4), point(30, 0.6), point(40, 0.5)]
-    assert to_target(curve, target, steps) == pytest.approx(expected, nan_ok=True)
+    accuracy, steps = np.array([[0.2, 0.4, 0.6, 0.5]]), np.array([[10, 20, 30, 40]])
+    assert to_target(accuracy, steps, np.array([target])) == pytest.approx([expected], nan_ok=True)
 
 
 def test_seeds_are_averaged_point_by_point():
     from comparison import mean_curve, summary_of
 
     curves = [[point(5, 0.2, 1), point(10, 0.4, 1)], [point(5, 0.4, 3), point(10, 0.8, 5)]]
-    curve = mean_curve([summary_of({"curve": one, "losses": []}) for one in curves])
-    assert [one["step"] for one in curve] == [5, 10]
-    assert [one["accuracy"] for one in curve] == pytest.approx([0.3, 0.6])
-    assert [one["flops"] for one in curve] == pytest.approx([17, 33])
+    curve = mean_curve([summary_of({"curve": one}) for one in curves])
+    expected = {"step": [5, 10], "accuracy": [0.3, 0.6], "loss": [0.7, 0.4], "flops": [17, 33]}
+    assert {name: values.tolist() for name, values in curve.items()} == {
+        name: pytest.approx(values) for name, values in expected.items()
+    }
+
+
+def entry(
+    curves: list[list[float]], tests: list[float] | None, scored: int = 0, rate: float = 0.01, strategy: str = "ods"
+) -> dict[str, Any]:
+    """What results.json holds of a method: seeds' accuracies every 10 steps, at 1 TFLOP each and 1 for scoring."""
+    work = {
+        "score": {"samples": scored, "flops": 1e12 * (scored > 0), "seconds": 4.0 * (scored > 0)},
+        "select": {"samples": 0, "flops": 0.0, "seconds": 0.24 * (scored > 0)},
+        "train": {"samples": 0, "flops": 1e12 * len(curves[0]), "seconds": 60.0},
+        "encode_text": {"samples": 0, "flops": 0.0, "seconds": 0.0},
+    }
+    runs = [
+        {
+            "curve": [
+                {"step": 10 * i, "accuracy": accuracy, "loss": 1 - accuracy, "flops": 1e12 * (i + (scored > 0))}
+                for i, accuracy in enumerate(curve, 1)
+            ],
+            "test": None if tests is None else tests[seed],
+            "work": work,
+        }
+        for seed, curve in enumerate(curves)
+    ]
+    tried = [{"learning_rate": one, "seed": 0, "accuracy": 0.5} for one in (0.001, 0.01, 0.1)]
+    return {"strategy": strategy, "learning_rate": rate, "tried": tried, "runs": runs}
+
+
+def by_hand() -> dict[str, Any]:
+    """Three methods, three seeds, every number easily made on paper."""
+    return {
+        "clean/full": entry([[0.1, 0.2, 0.52, 0.4]] * 3, [0.40, 0.41, 0.42], strategy="full"),
+        "clean/random": entry(
+            [[0.1, 0.2, 0.28, 0.5], [0.1, 0.2, 0.28, 0.4], [0.1, 0.2, 0.28, 0.6]], [0.5, 0.47, 0.47], rate=0.001
+        ),
+        "clean/ods": entry([[0.6, 0.7, 0.7, 0.7]] * 3, [0.5, 0.6, 0.7], scored=1500, rate=0.1),
+    }
+
+
+def cells_of(table: str) -> dict[str, dict[str, str]]:
+    """Row -> column -> cell."""
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+
+
+def test_every_cell_of_a_table_made_by_hand():
+    from comparison import references, table
+
+    results = by_hand()
+    # random's curves end at 0.5, full's at 0.4: random is the best of what costs nothing.
+    assert references({name.split("/")[1]: one for name, one in results.items()}) == ["full", "random"]
+    found = cells_of(table(results, "clean"))
+    assert [*found] == ["`ods`", "`random`", "`full`"]
+
+    def row(method: str) -> list[str]:
+        return [*found[f"`{method}`"].values()]
+
+    assert [*found["`ods`"]] == [
+        "test accuracy, %",
+        "n",
+        "learning rate",
+        "samples scored",
+        "all-in TFLOPs",
+        "accuracy less `full`'s, paired",
+        "batches until first at `full`'s last accuracy, of its whole run",
+        "cost until first at `full`'s last accuracy, of its whole run",
+        "accuracy less `random`'s, paired",
+        "batches until first at `random`'s last accuracy, of its whole run",
+        "cost until first at `random`'s last accuracy, of its whole run",
+    ]
+    # Errors of accuracies: stdev(50, 60, 70) / sqrt(3) = 5.77; of pairs: stdev(10, 19, 28) / sqrt(3) = 5.20.
+    assert row("ods")[:6] == ["60.0 ± 5.8", "3", "0.1 (highest tried)", "1,500", "5.00", "+19.0 ± 5.2"]
+    # Both targets at its first point: 10 of 40 batches, 2 of 4 TFLOPs.
+    assert row("ods")[6:] == ["0.25 ± 0.00", "0.50 ± 0.00", "+12.0 ± 6.7", "0.25 ± 0.00", "0.50 ± 0.00"]
+    assert row("full")[:6] == ["41.0 ± 0.6", "3", "0.01", "0", "4.00", ""]
+    # It passes its own last accuracy at batch 20 + 10 * 0.2 / 0.32 = 26.25 of 40, and random's 0.5 at 29.375.
+    assert row("full")[6:8] == ["0.66 ± 0.00"] * 2
+    assert [one.split(" ± ")[0] for one in row("full")[9:]] == ["0.73"] * 2
+    assert row("random")[:6] == ["48.0 ± 1.0", "3", "0.001 (lowest tried)", "0", "4.00", "+7.0 ± 1.5"]
+    # 30 + 10 * 0.12 / 0.22 = 35.45 of 40; and its own at its end.
+    assert [one.split(" ± ")[0] for one in row("random")[6:8]] == ["0.89"] * 2
+    assert row("random")[8:] == ["", "1.00 ± 0.00", "1.00 ± 0.00"]
+
+
+def test_the_error_of_a_ratio_is_that_of_seeds_drawn_anew():
+    from comparison import part_of_whole
+
+    def runs(*accuracies: list[float]) -> list[dict[str, Any]]:
+        return entry([*accuracies], None)["runs"]
+
+    reference = runs([0.0, 0.4], [0.0, 0.4])
+    # Alone the seeds cross at batches 10 and 20, together at 10 + 10 * (0.4 - 0.3) / (0.6 - 0.3) = 13.3, of 20. Of the
+    # resamples half are both of them, a quarter each seed twice.
+    part, error = part_of_whole(runs([0.4, 0.8], [0.2, 0.4]), reference, "step")
+    drawn = [10 / 20, 20 / 20, *[(10 + 10 / 3) / 20] * 2]
+    assert part == pytest.approx(2 / 3) and error == pytest.approx(np.std(drawn) * 2**0.5, rel=0.05)
+    # The mean curve reaches it, but only 47 % of the resamples do.
+    skewed = runs(*[[0.0, end] for end in (0.95, 0.26, 0.2, 0.38, 0.22)])
+    assert np.isnan(part_of_whole(skewed, runs(*[[0.0, 0.4]] * 5), "step")).all()
+    # The other way round neither is there a ratio.
+    skewed = runs(*[[0.0, end] for end in (0.125, 0.47, 0.5, 0.41, 0.49)])
+    assert np.isnan(part_of_whole(skewed, runs(*[[0.0, 0.4]] * 5), "step")).all()
+    # A quarter of the resamples reaches it; of those of three seeds 20 of 27 do.
+    assert np.isnan(part_of_whole(runs([0.0, 0.5], [0.0, 0.2]), reference, "step")).all()
+    three = runs([0.0, 0.5], [0.0, 0.25], [0.0, 0.5])
+    assert part_of_whole(three, runs(*[[0.0, 0.4]] * 3), "step")[0] == pytest.approx((10 + 10 * 0.4 / 1.25 * 3) / 20)
+    assert part_of_whole(runs([0.4, 0.8]), runs([0.0, 0.4]), "step") == (0.5, 0)
+
+
+def test_a_cost_table_by_hand():
+    from comparison import cost_table
+
+    found = cells_of(cost_table(by_hand(), "clean"))
+    assert found["`ods`"] == {
+        "`score`, TFLOPs (s)": "1.00 (4.0)",
+        "`select`, TFLOPs (s)": "0.00 (0.2)",
+        "`train`, TFLOPs (s)": "4.00 (60.0)",
+    }
+    assert [*found["`full`"].values()] == ["", "", "4.00 (60.0)"]
+
+
+def test_without_a_test_and_with_one_seed_a_table_has_validation_and_no_errors():
+    from comparison import table
+
+    results = {"clean/full": entry([[0.1, 0.4]], None), "clean/ods": entry([[0.2, 0.3]], None)}
+    row = cells_of(table(results, "clean"))["`ods`"]
+    assert row["validation accuracy, %"] == "30.0" and row["accuracy less `full`'s, paired"] == "-10.0"
+    assert row["batches until first at `full`'s last accuracy, of its whole run"] == "never"
+
+
+def test_a_note_stands_under_the_tables_that_have_its_method(tmp_path):
+    from comparison import write_report
+
+    results = by_hand()
+    assert "small model" not in write_report(results, tmp_path)
+    results["clean/rho"] = entry([[0.1, 0.2, 0.3, 0.4]] * 3, [0.3] * 3, strategy="rho_loss")
+    text = write_report(results, tmp_path)
+    assert "\n\n`rho` fits its small model on the validation split" in text and "prunes" not in text
 
 
 def test_the_rate_is_picked_on_validation_by_the_tuning_seeds_alone(tmp_path):
-    from compare import Cell, write
+    from grid import Cell
 
     grid = grid_of(tmp_path)
     assert len(grid.untrained()) == 4 and grid.left() == 6 and grid.picked("clean", "ods") is None
     for rate, accuracy in ((0.1, 0.7), (0.01, 0.6)):
-        write(grid.file(Cell("clean", "ods", rate, 0)), {"curve": [point(1, 0.9), point(2, accuracy)]})
+        put(grid, Cell("clean", "ods", rate, 0), 0.9, accuracy)
     assert grid.picked("clean", "ods") == [Cell("clean", "ods", 0.1, 0), Cell("clean", "ods", 0.1, 1)]
     assert Cell("clean", "ods", 0.1, 1) in grid.untrained() and Cell("clean", "ods", 0.01, 1) not in grid.untrained()
     # Another seed's result moves nothing.
-    write(grid.file(Cell("clean", "ods", 0.1, 1)), {"curve": [point(1, 0.9), point(2, 0.0)]})
+    put(grid, Cell("clean", "ods", 0.1, 1), 0.9, 0.0)
     assert grid.picked("clean", "ods")[0].learning_rate == 0.1
     assert set(grid.untested()) == set(grid.picked("clean", "ods"))
     assert grid.left() == 3  # two rates of full, and then its other seed
-    assert not grid_of(tmp_path, options={"test_split": "none"}).untested()
+    put(grid, Cell("clean", "ods", 0.1, 1), 0.9, 0.0, test=0.5)
+    assert grid.untested() == [Cell("clean", "ods", 0.1, 0)] == grid.missing()[:1]
+
+
+def test_a_result_of_other_options_is_refused(tmp_path):
+    from grid import Cell
+
+    cell = Cell("clean", "ods", 0.1, 0)
+    put(grid_of(tmp_path, options={"max_steps": 10, "weight_decay": 0.1, "use_cpu": True}), cell, 0.5)
+    same = grid_of(tmp_path, options={"weight_decay": 0.1, "max_steps": 10, "seed": 7, "num_loops": None})
+    assert same.result(cell)["curve"][-1]["accuracy"] == 0.5
+    other = grid_of(tmp_path, options={"max_steps": 20, "num_loops": 2, "weight_decay": 0.1})
+    with pytest.raises(
+        ValueError, match=r"rate0.1-seed0.json was made with max_steps 10 .not 20., num_loops None .not 2.: remove"
+    ):
+        other.untrained()
 
 
 def test_a_misspelt_key_of_a_grid_is_refused(tmp_path):
-    from compare import Grid
+    from grid import Grid
 
     file = tmp_path / "grid.yaml"
     file.write_text(yaml.safe_dump({"folder": "x", "learning_rate": [1]}))
@@ -84,8 +250,34 @@ def test_a_misspelt_key_of_a_grid_is_refused(tmp_path):
         Grid.load(file)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("", "grid.yaml holds nothing; it must have lines"),
+        ("- 1", "grid.yaml holds a list; it must have lines"),
+        ("folder: x", r"grid.yaml lacks report, options, methods, pools, learning_rates, seeds$"),
+        ({"learning_rates": "[1e-3]"}, r"learning_rates of .*grid.yaml holds '1e-3', .* as in 1.0e-3"),
+        ({"learning_rates": "[-1.0]"}, r"learning_rates of .*grid.yaml is -1.0; it must be positive"),
+        ({"learning_rates": "1.0e-3"}, r"learning_rates of .*grid.yaml is 0.001; it must be a list"),
+        ({"tuning_seeds": "[]"}, r"tuning_seeds of .*grid.yaml is \[\]; it must be a list"),
+        ({"options": ""}, r"options of .*grid.yaml is None"),
+        ({"methods": "{full: }"}, r"methods of .*grid.yaml is {'full': None}; it must be names"),
+    ],
+)
+def test_what_is_wrong_with_a_grids_file_is_said(change, says, tmp_path):
+    from grid import Grid
+
+    file = tmp_path / "grid.yaml"
+    keys = {"folder": "x", "report": "x", "options": "{}", "methods": "{a: {}}", "pools": "{clean: {}}"}
+    keys |= {"learning_rates": "[1.0]", "seeds": "[0]"}
+    lines = change if isinstance(change, str) else "\n".join(f"{k}: {v}" for k, v in {**keys, **change}.items())
+    file.write_text(lines)
+    with pytest.raises(ValueError, match=says):
+        Grid.load(file)
+
+
 def test_a_grid_takes_from_its_base_what_it_leaves_out(tmp_path):
-    from compare import Grid
+    from grid import Grid
 
     base = {"folder": "a", "report": "a", "options": {"max_steps": 4, "num_loops": 2}, "methods": {"full": {}}}
     base |= {"pools": {"clean": {}}, "learning_rates": [1], "seeds": [0]}
@@ -107,6 +299,108 @@ def test_an_option_of_none_is_left_out(tmp_path, monkeypatch):
     assert (args.rescore, args.scoring_fraction) == ("full", None)
 
 
+def stand_ins(monkeypatch: pytest.MonkeyPatch, broken: tuple[str, ...] = ()) -> Counter[tuple[str, str]]:
+    """Runs and tests that take no time, some of which fail; counted as (what, cell)."""
+    import compare
+
+    done: Counter[tuple[str, str]] = Counter()
+
+    def run(grid: Any, cell: Any) -> None:
+        done["run", cell.name] += 1
+        time.sleep(0.01)
+        if cell.method in broken:
+            raise RuntimeError("no such luck")
+        put(grid, cell, 0.5, cell.learning_rate)
+
+    def test(grid: Any, cell: Any) -> None:
+        done["test", cell.name] += 1
+        time.sleep(0.01)
+        put(grid, cell, 0.5, cell.learning_rate, test=0.5)
+
+    monkeypatch.setattr(compare, "run", run)
+    monkeypatch.setattr(compare, "test", test)
+    monkeypatch.setattr(compare, "WAITING", 0.02)
+    return done
+
+
+def test_processes_that_share_a_grid_do_each_run_and_each_test_once(tmp_path, monkeypatch):
+    import compare
+
+    done = stand_ins(monkeypatch)
+    grid = grid_of(tmp_path, pools={"clean": {}, "noisy": {}}, seeds=[0, 1, 2])
+    failed: list[Any] = []
+    threads = [threading.Thread(target=lambda: failed.extend(compare.work_off(grid))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failed and not grid.missing() and grid.left() == 0
+    # Of each of four groups two rates, then two more seeds, then three tests.
+    assert set(done.values()) == {1} and Counter(what for what, _ in done) == {"run": 16, "test": 12}
+
+
+def test_a_cell_that_fails_ends_the_grid_only_when_all_others_are_done(tmp_path, monkeypatch, caplog):
+    import compare
+    import grid as grids
+
+    done = stand_ins(monkeypatch, broken=("full",))
+    grid = grid_of(tmp_path)
+    monkeypatch.setattr(grids.Grid, "load", lambda file: grid)
+    with pytest.raises(SystemExit, match=r"2 runs failed, as logged: clean/full/rate0.1-seed0, clean/full/rate0.01-"):
+        compare.main(tmp_path / "grid.yaml")
+    assert set(done.values()) == {1} and done["test", "clean/ods/rate0.1-seed1"] == 1
+    assert "clean/full/rate0.1-seed0 failed" in caplog.text and "no such luck" in caplog.text
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_one_process_at_a_time_writes_the_report(tmp_path, monkeypatch):
+    import compare
+    import grid as grids
+
+    stand_ins(monkeypatch)
+    grid = grid_of(tmp_path, methods={"mine": {"strategy": "rho_loss"}})
+    compare.work_off(grid)
+    monkeypatch.setattr(grids.Grid, "load", lambda file: grid)
+    inside, most = [], []
+
+    def write_report(results: Any, folder: Path) -> str:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return ""
+
+    monkeypatch.setattr(compare, "write_report", write_report)
+    threads = [threading.Thread(target=compare.main, args=(tmp_path / "grid.yaml",)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == [1, 1, 1]
+    found = json.loads((tmp_path / "results.json").read_text())["clean/mine"]
+    assert (found["strategy"], found["learning_rate"], len(found["runs"])) == ("rho_loss", 0.1, 2)
+    assert found["tried"] == [{"learning_rate": rate, "seed": 0, "accuracy": rate} for rate in (0.1, 0.01)]
+
+
+def test_a_methods_models_are_deleted_with_its_last_test(tmp_path, monkeypatch):
+    import compare
+    from grid import Cell
+
+    trainer = SimpleNamespace(evaluate=lambda *_, **__: {"test_accuracy": 0.25})
+    monkeypatch.setattr(compare, "trainer_of", lambda *_, **__: (trainer, None))
+    grid = grid_of(tmp_path)
+    cells = [Cell("clean", "ods", 0.1, 0), Cell("clean", "ods", 0.01, 0), Cell("clean", "ods", 0.1, 1)]
+    for cell, accuracy in zip(cells, (0.7, 0.6, 0.5), strict=True):
+        grid.model(cell).mkdir(parents=True)
+        put(grid, cell, accuracy)
+    (other := grid.model(Cell("clean", "full", 0.1, 0))).mkdir(parents=True)
+    compare.test(grid, cells[0])
+    assert all(grid.model(cell).is_dir() for cell in cells)
+    compare.test(grid, cells[2])
+    assert not any(grid.model(cell).exists() for cell in cells) and other.is_dir()
+    assert grid.result(cells[2])["test"] == 0.25 and grid.result(cells[2])["options"] == grid.recorded(cells[2])
+
+
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
 def test_every_method_of_a_shipped_grid_has_options_that_go_together(file, tmp_path, monkeypatch):
     import compare
@@ -121,9 +415,8 @@ def test_every_method_of_a_shipped_grid_has_options_that_go_together(file, tmp_p
         )
 
 
-def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
-    import compare
-
+def tiny_grid(folder: Path) -> dict[str, Any]:
+    """Two methods, four steps each, evaluated after the third alone."""
     values = yaml.safe_load((RECIPES / "configs" / "compare_fashion_mnist.yaml").read_text())
     tiny = {
         "dataset_name": str(RECIPES / "data" / "fashion_mnist"),
@@ -135,36 +428,59 @@ def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
         "selection_budget": 40,
         "rescore": "full",
         "total_train_batch_size": 8,
-        "eval_steps": 2,
+        "eval_steps": 3,
         "logging_steps": 2,
         "use_cpu": True,
     }
-    values |= {
-        "folder": str(tmp_path / "results"),
-        "report": str(tmp_path / "results"),
+    return values | {
+        "folder": str(folder),
+        "report": str(folder),
         "options": values["options"] | tiny,
         "methods": {"full": {"strategy": "full"}, "ods": {"strategy": "ods", "selection_steps": 5}},
         "pools": {"redundant": {"horizontal_flip": False}},
         "learning_rates": [1e-3],
         "seeds": [0],
     }
+
+
+def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
+    import compare
+
     file = tmp_path / "grid.yaml"
-    file.write_text(yaml.safe_dump(values))
+    file.write_text(yaml.safe_dump(tiny_grid(tmp_path / "results")))
     compare.main(file)
     tables = (tmp_path / "results" / "tables.md").read_text()
     assert "### Pool `redundant`" in tables and tables.count("| `full` |") == tables.count("| `ods` |") == 2
-    for name in ("accuracy_by_batches", "accuracy_by_cost", "losses", "to_target"):
+    for name in ("accuracy_by_batches", "accuracy_by_cost", "loss_by_batches", "to_target"):
         assert (tmp_path / "results" / f"{name}.png").stat().st_size > 10_000
     found = {
         path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "results").glob("redundant/*/*.json")
     }
     assert found.keys() == {"full", "ods"}
     for method, result in found.items():
-        assert [one["step"] for one in result["curve"]] == [2, 4] and 0 <= result["test"] <= 1
+        # Trainer evaluates the end, though eval_steps does not divide it.
+        assert [one["step"] for one in result["curve"]] == [3, 4] and 0 <= result["test"] <= 1
         assert (result["curve"][-1]["work"]["score"]["samples"] > 0) == (method == "ods")
     kept = json.loads((tmp_path / "results" / "results.json").read_text())
     assert kept["redundant/ods"]["runs"][0]["test"] == found["ods"]["test"]
+    assert not [*(tmp_path / "results" / "models").glob("*/*")]
     # Nothing is done twice.
     monkeypatch.setattr(compare, "run", lambda *_: pytest.fail("ran again"))
     monkeypatch.setattr(compare, "test", lambda *_: pytest.fail("tested again"))
     compare.main(file)
+
+
+def test_without_a_test_no_model_is_kept(tmp_path):
+    import compare
+
+    values = tiny_grid(tmp_path / "results")
+    values["options"] |= {"test_split": "none", "eval_strategy": "no"}
+    values["methods"] = {"full": {"strategy": "full"}}
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump(values))
+    compare.main(file)
+    assert "validation accuracy, %" in (tmp_path / "results" / "tables.md").read_text()
+    assert not (tmp_path / "results" / "models").exists()
+    # Evaluated at its end all the same.
+    (run,) = json.loads((tmp_path / "results" / "results.json").read_text())["redundant/full"]["runs"]
+    assert [one["step"] for one in run["curve"]] == [4]

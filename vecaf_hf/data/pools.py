@@ -66,12 +66,19 @@ def redundant(dataset: datasets.Dataset, label: str, image: str, generator: np.r
 
 
 def varied(picture: Image.Image, seed: int) -> Image.Image:
-    """The image slightly moved, turned and brightened or darkened; as it is for a seed below 0."""
+    """The image slightly moved, turned and brightened or darkened; as it is for a seed below 0.
+
+    A copy is in RGB unless it is grey. What comes in at its edges has the colour of its first corner: black wedges
+    would tell copies from other images.
+    """
     if seed < 0:
         return picture
+    if picture.mode != "L":
+        picture = picture.convert("RGB")
     generator = np.random.default_rng(seed)
     shift = tuple(generator.uniform(-0.06, 0.06, 2) * picture.size)
-    turned = picture.rotate(generator.uniform(-8, 8), Image.Resampling.BILINEAR, translate=shift)
+    angle, corner = generator.uniform(-8, 8), picture.getpixel((0, 0))
+    turned = picture.rotate(angle, Image.Resampling.BILINEAR, translate=shift, fillcolor=corner)
     return ImageEnhance.Brightness(turned).enhance(generator.uniform(0.85, 1.15))
 
 

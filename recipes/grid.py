@@ -1,0 +1,185 @@
+"""The grid that `compare.py` runs: what is asked for, what is there, what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from vecaf_hf.printable import listed
+from vecaf_hf.validation import check_options, check_positive
+
+# Options of the machine, not of the result: processes that share a grid may have others.
+OF_THE_MACHINE = {"output_dir", "use_cpu", "dataloader_pin_memory"}
+# Differing options that a message lists.
+LISTED = 5
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    pool: str
+    method: str
+    learning_rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.pool}/{self.method}/rate{self.learning_rate:g}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A YAML file's content; what it leaves out is that of the file beside it that it names as its `base`, and options
+    are added to that one's.
+
+    Args:
+        folder: Where each cell's result goes.
+        report: Where what is made of them goes.
+        options: Of every run, as a recipe takes them.
+        methods: Name -> the options that make it.
+        pools: Names in `vecaf_hf.data.pools.POOLS` -> options of the runs on that pool, which a method's override.
+        learning_rates: Tried for each method on each pool.
+        tuning_seeds: Pick the rate.
+        seeds: Run at the picked rate; the tuning seeds among them.
+    """
+
+    folder: Path
+    report: Path
+    options: dict[str, Any]
+    methods: dict[str, dict[str, Any]]
+    pools: dict[str, dict[str, Any]]
+    learning_rates: list[float]
+    seeds: list[int]
+    tuning_seeds: list[int] = field(default_factory=lambda: [0])
+
+    @classmethod
+    def load(cls, file: Path) -> Grid:
+        values = _read(file)
+        if "base" in values:
+            base = _read(file.parent / values.pop("base"))
+            options = {**(base.get("options") or {}), **(values.get("options") or {})}
+            values = {**base, **values, "options": options}
+        _check(file, values)
+        return cls(**{**values, "folder": Path(values["folder"]), "report": Path(values["report"])})
+
+    def groups(self) -> Iterator[tuple[str, str]]:
+        """(pool, method); the methods that come first in the file are through first."""
+        return ((pool, method) for method in self.methods for pool in self.pools)
+
+    def tuning(self, pool: str, method: str) -> list[Cell]:
+        return [Cell(pool, method, rate, seed) for rate in self.learning_rates for seed in self.tuning_seeds]
+
+    def picked(self, pool: str, method: str) -> list[Cell] | None:
+        """The cells at the rate whose tuning runs ended best on validation; None while one of them is missing."""
+        tuned = [(cell, self.result(cell)) for cell in self.tuning(pool, method)]
+        if any(result is None for _, result in tuned):
+            return None
+        ends: dict[float, list[float]] = {}
+        for cell, result in tuned:
+            assert result is not None
+            ends.setdefault(cell.learning_rate, []).append(result["curve"][-1]["accuracy"])
+        best = max(ends, key=lambda rate: fmean(ends[rate]))
+        return [Cell(pool, method, best, seed) for seed in self.seeds]
+
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """The options of a cell's run; those that are None are left out."""
+        values = {**self.options, **self.pools[cell.pool], **self.methods[cell.method]}
+        values |= {"pool": cell.pool, "learning_rate": cell.learning_rate, "seed": cell.seed}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def recorded(self, cell: Cell) -> dict[str, Any]:
+        """Those of a cell's options that its result holds: whatever the result depends on."""
+        return {name: value for name, value in self.settings(cell).items() if name not in OF_THE_MACHINE}
+
+    def file(self, cell: Cell) -> Path:
+        return self.folder / f"{cell.name}.json"
+
+    def models(self, pool: str, method: str) -> Path:
+        return self.folder / "models" / pool / method
+
+    def model(self, cell: Cell) -> Path:
+        return self.folder / "models" / cell.name
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """A cell's result; None where there is none.
+
+        Raises:
+            ValueError: It was made with other options than the grid's.
+        """
+        file = self.file(cell)
+        if not file.is_file():
+            return None
+        result: dict[str, Any] = json.loads(file.read_text())
+        made, asked = result.get("options", {}), self.recorded(cell)
+        different = [name for name in {**asked, **made} if made.get(name) != asked.get(name)]
+        if different:
+            what = listed([f"{name} {made.get(name)!r} (not {asked.get(name)!r})" for name in different], LISTED)
+            raise ValueError(
+                f"{file} was made with {what}: remove it to have it made anew, or give the grid another folder"
+            )
+        return result
+
+    def cells(self, pool: str, method: str) -> list[Cell]:
+        """A method's runs that are known by now: its other seeds wait for its rate."""
+        return list(dict.fromkeys(self.tuning(pool, method) + (self.picked(pool, method) or [])))
+
+    def untrained(self) -> list[Cell]:
+        """Known cells without a result."""
+        return [cell for group in self.groups() for cell in self.cells(*group) if self.result(cell) is None]
+
+    def left(self) -> int:
+        """Runs of the whole grid without a result, those among them that are not known yet."""
+        later = len(set(self.seeds) - set(self.tuning_seeds))
+        return len(self.untrained()) + later * sum(self.picked(*group) is None for group in self.groups())
+
+    @property
+    def tests(self) -> bool:
+        """Whether the picked runs' models see the test split."""
+        return self.options.get("test_split") != "none"
+
+    def untested(self) -> list[Cell]:
+        """Picked cells with a result, whose models have not seen the test split, where there is one."""
+        cells = (cell for group in self.groups() if self.tests for cell in self.picked(*group) or [])
+        return [cell for cell in cells if "test" not in (self.result(cell) or {"test": None})]
+
+    def missing(self) -> list[Cell]:
+        """What can be done now; tests come first: a method's models are kept until then."""
+        return self.untested() + self.untrained()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    values = yaml.safe_load(file.read_text())
+    if not isinstance(values, dict):
+        kind = "nothing" if values is None else f"a {type(values).__name__}"
+        raise ValueError(f"{file} holds {kind}; it must have lines of `key: value`")
+    return values
+
+
+def _check(file: Path, values: Mapping[str, Any]) -> None:
+    check_options(str(file), values, Grid.__dataclass_fields__)
+    needed = [one.name for one in fields(Grid) if one.default_factory is MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise ValueError(f"{file} lacks {listed(missing)}")
+    if not isinstance(values["options"], dict):
+        raise ValueError(
+            f"options of {file} is {values['options']!r}; it must have lines of `option: value`, or be {{}}"
+        )
+    for name in ("methods", "pools"):
+        if not (isinstance(values[name], dict) and all(isinstance(one, dict) for one in values[name].values())):
+            raise ValueError(f"{name} of {file} is {values[name]!r}; it must be names, each with its options or {{}}")
+    for name in ("learning_rates", "seeds", "tuning_seeds"):
+        if not (isinstance(values.get(name, [0]), list) and values.get(name, [0])):
+            raise ValueError(f"{name} of {file} is {values[name]!r}; it must be a list")
+    for rate in values["learning_rates"]:
+        if isinstance(rate, str):
+            raise ValueError(
+                f"learning_rates of {file} holds {rate!r}, which is a text to YAML; a number has a dot, as in 1.0e-3"
+            )
+        check_positive(f"learning_rates of {file}", rate)
