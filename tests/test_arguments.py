@@ -76,6 +76,10 @@ def test_a_selections_options_are_all_there_with_their_defaults(make):
         ({"scoring_batch_size": 0}, "scoring_batch_size is 0; it must be at least 1"),
         ({"sample_weights": "mas"}, "sample_weights is 'mas' .did you mean 'mass'"),
         ({"sample_weights": len}, "sample_weights is <built-in function len>"),
+        (
+            {"sample_weights": "mass", "strategy": "infobatch"},
+            "sample_weights='mass', and strategy 'infobatch' gives no",
+        ),
         ({"strategy": "infobatch", "single_run": True}, "strategy 'infobatch' goes by the losses of training"),
         ({"ignore_data_skip": True}, "ignore_data_skip does not go with VeCAF"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size does not go with VeCAF"),
@@ -155,6 +159,22 @@ def test_a_part_that_leaves_no_choice(make, fraction):
 def test_the_default_part_leaves_no_choice_to_a_larger_budget(make):
     with pytest.raises(ValueError, match=r"scoring_fraction is 0.25, .* 25 of 100 samples, .* is 30: all"):
         make(rescore="sampled", selection_fraction=0.3).check_part_scored(100)
+
+
+@pytest.mark.parametrize("strategy", ["rho_loss", "learn_loss", "ta_vaal"])
+def test_a_strategy_with_candidates_of_its_own_does_not_heed_how_the_pool_is_scored(make, strategy):
+    plain = make(strategy=strategy)
+    for options in (
+        {"rescore": "sampled", "selection_fraction": 0.3},
+        {"rescore": "stale", "scoring_fraction": 0.5},
+        {"rescore": "proxy"},
+        {"scoring_fraction": 0.5},
+    ):
+        made = make(strategy=strategy, **options)
+        made.check_part_scored(100)
+        assert made.identity() == plain.identity()
+        assert made.scoring_way == ("sampled", None)
+    assert make(strategy=strategy, rescore="stale", scoring_image_size=112).scoring_image_size == 112
 
 
 # --- In and out ---

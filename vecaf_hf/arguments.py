@@ -66,10 +66,13 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "stratified by class, which alone is selected from; stale, at first the whole pool, then such a part, "
             "while samples trained on in the last loop take the losses that training saw and all others keep their "
             "last scores (training's losses are those of training mode, of augmented images and from before the step; "
-            "with a compute_loss_func they cost one more call of it per sample); proxy, the whole pool once, and then "
-            "no forward pass: a linear probe on its embeddings, fitted on what the run has trained on, gives the "
-            "losses. With stale and proxy CEA aligns to embeddings as old as the scores, and checkpoints hold them for "
-            "later loops (4 bytes x pool x dimension, and x classes for the logits where the strategy takes them)."
+            "with a compute_loss_func they cost one more call of it per sample, here and with every strategy that goes "
+            "by them or has a learner); proxy, the whole pool once, and then no forward pass: a linear probe on its "
+            "embeddings, fitted on what the run has trained on, gives the losses. With stale and proxy CEA aligns to "
+            "embeddings as old as the scores, and checkpoints hold them for later loops (4 bytes x pool x dimension, "
+            "and x classes for the logits where the strategy takes them). Strategies that choose among 10 fresh "
+            "candidates per selected sample (rho_loss, learn_loss, ta_vaal) score those, whatever rescore and "
+            "scoring_fraction say."
         },
     )
     scoring_fraction: float | None = field(
@@ -105,8 +108,10 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         default="raise",
         metadata={
             "help": "What becomes of samples that cannot be loaded (corrupt or missing images): raise an error that "
-            "names them before training begins, or skip them: they are never selected, and listed in a warning and in "
-            "trainer.skipped_samples."
+            "names them, or skip them: they are never selected, and listed in a warning and in "
+            "trainer.skipped_samples. The error comes before training begins, but for what only training decides (a "
+            "strategy that goes by its losses, a scoring_dataset beside the one trained on) or what breaks later: then "
+            "at the boundary of the loop that would train on it, and the run can go on from its last checkpoint."
         },
     )
     head: str | None = field(
@@ -154,19 +159,26 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     def _check_sizes(self) -> None:
         if self.selection_fraction is not None and self.selection_budget is not None:
             raise ValueError("selection_fraction and selection_budget are both given: keep one")
-        if self.scoring_fraction is not None and not RESCORING[self.rescore].takes_fraction:
+        way = RESCORING[self.scoring_way[0]]
+        if self.scoring_fraction is not None and not way.takes_fraction:
             raise ValueError(
                 f"scoring_fraction is {self.scoring_fraction}, and rescore={self.rescore!r} scores no part of the "
                 'pool: set rescore="sampled" to select from a part, rescore="stale" to renew a part, or leave '
                 "scoring_fraction unset"
             )
-        if self.scoring_image_size is not None and RESCORING[self.rescore].reads_training_losses:
+        if self.scoring_image_size is not None and way.reads_training_losses:
             raise ValueError(
                 f"scoring_image_size is {self.scoring_image_size}, and rescore={self.rescore!r} sets scores of small "
                 "images beside the losses that training saw of large ones: choose another rescore, or leave "
                 "scoring_image_size unset"
             )
-        if self.single_run and "training_losses" in find_strategy(self.strategy).reads:
+        strategy = find_strategy(self.strategy)
+        if self.sample_weights == "mass" and not strategy.weighs:
+            raise ValueError(
+                f"sample_weights='mass', and strategy {self.strategy!r} gives no weights by mass: choose strategy "
+                "'ods' or 'activeft', or leave sample_weights unset"
+            )
+        if self.single_run and "training_losses" in strategy.reads:
             raise ValueError(
                 f"single_run selects before anything is trained, and strategy {self.strategy!r} goes by the losses of "
                 "training: leave single_run off"
@@ -224,16 +236,24 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         return self.selection_budget
 
     @property
-    def part_scored(self) -> float:
-        """`scoring_fraction`, or its default."""
-        return DEFAULT_SCORING_FRACTION if self.scoring_fraction is None else self.scoring_fraction
+    def scoring_way(self) -> tuple[str, float | None]:
+        """What acts for `rescore` and `scoring_fraction`; no fraction where the way has none, or the strategy its own
+        number of candidates."""
+        if find_strategy(self.strategy).candidates_per_sample is not None:
+            return "sampled", None
+        if not RESCORING[self.rescore].takes_fraction:
+            return self.rescore, None
+        return self.rescore, DEFAULT_SCORING_FRACTION if self.scoring_fraction is None else self.scoring_fraction
 
     def check_part_scored(self, pool_size: int) -> None:
         """Raise a ValueError if so small a part of the pool is scored that all of it would be selected."""
-        count, budget = round(self.part_scored * pool_size), self.budget(pool_size)
-        if self.rescore == "sampled" and find_strategy(self.strategy).needs_forward and count <= budget:
+        way, part = self.scoring_way
+        if way != "sampled" or part is None or not find_strategy(self.strategy).needs_forward:
+            return
+        count, budget = round(part * pool_size), self.budget(pool_size)
+        if count <= budget:
             raise ValueError(
-                f"scoring_fraction is {self.part_scored:g}, with rescore='sampled' {count} of {pool_size} samples, and "
+                f"scoring_fraction is {part:g}, with rescore='sampled' {count} of {pool_size} samples, and "
                 f"the budget (selection_fraction or selection_budget) is {budget}: all that is scored would be "
                 "selected. Set scoring_fraction higher or the budget lower"
             )
@@ -243,14 +263,13 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         names = [
             *SelectionOptions.__dataclass_fields__,
             "single_run",
-            "rescore",
             "scoring_image_size",
             "head_warmup",
             "label_smoothing_factor",
         ]
-        # By its value: to write down the default is no other run.
-        part = self.part_scored if RESCORING[self.rescore].takes_fraction else None
-        return {name: _named(getattr(self, name)) for name in names} | {"scoring_fraction": part}
+        # By what acts: to write down a default, or what the strategy does not heed, is no other run.
+        way, part = self.scoring_way
+        return {name: _named(getattr(self, name)) for name in names} | {"rescore": way, "scoring_fraction": part}
 
     def to_dict(self) -> dict[str, Any]:
         return {name: _named(value) for name, value in super().to_dict().items()}

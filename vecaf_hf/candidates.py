@@ -112,13 +112,17 @@ class Candidates:
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"labels has {len(self.labels)} rows for {len(self)} samples")
         for name in ("losses", "relevance"):
-            values = getattr(self, name)
-            if values is not None and (values < 0).any():
-                row = int((values < 0).nonzero()[0, 0])
-                raise ValueError(
-                    f"{name} of sample {int(self.indices[row])} is {float(values[row]):g}: selection weights "
-                    "follow it, so it must not be negative (shift the objective by a constant)"
-                )
+            self.check_not_negative(name)
+
+    def check_not_negative(self, name: str) -> None:
+        """Raise a ValueError that names the sample if a field of one number per sample has a negative one."""
+        values: Tensor | None = getattr(self, name)
+        if values is not None and (values < 0).any():
+            row = int((values < 0).nonzero()[0, 0])
+            raise ValueError(
+                f"{name} of sample {int(self.indices[row])} is {float(values[row]):g}: selection weights "
+                "follow it, so it must not be negative (shift the objective by a constant)"
+            )
 
     def _check(self, name: str, dimensions: int) -> None:
         values: Tensor | None = getattr(self, name)

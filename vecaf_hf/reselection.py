@@ -20,7 +20,7 @@ from vecaf_hf.pool import Pool
 from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary
 from vecaf_hf.scoring.training_losses import TrainingLosses
-from vecaf_hf.scoring.warmup import fit_head, linear_head, linear_of, make_probe, rescored
+from vecaf_hf.scoring.warmup import fit_head, flops_of_logits, linear_head, make_probe, rescored
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, Strategy, find_strategy, run_strategy
 
@@ -67,16 +67,17 @@ class Reselection:
         self.cea, self.meter, self.accelerator = cea, meter, accelerator
         self.strategy = find_strategy(args.strategy)
         self.irreducible: Tensor | None = None
-        way, fraction = args.rescore, args.part_scored
-        if self.strategy.candidates_per_sample is not None:
-            # The strategy's own definition has a fresh candidate set.
-            way, fraction = "sampled", self.strategy.candidates_per_sample * budget / len(pool)
+        way, fraction = args.scoring_way
         by_class = self.strategy.allocates and args.allocation in ("class", "class_loss")
-        self.rescoring = RESCORING[way](pool, budget, fraction, "class" if by_class else "class_proportional")
+        # Where selected samples stand for parts of the pool, what is scored must be like the pool.
+        allocation = "class" if by_class and args.sample_weights != "mass" else "class_proportional"
+        if self.strategy.candidates_per_sample is not None:
+            fraction = self.strategy.candidates_per_sample * budget / len(pool)
+        self.rescoring = RESCORING[way](pool, budget, fraction, allocation)
 
     def try_out(self, probe: Candidates) -> None:
         """Whatever the objective makes of a fitted head's output shows on these few candidates, before training."""
-        if not self.args.head_warmup and not (self.args.rescore == "proxy" and self.strategy.needs_forward):
+        if not self.args.head_warmup and not (self.args.scoring_way[0] == "proxy" and self.strategy.needs_forward):
             return
         assert probe.embeddings is not None
         with seeded(self.pool.seed):
@@ -179,18 +180,17 @@ class Reselection:
             found = rescored(head, candidates, self.sample_loss, self.output_kind)
         assert candidates.embeddings is not None
         # What every process repeats counts once.
-        self.meter.add("select", flops=flops + 2.0 * candidates.embeddings.numel() * linear_of(head).out_features)
+        self.meter.add("select", flops=flops + flops_of_logits(head, candidates.embeddings))
         return found
 
     def foreseen(self, loops: int) -> Tensor:
         """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""
         candidates, parts = self._unscored(), [torch.empty(0, dtype=torch.long)]
-        if "training_losses" in self.strategy.reads:
-            # Training decides it: any may be selected.
-            return candidates.indices
         # These load in the first loop whatever they load at all.
         scores_all = self.strategy.needs_forward and self.rescoring.begins_with_all
-        if self.args.single_run or self.strategy.takes_all or scores_all:
+        # What training decides, only the boundary itself can tell.
+        is_trained = "training_losses" in self.strategy.reads
+        if self.args.single_run or self.strategy.takes_all or scores_all or is_trained:
             loops = 1
         for seed in (seed_of(self.pool.seed, loop) for loop in range(1, loops)):
             if self.strategy.needs_forward:

@@ -121,7 +121,7 @@ class ScoringTrainer(ResumingTrainer):
         self._pool.check_column(probe)
         if probe.classes is None and self.args.head_warmup:
             raise ValueError(NO_CLASSES.format("head_warmup", "leave head_warmup off"))
-        if probe.classes is None and self.args.rescore == "proxy":
+        if probe.classes is None and self.args.scoring_way[0] == "proxy":
             raise ValueError(PROXY_WITHOUT_CLASSES)
         return probe
 
@@ -174,5 +174,6 @@ class ScoringTrainer(ResumingTrainer):
         sample_losses, kind = self._objective.sample_losses, self._output_kind
         fit = partial(irreducible_losses, known, scored, sample_losses, count, kind)
         with self.meter.timed("select"):
-            losses = decided_by_main(self.accelerator, fit)
+            losses, flops = decided_by_main(self.accelerator, fit)
+        self.meter.add("select", flops=flops)
         return losses.new_full((len(pool),), torch.nan).index_copy(0, scored.indices, losses)

@@ -54,8 +54,9 @@ class VeCAFTrainer(ScoringTrainer):
         scoring_dataset: The training pool under the evaluation transform, sample by sample aligned with
             `train_dataset`; scores are taken from it. `train_dataset` itself if not given.
         sample_loss_func: The objective per sample, (outputs, labels) -> Tensor [N]. It drives the selection, and
-            its mean is the training loss. Without it, `compute_loss_func` applied to each sample (with
-            `rescore="stale"` also in training, a second time), or else the loss that the model's `problem_type` says.
+            its mean is the training loss. Without it, `compute_loss_func` applied to each sample (also in
+            training, a second time, where `rescore` or the strategy goes by training's losses or the strategy has a
+            learner), or else the loss that the model's `problem_type` says.
 
     Raises:
         ValueError: The dataset is no map-style dataset, the head cannot be found, captions are missing, sizes do not
@@ -138,7 +139,7 @@ class VeCAFTrainer(ScoringTrainer):
             linear_head(self._head, self.args.strategy)
         if "irreducible" in reads:
             self._held_out()
-        if self.args.rescore == "proxy" and not self._has_classes:
+        if self.args.scoring_way[0] == "proxy" and not self._has_classes:
             raise ValueError(PROXY_WITHOUT_CLASSES)
         self.args.check_part_scored(len(self._pool))
         self._pool.check_classes(self._classes, self._num_classes)
@@ -275,9 +276,8 @@ class VeCAFTrainer(ScoringTrainer):
         if "labels" in strategy.reads and not strategy.needs_forward:
             self._pool.load_labels()
         rescores = strategy.needs_forward and not self.args.single_run
-        records = "training_losses" in strategy.reads or (
-            rescores and RESCORING[self.args.rescore].reads_training_losses
-        )
+        way = RESCORING[self.args.scoring_way[0]]
+        records = "training_losses" in strategy.reads or (rescores and way.reads_training_losses)
         self._training_losses = TrainingLosses(schedule.pool_size, self.accelerator) if records else None
         self._reselection = Reselection(
             args=self.args,

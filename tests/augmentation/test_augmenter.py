@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import datasets
@@ -343,6 +344,14 @@ def test_without_training_in_act_on_the_head_is_left_alone():
 def test_without_selection_in_act_on_candidates_are_left_alone():
     callback, candidates = make_callback(make_head(), act_on=["training"]), make_candidates()
     assert callback.before_selection(candidates) is candidates
+
+
+def test_candidates_with_logits_are_left_alone():
+    """The logits of moved embeddings would be others."""
+    callback = make_callback(make_head())
+    candidates = replace(make_candidates(), logits=torch.zeros(8, 3))
+    assert torch.equal(callback.before_selection(candidates).embeddings, candidates.embeddings)
+    assert callback.augmenter.fitted
 
 
 def test_affinity_comes_with_a_selection():

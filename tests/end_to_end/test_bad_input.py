@@ -1054,7 +1054,7 @@ OPTIONS = [
     Case(
         "a strategy misspelt",
         lambda b: b.train(strategy="odds"),
-        r"strategy is 'odds' \(did you mean 'ods'\?\); choose one of ods, activeft, random",
+        r"strategy is 'odds' \(did you mean 'ods'\?\); choose one of ods, loss_balanced, activeft",
     ),
     Case("in capitals", lambda b: b.train(strategy="ODS"), r"strategy is 'ODS' \(did you mean 'ods'\?\)"),
     Case(
@@ -1086,6 +1086,11 @@ OPTIONS = [
         "weights that the strategy lacks",
         lambda b: b.train(strategy="random", sample_weights="mass"),
         r"sample_weights='mass', and strategy 'random' gives no weights",
+    ),
+    Case(
+        "weights that the user's strategy lacks",
+        lambda b: b.train(strategy=chooses(3, 4, 5), selection_budget=3, sample_weights="mass"),
+        r"sample_weights='mass', and strategy .*choose.* gives no weights",
     ),
     Case(
         "a full disk under a checkpoint",

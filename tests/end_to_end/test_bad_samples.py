@@ -157,6 +157,27 @@ def test_refused_before_the_first_step_however_the_pool_is_scored(
     assert steps.taken == 0
 
 
+def test_what_training_decides_is_looked_at_when_it_is_decided(
+    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, train: Dataset
+) -> None:
+    """Three loops over 57 that are whole and two that are not, unseen ones first."""
+    options = {"strategy": "loss_balanced", "num_loops": 3, "max_steps": 9}
+    steps, tried = Steps(), []
+
+    class Tried(TrainerCallback):
+        def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
+            tried.append(int(made._pool.ledger.tried.sum()))
+
+    with pytest.raises(ValueError, match=r"cannot load sample (16|40) .*Mend or remove it") as error:
+        make_trainer(make_vit(), [steps], pool=pool.select(range(1, SIZE)), **options).train()
+    assert "17.png" in str(error.value) or "41.png" in str(error.value)
+    assert steps.taken in (3, 6)
+    made = make_trainer(make_vit(), [Tried()], pool=train, **options)
+    made.train()
+    # Sixteen samples on which the run was probed, and what a loop trains on.
+    assert tried[0] <= 16 < tried[1] <= 16 + 20 and max(tried) <= 16 + 2 * 20
+
+
 def test_the_choice_is_that_of_a_pool_without_them(
     make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset
 ) -> None:

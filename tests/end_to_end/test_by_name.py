@@ -108,6 +108,8 @@ def test_rho_loss_scores_the_held_out_samples_and_the_pool_once_and_then_ten_tim
     scored = len(validation) + 80 + 2 * 30
     assert trainer.meter.work["score"].samples == scored
     assert trainer.meter.work["score"].flops == scored * trainer.meter.forward_flops[FULL_SIZE]
+    # The losses of the pool under the held-out model, and its fit: forward and backward, several times.
+    assert trainer.meter.work["select"].flops > 2 * 80 * 16 * 10 + 2 * 4 * len(validation) * 16 * 10
 
 
 def test_rho_losses_held_out_model_is_of_the_model_as_the_run_began(

@@ -31,7 +31,7 @@ def test_figures_of_a_selection():
         selected=3,
         new=2,
         class_counts={0: 2, 2: 1},
-        pool_loss=3.0,
+        pool_loss=pytest.approx((3 * 1.5 + 3 * 3 + 2 * 4.5) / 8),
         selected_loss=pytest.approx((4 + 2 + 1) / 3),
         info={"objective": -1.5, "cea_alpha_max": 2.0},
     )
@@ -40,11 +40,23 @@ def test_figures_of_a_selection():
         "vecaf/selected": 3,
         "vecaf/new": 2,
         "vecaf/classes": 2,
-        "vecaf/pool_loss": 3.0,
+        "vecaf/pool_loss": pytest.approx(22.5 / 8),
         "vecaf/selected_loss": pytest.approx(7 / 3),
         "vecaf/objective": -1.5,
         "vecaf/cea_alpha_max": 2.0,
     }
+
+
+def test_the_pools_loss_counts_each_class_as_the_pool_has_it():
+    labels = torch.tensor([7] * 90 + [3] * 10)
+    losses = torch.where(labels == 7, 1.0, 5.0)
+    equal = torch.tensor([0, 5, 80, 91, 95, 99])
+    for drawn in (torch.arange(100), equal):
+        candidates = Candidates(drawn, losses=losses[drawn], labels=labels[drawn])
+        made = record(Selection(drawn[:2]), candidates=candidates, labels=labels)
+        assert made.pool_loss == pytest.approx(float(losses.mean()))
+    # Nobody has drawn them by class where the pool's classes are not known.
+    assert record(Selection(equal[:2]), candidates=candidates, labels=None).pool_loss == pytest.approx(3)
 
 
 def test_the_first_selection_is_all_new():

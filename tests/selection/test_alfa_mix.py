@@ -8,7 +8,14 @@ from torch.nn import functional
 
 from vecaf_hf.candidates import LinearHead
 from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
-from vecaf_hf.selection.alfa_mix import STEP, class_means, flips, gradient_direction, one_of_each_cluster
+from vecaf_hf.selection.alfa_mix import (
+    STEP,
+    class_means,
+    flips,
+    gradient_direction,
+    mixed_with_farthest,
+    one_of_each_cluster,
+)
 from vecaf_hf.vectors import unit
 
 N, C, D = 200, 4, 6
@@ -65,18 +72,19 @@ def test_a_sure_prediction_still_has_a_direction():
     torch.testing.assert_close(direction.norm(dim=1), torch.ones(N))
 
 
-def test_the_closed_form_moves_where_the_loss_grows_fastest_within_its_bound():
+def test_a_mixed_sample_has_moved_where_the_loss_grows_fastest_within_the_bound():
     """It maximises <alpha (z* - z), grad> over ||alpha (z* - z)|| <= epsilon ||z* - z||, here on a grid of the disc."""
     generator = torch.Generator().manual_seed(0)
     angles, radii = torch.meshgrid(torch.linspace(0, 6.2832, 721), torch.linspace(0, 1, 21), indexing="ij")
     disc = torch.stack([radii * angles.cos(), radii * angles.sin()], dim=-1).flatten(0, 1)
-    for _ in range(20):
-        embedding, anchor, gradient = torch.randn(3, 2, generator=generator)
-        alpha = optimal_alpha(embedding[None], anchor, gradient[None])[0]
-        moved = alpha * (anchor - embedding)
-        bound = EPSILON * (anchor - embedding).norm()
+    head = LinearHead(torch.randn(C, 2, generator=generator), torch.randn(C, generator=generator))
+    embeddings, anchors = torch.randn(20, 2, generator=generator), torch.randn(3, 2, generator=generator)
+    mixed = mixed_with_farthest(embeddings, anchors, gradient_direction(head.logits(embeddings), head))
+    for embedding, gradient, found in zip(embeddings, loss_gradient(embeddings, head), mixed, strict=True):
+        moved = found - embedding
+        bound = STEP / 2**0.5 * (anchors - embedding).norm(dim=1).max()
         assert float(moved.norm()) == pytest.approx(float(bound), rel=1e-4)
-        assert float(moved @ gradient) >= float((bound * disc @ gradient).max()) * (1 - 1e-5)
+        assert float(moved @ gradient) >= float((bound * disc @ gradient).max()) * (1 - 1e-4)
 
 
 def test_anchors_are_class_means():

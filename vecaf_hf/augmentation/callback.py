@@ -144,7 +144,9 @@ class CEACallback(TrainerCallback):
         assert self.augmenter is not None
         if self._domain is not None:
             candidates = self.augmenter.with_affinity(candidates, self._domain)
-        return self.augmenter.augment(candidates) if "selection" in self.options.act_on else candidates
+        # Logits are those of the plain embeddings: beside moved ones they would be of another model.
+        moves = "selection" in self.options.act_on and candidates.logits is None
+        return self.augmenter.augment(candidates) if moves else candidates
 
     def begin_loop(self, selected: Candidates, refit: bool) -> dict[str, float]:
         """Settle what pulls at the selected samples in this loop; returns figures for the log.

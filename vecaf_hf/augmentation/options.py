@@ -43,7 +43,11 @@ class CEAOptions:
     )
     act_on: list[str] = field(
         default_factory=lambda: ["training", "selection"],
-        metadata={"help": "Which embeddings are moved: in training, of the candidates in selection, or both."},
+        metadata={
+            "help": "Which embeddings are moved: in training, of the candidates in selection, or both. Candidates of a "
+            "strategy that reads logits (margin, entropy, el2n, badge, a callable) stay as they are: the logits are "
+            "those of plain embeddings."
+        },
     )
     domain_prompt: str | None = field(
         default=None, metadata={"help": 'Sentence added to every caption, such as "It\'s a snowy day.".'}

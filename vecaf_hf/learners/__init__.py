@@ -1,5 +1,5 @@
-"""What strategies learn of their own beside the model. Knows nothing of Trainer but in `teaching.py`, nor of how a
-selection is made."""
+"""What strategies learn of their own beside the model. Knows nothing of Trainer nor of how a selection is made, but for
+`teaching.py`, which sits between them; the registry of strategies imports the learners, never that."""
 
 from vecaf_hf.learners.learn_loss import LearnLoss
 from vecaf_hf.learners.learner import Learner

@@ -22,8 +22,8 @@ class LoopRecord:
         selected: K.
         new: Selected samples that no earlier loop had selected.
         class_counts: Selected samples by class; empty without labels.
-        pool_loss: Mean loss of the candidates: of mixed age with rescore="stale", the probe's with "proxy"; None
-            without scoring.
+        pool_loss: Mean loss of the pool, as its candidates tell, each class with its weight in the pool: of mixed age
+            with rescore="stale", the probe's with "proxy"; None without scoring.
         selected_loss: Mean of those losses over the selected samples; None without scoring.
         info: The strategy's and the augmentation's own figures.
     """
@@ -83,7 +83,17 @@ def record_loop(
         selected=len(selection),
         new=int((~torch.isin(selection.indices, before)).sum()),
         class_counts=dict(zip(values.tolist(), counts.tolist(), strict=True)),
-        pool_loss=None if losses is None else float(losses.mean()),
+        pool_loss=None if losses is None else _mean_in_pool(losses, candidates.indices, labels),
         selected_loss=None if losses is None else float(losses[chosen].mean()),
         info={**selection.info, **info},
     )
+
+
+def _mean_in_pool(losses: Tensor, indices: Tensor, labels: Tensor | None) -> float:
+    """The mean of candidates' losses, of whose classes there may be another part than in the pool. [M], [M], [N]."""
+    if labels is None:
+        return float(losses.mean())
+    _, classes = labels.unique(return_inverse=True)
+    scored = classes[indices]
+    weights = classes.bincount()[scored] / scored.bincount()[scored]
+    return float((losses * weights).sum() / weights.sum())

@@ -47,9 +47,9 @@ def write_plots(trainer: VeCAFTrainer, folder: Path) -> list[Path]:
 
 
 def curves(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Training loss, the loss of each boundary's candidates, and accuracy, over steps, with the loops' boundaries.
+    """Training loss, the pool's loss at each boundary, and accuracy, over steps, with the loops' boundaries.
 
-    The candidates' losses are what the selection saw: of mixed age with rescore="stale", the probe's with "proxy".
+    The pool's losses are those that the selection saw: of mixed age with rescore="stale", the probe's with "proxy".
     """
     figure, (losses, accuracies) = _figure(9, 3.6, columns=2)
     _line(losses, history, "loss", BLUE, "training")

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.scoring.losses import SampleLoss
-from vecaf_hf.scoring.warmup import fit_head, rescored
+from vecaf_hf.scoring.warmup import fit_head, flops_of_logits, rescored
 
 
 def irreducible_losses(
     held_out: Candidates, pool: Candidates, sample_loss: SampleLoss, num_classes: int, kind: str = "ModelOutput"
-) -> Tensor:
+) -> tuple[Tensor, float]:
     """L[y | x; D_ho] of Eq. 3 of RHO-LOSS (arXiv 2206.07137), by the run's own objective.
 
     The model is the multinomial logistic regression on held-out embeddings. A class without held-out samples has the
@@ -25,7 +25,7 @@ def irreducible_losses(
         kind: Of the model's output, as `rescored` takes it.
 
     Returns:
-        [M].
+        The losses, [M]; and the FLOPs of fit and losses.
 
     Raises:
         ValueError: Labels are not one class per sample, or held-out samples are all of one class.
@@ -40,7 +40,7 @@ def irreducible_losses(
     model = nn.utils.skip_init(nn.Linear, pool.embeddings.shape[1], max(classes, num_classes))
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
-    fit_head(model, held_out)
+    flops = fit_head(model, held_out) + flops_of_logits(model, pool.embeddings)
     losses = rescored(model, pool, sample_loss, kind).losses
     assert losses is not None
-    return losses
+    return losses, flops

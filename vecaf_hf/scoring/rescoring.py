@@ -46,7 +46,7 @@ class Rescoring:
     Args:
         pool: What is scored.
         budget: K.
-        fraction: `scoring_fraction`.
+        fraction: Part of the pool to score at a boundary, for the ways that score a part.
         allocation: How many of each class a part of the pool has: as `candidate_set` takes it.
 
     Attributes:
@@ -60,8 +60,9 @@ class Rescoring:
     reads_training_losses: ClassVar[bool] = False
     begins_with_all: ClassVar[bool] = True
 
-    def __init__(self, pool: Pool, budget: int, fraction: float, allocation: str = "class_proportional") -> None:
-        self.pool, self.budget, self.fraction, self.allocation = pool, budget, fraction, allocation
+    def __init__(self, pool: Pool, budget: int, fraction: float | None, allocation: str = "class_proportional") -> None:
+        self.pool, self.budget, self.allocation = pool, budget, allocation
+        self.fraction = 1.0 if fraction is None else fraction
         self.kept: Candidates | None = None
 
     def candidates(self, boundary: Boundary) -> Candidates:

@@ -92,6 +92,11 @@ def fit_head(head: nn.Module, candidates: Candidates) -> float:
     return 4.0 * embeddings.numel() * len(solver.coef_) * int(solver.n_iter_.max())
 
 
+def flops_of_logits(head: nn.Module, embeddings: Tensor) -> float:
+    """FLOPs of a linear head on these embeddings."""
+    return 2.0 * embeddings.numel() * linear_of(head).out_features
+
+
 def make_probe(head: nn.Module, embeddings: Tensor) -> nn.Linear:
     """A linear layer in place of a head that takes these embeddings [N, d], on its device.
 

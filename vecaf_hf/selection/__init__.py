@@ -1,4 +1,5 @@
-"""Choosing samples: arrays in, a `Selection` out. Knows nothing of Trainer, models or images."""
+"""Choosing samples: arrays in, a `Selection` out. Knows nothing of Trainer, models or images: the registry does no more
+than name what some strategies learn of them."""
 
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions

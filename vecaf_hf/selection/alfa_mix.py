@@ -63,16 +63,23 @@ def class_means(embeddings: Tensor, labels: Tensor) -> Tensor:
 def flips(embeddings: Tensor, anchors: Tensor, head: LinearHead) -> Tensor:
     """Whether mixing a sample with some anchor changes its prediction. [N, d], [A, d] -> BoolTensor [N].
 
-    The closed form alpha* = epsilon (||z* - z|| / ||grad||) grad / (z* - z) moves z by alpha* (z* - z), which is
-    epsilon ||z* - z|| along its loss gradient. (It is the best step of that length; the bound ||alpha|| <= epsilon that
-    the paper states, it can exceed.) So anchors differ in the length of the step alone. A linear head's predictions are
-    convex regions, so a ray that has left one does not come back: some anchor flips a sample just if the farthest does.
+    A linear head's predictions are convex regions, so a ray that has left one does not come back: some anchor flips a
+    sample just if the farthest does.
     """
     logits = head.logits(embeddings)
-    farthest = torch.cdist(embeddings, anchors).amax(dim=1, keepdim=True)  # max ||z* - z|| [N, 1]
-    epsilon = STEP / embeddings.shape[1] ** 0.5
-    mixed = embeddings + epsilon * farthest * gradient_direction(logits, head)
+    mixed = mixed_with_farthest(embeddings, anchors, gradient_direction(logits, head))
     return head.logits(mixed).argmax(dim=1) != logits.argmax(dim=1)
+
+
+def mixed_with_farthest(embeddings: Tensor, anchors: Tensor, direction: Tensor) -> Tensor:
+    """z_mixed with the optimal alpha* and the farthest anchor. z [N, d], z* [A, d], grad / ||grad|| [N, d] -> [N, d].
+
+    The closed form alpha* = epsilon (||z* - z|| / ||grad||) grad / (z* - z) moves z by alpha* (z* - z), which is
+    epsilon ||z* - z|| along its loss gradient. (It is the best step of that length; the bound ||alpha|| <= epsilon that
+    the paper states, it can exceed.) So anchors differ in the length of the step alone.
+    """
+    farthest = torch.cdist(embeddings, anchors).amax(dim=1, keepdim=True)  # max ||z* - z|| [N, 1]
+    return embeddings + STEP / embeddings.shape[1] ** 0.5 * farthest * direction
 
 
 def gradient_direction(logits: Tensor, head: LinearHead) -> Tensor:

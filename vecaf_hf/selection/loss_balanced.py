@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.candidates import Candidates
-from vecaf_hf.selection.allocation import class_cells
+from vecaf_hf.selection.allocation import shares
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.weighting import loss_weights
@@ -22,25 +22,27 @@ def loss_balanced(
     training has seen anything. A pool without one class per sample counts as one class.
     """
     assert candidates.training_losses is not None
+    candidates.check_not_negative("training_losses")
     losses = candidates.training_losses.cpu()
     labels = torch.zeros(len(losses), dtype=torch.long) if candidates.classes is None else candidates.classes.cpu()
+    _, classes, sizes = labels.unique(return_inverse=True, return_counts=True)
     seen = losses.isfinite()
-    claims = torch.ones(len(losses), dtype=torch.float64)
+    claims = torch.ones(len(sizes))
     if seen.any():
-        weights = loss_weights(losses[seen], options.loss_weighting).double()
-        claims = class_means(labels, seen, weights)[labels]
-    # Unseen ones come first, each group in random order.
-    order = torch.rand(len(losses), generator=generator) + seen
-    cells = class_cells(labels, claims, budget, "class_loss")
-    rows = torch.cat([cell.rows[order[cell.rows].argsort(stable=True)[: cell.budget]] for cell in cells])
-    return Selection(candidates.indices.cpu()[rows])
+        claims = class_means(classes, seen, loss_weights(losses[seen], options.loss_weighting).double())
+    # By class, and in each the unseen ones first, both groups in random order.
+    rows = (torch.rand(len(losses), generator=generator) + seen).argsort()
+    rows = rows[classes[rows].argsort(stable=True)]
+    due = shares(budget, claims, sizes).tolist()
+    chosen = [of_class[:count] for of_class, count in zip(rows.split(sizes.tolist()), due, strict=True)]
+    return Selection(candidates.indices.cpu()[torch.cat(chosen)])
 
 
 def class_means(labels: Tensor, seen: Tensor, weights: Tensor) -> Tensor:
     """Mean weight of each class's seen samples; that of all of them for a class of which none has been seen.
 
     Args:
-        labels: LongTensor [M].
+        labels: From 0 on. LongTensor [M].
         seen: BoolTensor [M], n of them true.
         weights: Of the seen samples. [n].
 

@@ -81,9 +81,9 @@ class SelectionOptions:
     sample_weights: str = field(
         default="none",
         metadata={
-            "help": "Weights that ODS gives selected samples in the training loss: none, or mass, the part of the pool "
-            "that each stands for (undoes the selection's bias). Those of a strategy that gives weights by itself "
-            "always act."
+            "help": "Weights that ods and activeft give selected samples in the training loss: none, or mass, the part "
+            "of the pool that each stands for (undoes the selection's bias). Those of a strategy that gives weights by "
+            "itself always act."
         },
     )
 

@@ -22,7 +22,7 @@ from vecaf_hf.selection.loss_balanced import loss_balanced
 from vecaf_hf.selection.ods import activeft, ods
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.random import balanced, random
-from vecaf_hf.selection.rho_loss import CANDIDATES_PER_SAMPLE, rho_loss
+from vecaf_hf.selection.rho_loss import rho_loss
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.topk_loss import topk_loss
 from vecaf_hf.selection.uncertainty import el2n, entropy, margin
@@ -46,6 +46,7 @@ class Strategy:
     takes_all: bool = False
     sets_size: bool = False
     allocates: bool = False  # by the option `allocation`
+    weighs: bool = False  # by the option `sample_weights`
     candidates_per_sample: int | None = None
     wants: frozenset[str] = frozenset()  # what it uses where there is any
     learner: type[Learner] | None = None
@@ -63,13 +64,13 @@ class Strategy:
         return (self.select.__doc__ or "").strip().split("\n")[0]
 
 
-# As in both papers' experiments: a random subset of 10,000 for 1,000 samples.
-LEARNERS_CANDIDATES_PER_SAMPLE = 10
+# RHO-LOSS selects a tenth of each large batch, LearnLoss and TA-VAAL 1,000 of 10,000 random samples.
+CANDIDATES_PER_SAMPLE = 10
 
 STRATEGIES: dict[str, Strategy] = {
-    "ods": Strategy(ods, frozenset({"embeddings", "losses"}), allocates=True),
+    "ods": Strategy(ods, frozenset({"embeddings", "losses"}), allocates=True, weighs=True),
     "loss_balanced": Strategy(loss_balanced, frozenset({"training_losses"}), wants=frozenset({"labels"})),
-    "activeft": Strategy(activeft, frozenset({"embeddings"})),
+    "activeft": Strategy(activeft, frozenset({"embeddings"}), weighs=True),
     "random": Strategy(random, frozenset()),
     "balanced": Strategy(balanced, frozenset({"labels"})),
     "topk_loss": Strategy(topk_loss, frozenset({"losses"})),
@@ -82,16 +83,10 @@ STRATEGIES: dict[str, Strategy] = {
     "rho_loss": Strategy(rho_loss, frozenset({"losses", "irreducible"}), candidates_per_sample=CANDIDATES_PER_SAMPLE),
     "infobatch": Strategy(infobatch, frozenset({"training_losses", "progress"}), sets_size=True),
     "learn_loss": Strategy(
-        learn_loss,
-        frozenset({"learned_scores"}),
-        candidates_per_sample=LEARNERS_CANDIDATES_PER_SAMPLE,
-        learner=LearnLoss,
+        learn_loss, frozenset({"learned_scores"}), candidates_per_sample=CANDIDATES_PER_SAMPLE, learner=LearnLoss
     ),
     "ta_vaal": Strategy(
-        ta_vaal,
-        frozenset({"learned_scores"}),
-        candidates_per_sample=LEARNERS_CANDIDATES_PER_SAMPLE,
-        learner=TAVAAL,
+        ta_vaal, frozenset({"learned_scores"}), candidates_per_sample=CANDIDATES_PER_SAMPLE, learner=TAVAAL
     ),
     "full": Strategy(full, frozenset(), takes_all=True),
 }
@@ -105,7 +100,9 @@ def find_strategy(strategy: str | Select) -> Strategy:
     """
     check_choice("strategy", strategy, STRATEGIES)
     if callable(strategy):
-        return Strategy(strategy, frozenset(), wants=frozenset({"embeddings", "losses", "labels", "logits"}))
+        # Whether it weighs, its selection will show.
+        scores = frozenset({"embeddings", "losses", "labels", "logits"})
+        return Strategy(strategy, frozenset(), wants=scores, weighs=True)
     return STRATEGIES[strategy]
 
 

@@ -9,9 +9,6 @@ from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.top_k import top_k
 
-# Candidates scored for each sample that is selected: the paper selects a tenth of each large batch.
-CANDIDATES_PER_SAMPLE = 10
-
 
 def rho_loss(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """RHO-LOSS (arXiv 2206.07137): the K losses that exceed those of a model of held-out data most, of 10 K candidates.
