@@ -1,5 +1,6 @@
 """Class shares by what training saw, against their definition."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -68,6 +69,30 @@ def test_what_training_has_not_seen_comes_first():
         chosen = run(candidates, 4, seed).indices
         assert set(chosen.tolist()) == {6, 7, 8, 9}
     assert {6, 7, 8, 9} < set(run(candidates, 7).indices.tolist())
+
+
+@pytest.mark.parametrize("weighting", ["sqrt", "raw", "uniform"])
+def test_of_what_training_has_seen_a_samples_chance_follows_its_weight(weighting):
+    losses = [16.0, 4.0, 1.0, 0.25, 0.0]
+    weigh = {"sqrt": lambda loss: loss**0.5, "raw": lambda loss: loss, "uniform": lambda loss: 1.0}[weighting]
+    weights = [weigh(loss) for loss in losses]
+    first, pairs, draws = Counter(), Counter(), 6000
+    for seed in range(draws):
+        first[int(run(make([0] * 5, losses), 1, seed, loss_weighting=weighting).indices[0])] += 1
+        pairs[tuple(run(make([0] * 5, losses), 2, seed, loss_weighting=weighting).indices.tolist())] += 1
+    total = sum(weights)
+    for one, weight in enumerate(weights):
+        chance = weight / total
+        assert abs(first[one] / draws - chance) <= 4 * (chance * (1 - chance) / draws) ** 0.5
+        for other in set(range(5)) - {one}:
+            both = chance * weights[other] / (total - weight)
+            assert abs(pairs[one, other] / draws - both) <= 4 * (both * (1 - both) / draws) ** 0.5
+
+
+def test_samples_without_loss_come_last_but_come():
+    candidates = make([0] * 6, [0.0, 0.0, 0.0, 1e-30, 1.0, 5.0])
+    assert {3, 4, 5} == set(run(candidates, 3).indices.tolist())
+    assert len(run(candidates, 5)) == 5
 
 
 def test_a_harder_class_gets_more():

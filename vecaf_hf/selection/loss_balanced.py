@@ -1,4 +1,4 @@
-"""Objective-aware selection without a forward pass: what training saw decides how much each class gets."""
+"""Objective-aware selection without a forward pass: the losses that training saw decide."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from vecaf_hf.selection.weighting import loss_weights
 def loss_balanced(
     candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator
 ) -> Selection:
-    """Random subsets whose class shares follow the losses that training saw, unseen samples first.
+    """Random subsets that follow the losses training saw, by class and in it; unseen samples first, no forward pass.
 
-    Eq. 3 of VeCAF (arXiv 2401.07853) between classes instead of between samples: a class's share is proportional to the
-    mean weight (`loss_weighting`) of its latest training losses, and no larger than the class. Equal shares before
-    training has seen anything. A pool without one class per sample counts as one class.
+    Eq. 3 of VeCAF (arXiv 2401.07853) twice, with the losses that come with training: a class's share is proportional to
+    the mean weight (`loss_weighting`) of its samples' latest losses, and no larger than the class; in a class, what
+    training has not seen yet comes first, and of the others each is drawn with a probability that follows its weight.
+    Equal shares before training has seen anything. A pool without one class per sample counts as one class.
     """
     assert candidates.training_losses is not None
     candidates.check_not_negative("training_losses")
@@ -28,14 +29,31 @@ def loss_balanced(
     _, classes, sizes = labels.unique(return_inverse=True, return_counts=True)
     seen = losses.isfinite()
     claims = torch.ones(len(sizes))
+    order = torch.rand(len(losses), generator=generator, dtype=torch.float64)
     if seen.any():
-        claims = class_means(classes, seen, loss_weights(losses[seen], options.loss_weighting).double())
-    # By class, and in each the unseen ones first, both groups in random order.
-    rows = (torch.rand(len(losses), generator=generator) + seen).argsort()
+        weights = loss_weights(losses[seen], options.loss_weighting).double()
+        claims = class_means(classes, seen, weights)
+        order[seen] = 1 + waiting_times(order[seen], weights)
+    # By class, and in each by rising order: unseen ones have less than 1.
+    rows = order.argsort(stable=True)
     rows = rows[classes[rows].argsort(stable=True)]
     due = shares(budget, claims, sizes).tolist()
     chosen = [of_class[:count] for of_class, count in zip(rows.split(sizes.tolist()), due, strict=True)]
     return Selection(candidates.indices.cpu()[torch.cat(chosen)])
+
+
+def waiting_times(uniform: Tensor, weights: Tensor) -> Tensor:
+    """Exponential waiting times at these rates: whoever is first, second, ... is drawn without replacement in
+    proportion to the weights (Efraimidis and Spirakis, 2006). Samples without weight come last.
+
+    Args:
+        uniform: Draws from [0, 1). [n].
+        weights: At least 0. [n].
+
+    Returns:
+        [n].
+    """
+    return -torch.log1p(-uniform) / weights.clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def class_means(labels: Tensor, seen: Tensor, weights: Tensor) -> Tensor:
