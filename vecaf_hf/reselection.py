@@ -203,7 +203,7 @@ class Reselection:
     def _select_from(self, candidates: Candidates, seed: int, progress: float, earlier: list[Selection]) -> Selection:
         candidates, strategy = self._completed(candidates, progress, earlier), self._strategy_of(len(earlier))
         if self.cea is not None and candidates.embeddings is not None:
-            candidates = self.cea.before_selection(candidates)
+            candidates = self.cea.before_selection(candidates, "logits" in self.strategy.needs)
 
         def run() -> Selection:
             moved = candidates.to(self.accelerator.device)

@@ -2,7 +2,6 @@
 
 import math
 from contextlib import nullcontext
-from dataclasses import replace
 from types import SimpleNamespace
 
 import datasets
@@ -346,12 +345,13 @@ def test_without_selection_in_act_on_candidates_are_left_alone():
     assert callback.before_selection(candidates) is candidates
 
 
-def test_candidates_with_logits_are_left_alone():
+def test_candidates_of_a_selection_by_logits_are_left_alone():
     """The logits of moved embeddings would be others."""
     callback = make_callback(make_head())
-    candidates = replace(make_candidates(), logits=torch.zeros(8, 3))
-    assert torch.equal(callback.before_selection(candidates).embeddings, candidates.embeddings)
+    candidates = make_candidates()
+    assert torch.equal(callback.before_selection(candidates, go_by_logits=True).embeddings, candidates.embeddings)
     assert callback.augmenter.fitted
+    assert not torch.equal(callback.before_selection(candidates).embeddings, candidates.embeddings)
 
 
 def test_affinity_comes_with_a_selection():

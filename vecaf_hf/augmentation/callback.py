@@ -138,14 +138,14 @@ class CEACallback(TrainerCallback):
 
     # --- At a loop boundary ---
 
-    def before_selection(self, candidates: Candidates) -> Candidates:
-        """Refit the alignment on the candidates, and return them as the selection should see them."""
+    def before_selection(self, candidates: Candidates, go_by_logits: bool = False) -> Candidates:
+        """Refit the alignment on the candidates, and return them as the selection should see them: where it goes by
+        logits, which are those of plain embeddings, unmoved."""
         self._fit(candidates)
         assert self.augmenter is not None
         if self._domain is not None:
             candidates = self.augmenter.with_affinity(candidates, self._domain)
-        # Logits are those of the plain embeddings: beside moved ones they would be of another model.
-        moves = "selection" in self.options.act_on and candidates.logits is None
+        moves = "selection" in self.options.act_on and not go_by_logits
         return self.augmenter.augment(candidates) if moves else candidates
 
     def begin_loop(self, selected: Candidates, refit: bool) -> dict[str, float]:

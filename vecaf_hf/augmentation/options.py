@@ -45,7 +45,7 @@ class CEAOptions:
         default_factory=lambda: ["training", "selection"],
         metadata={
             "help": "Which embeddings are moved: in training, of the candidates in selection, or both. Candidates of a "
-            "strategy that reads logits (margin, entropy, el2n, badge, a callable) stay as they are: the logits are "
+            "strategy that goes by logits (margin, entropy, el2n, badge) stay as they are: the logits are "
             "those of plain embeddings."
         },
     )
