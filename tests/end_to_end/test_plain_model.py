@@ -153,14 +153,14 @@ def test_captions_come_from_a_column(
     make_vit: MakeModel, make_trainer: MakeTrainer, fashion: Dataset, text_encoder: TextEncoder, class_names: list[str]
 ) -> None:
     pool = fashion.select(range(30))
-    columned = pool.add_column("caption", [f"a photo of a {class_names[label]}" for label in pool["label"]])
+    columned = pool.add_column("words", [f"a photo of a {class_names[label]}" for label in pool["label"]])
 
     def pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         images = [torch.from_numpy(np.resize(np.array(image), (3, 32, 32))).float() / 255 for image in batch["image"]]
         return {"pixel_values": images, "labels": batch["label"]}
 
     ends = []
-    for captions in ("caption", "a photo of a {label}"):
+    for captions in ("words", "a photo of a {label}"):
         trainer = make_trainer(
             make_vit(), [CEACallback(text_encoder, captions)], pool=columned.with_transform(pixels), selection_budget=10
         )
