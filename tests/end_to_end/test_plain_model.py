@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, ViTForImageClassification
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
+from vecaf_hf.selection import STRATEGIES
 
 BUDGET = 20
 PROMPT = "It's a snowy day."
@@ -373,6 +375,30 @@ def test_without_a_place_in_training_nothing_moves_there(
 ) -> None:
     cea = CEACallback(text_encoder, act_on=["selection"])
     assert not run_with(make_vit, make_trainer, cea)[1].any()
+
+
+@pytest.mark.parametrize(("strategy", "moves"), [("badge", False), ("margin", False), ("ods", True)])
+def test_embeddings_stay_beside_logits(
+    make_vit: MakeModel,
+    make_trainer: MakeTrainer,
+    text_encoder: TextEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+    strategy: str,
+    moves: bool,
+) -> None:
+    """A strategy that goes by logits has the embeddings that they were computed from."""
+    seen: list[Any] = []
+    registered = STRATEGIES[strategy]
+
+    def watched(candidates: Any, *args: Any) -> Any:
+        seen.append((candidates.embeddings, trainer._score(candidates.indices).embeddings))
+        return registered.select(candidates, *args)
+
+    monkeypatch.setitem(STRATEGIES, strategy, dataclasses.replace(registered, select=watched))
+    trainer = make_trainer(make_vit(), [CEACallback(text_encoder)], strategy=strategy)
+    trainer.train()
+    assert len(seen) == 2
+    assert all(torch.allclose(given, plain, atol=1e-5) != moves for given, plain in seen)
 
 
 def test_domain_affinity_weighs_the_selection(

@@ -44,9 +44,9 @@ class CEAOptions:
     act_on: list[str] = field(
         default_factory=lambda: ["training", "selection"],
         metadata={
-            "help": "Which embeddings are moved: in training, of the candidates in selection, or both. Candidates of a "
-            "strategy that goes by logits (margin, entropy, el2n, badge) stay as they are: the logits are "
-            "those of plain embeddings."
+            "help": "Which embeddings are moved: in training, of the candidates in selection, or both. Candidates of "
+            "margin, entropy, el2n and badge stay as they are: these go by logits, which are those of plain "
+            "embeddings, as are those that a callable is given beside moved ones."
         },
     )
     domain_prompt: str | None = field(
