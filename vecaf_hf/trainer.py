@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, set_seed
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback
+from vecaf_hf.beside_model import LearnsBesideModel
 from vecaf_hf.checkpoint import claim
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX
@@ -226,18 +227,24 @@ class VeCAFTrainer(ScoringTrainer):
         self._pool.refuse_unloadable(inputs)
         self.meter.add_training(len(inputs[POOL_INDEX]) * self.args.world_size)
         loss = super().training_step(model, inputs, *args, **kwargs)
-        self._teaching.after_backward()
+        for learning in self._learning_beside:
+            learning.after_backward(self.accelerator)
         return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's optimizer, and in it the alignment when that is learned, and what a learner learns."""
         optimizer = super().create_optimizer(model)
-        aligned = self.cea.learned_parameters() if self.cea else []
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        for learned, decay in ((aligned, 0.0), (self._teaching.parameters(), self.args.weight_decay)):
+        for learning in self._learning_beside:
+            learned = learning.learned_parameters()
             if any(id(parameter) not in held for parameter in learned):
+                decay = self.args.weight_decay if learning.decays else 0.0
                 optimizer.add_param_group({"params": learned, "weight_decay": decay})
         return optimizer
+
+    @property
+    def _learning_beside(self) -> list[LearnsBesideModel]:
+        return [self.cea, self._teaching] if self.cea else [self._teaching]
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> Any:
         """Trainer's evaluation, counted; what it draws (the first time, workers' seeds) is not missing in training."""

@@ -65,16 +65,10 @@ def test_a_resumed_run_selects_the_same(
 
 
 def test_alfa_mixs_candidates_know_what_was_selected_and_the_current_head(
-    make_vit: MakeModel, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+    make_vit: MakeModel, make_trainer: MakeTrainer, watch: Callable[..., None]
 ) -> None:
     seen: list[Any] = []
-    strategy = STRATEGIES["alfa_mix"]
-
-    def watched(candidates: Any, *args: Any) -> Any:
-        seen.append((candidates, trainer.model.classifier.weight.detach().clone()))
-        return strategy.select(candidates, *args)
-
-    monkeypatch.setitem(STRATEGIES, "alfa_mix", type(strategy)(watched, strategy.needs))
+    watch("alfa_mix", lambda candidates: seen.append((candidates, trainer.model.classifier.weight.detach().clone())))
     trainer = make_trainer(make_vit(), strategy="alfa_mix", num_loops=3, max_steps=6, learning_rate=0.01)
     trainer.train()
     history = trainer.selection_history
@@ -164,20 +158,12 @@ def test_rho_loss_without_one_eval_dataset_is_refused_at_construction(
 
 
 def test_rho_loss_does_without_samples_that_cannot_be_loaded(
-    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset, broken: Callable[[Dataset, set[int]], Dataset]
 ) -> None:
-    transform = train.format["format_kwargs"]["transform"]
     marked = {3, 40}
-    numbered = train.select(range(80)).with_format(None).add_column("position", list(range(80)))
-
-    def load(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        if marked & set(batch["position"]):
-            raise OSError("truncated")
-        return transform(batch)
-
     trainer = make_trainer(
         make_vit(),
-        pool=numbered.with_transform(load),
+        pool=broken(train.select(range(80)), marked),
         strategy="rho_loss",
         selection_budget=60,
         max_steps=4,
@@ -192,17 +178,11 @@ def test_rho_loss_does_without_samples_that_cannot_be_loaded(
 
 
 def test_infobatch_goes_by_the_losses_that_training_saw_and_anneals(
-    make_vit: MakeModel, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+    make_vit: MakeModel, make_trainer: MakeTrainer, watch: Callable[..., None]
 ) -> None:
     """Eight loops over a pool of 120, two batches of 30 in each."""
     seen: list[Any] = []
-    strategy = STRATEGIES["infobatch"]
-
-    def watched(candidates: Any, *args: Any) -> Any:
-        seen.append(candidates)
-        return strategy.select(candidates, *args)
-
-    monkeypatch.setitem(STRATEGIES, "infobatch", type(strategy)(watched, strategy.needs, sets_size=True))
+    watch("infobatch", seen.append)
     # A model that does not learn: what training saw can be computed afterwards.
     options = {"strategy": "infobatch", "num_loops": 8, "max_steps": 16, "per_device_train_batch_size": 30}
     trainer = make_trainer(make_vit(), learning_rate=0.0, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, ViTForImageClassification
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
-from vecaf_hf.selection import STRATEGIES
 
 BUDGET = 20
 PROMPT = "It's a snowy day."
@@ -382,19 +380,17 @@ def test_embeddings_stay_beside_logits(
     make_vit: MakeModel,
     make_trainer: MakeTrainer,
     text_encoder: TextEncoder,
-    monkeypatch: pytest.MonkeyPatch,
+    watch: Callable[..., None],
     strategy: str,
     moves: bool,
 ) -> None:
     """A strategy that goes by logits has the embeddings that they were computed from."""
     seen: list[Any] = []
-    registered = STRATEGIES[strategy]
 
-    def watched(candidates: Any, *args: Any) -> Any:
+    def look(candidates: Any) -> None:
         seen.append((candidates.embeddings, trainer._score(candidates.indices).embeddings))
-        return registered.select(candidates, *args)
 
-    monkeypatch.setitem(STRATEGIES, strategy, dataclasses.replace(registered, select=watched))
+    watch(strategy, look)
     trainer = make_trainer(make_vit(), [CEACallback(text_encoder)], strategy=strategy)
     trainer.train()
     assert len(seen) == 2

@@ -13,15 +13,15 @@ from typing import Any
 import datasets
 import torch
 from accelerate import Accelerator
-from accelerate.utils import reduce
 from PIL import Image
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf.augmentation.augmenter import Augmenter, Texts
 from vecaf_hf.augmentation.captions import CaptionTable, caption_table, find_captions
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.augmentation.text_encoder import TextEncoder
+from vecaf_hf.beside_model import LearnsBesideModel
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.scoring.head import flat
@@ -32,7 +32,7 @@ from vecaf_hf.vectors import unit
 FIGURE_SAMPLES = 4096
 
 
-class CEACallback(TrainerCallback):
+class CEACallback(LearnsBesideModel):
     """Cross-attentive Embedding Augmentation (Section 3.2) and its domain prompt (Section 3.3).
 
     In training mode the embedding that enters the head is moved towards its caption's text embedding; evaluation,
@@ -46,6 +46,9 @@ class CEACallback(TrainerCallback):
     Raises:
         ValueError: An option is not one of its choices, or needs a `domain_prompt` that is not given.
     """
+
+    # An alignment is fitted, not regularised.
+    decays = False
 
     def __init__(
         self,
@@ -250,24 +253,6 @@ class CEACallback(TrainerCallback):
         with torch.autocast(embeddings.device.type, enabled=False):
             moved = self.augmenter.moved(embeddings.float(), texts)
         return (moved.to(inputs[0].dtype).reshape(inputs[0].shape), *inputs[1:])
-
-    # The learned map is in the optimizer but not in the model, so what Trainer, Accelerate and DistributedDataParallel
-    # do to the model's gradients is done here to its own.
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        for parameter in self.learned_parameters():
-            if parameter.grad is not None and self._accelerator.num_processes > 1:
-                parameter.grad = reduce(parameter.grad, reduction="mean")
-        if args.max_grad_norm and self.learned_parameters():
-            nn.utils.clip_grad_norm_(self.learned_parameters(), args.max_grad_norm)
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        for parameter in self.learned_parameters():
-            parameter.grad = None
 
     def learned_parameters(self) -> list[nn.Parameter]:
         """What is trained with the model: the alignment, where that is learned."""

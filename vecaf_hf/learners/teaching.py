@@ -10,9 +10,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, reduce
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf.arguments import VeCAFArguments
+from vecaf_hf.beside_model import LearnsBesideModel
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.learners.learner import Learner, Run
@@ -21,7 +22,7 @@ from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection, find_strategy
 
 
-class Teaching(TrainerCallback):
+class Teaching(LearnsBesideModel):
     """Teaches the strategy's learner while the model trains; does nothing for a strategy that has none.
 
     Args:
@@ -125,31 +126,13 @@ class Teaching(TrainerCallback):
             own = self.learner.loss(losses.float(), step) / accumulated
         return loss + (own - own.detach())
 
-    # The learner's parameters are in the optimizer but not in the model, so what Accelerate, DistributedDataParallel
-    # and Trainer do to the model's gradients is done here to theirs.
-
-    def parameters(self) -> list[nn.Parameter]:
-        """What the model's optimizer trains besides the model."""
+    def learned_parameters(self) -> list[nn.Parameter]:
         return [] if self.learner is None else self.learner.parameters()
-
-    def after_backward(self) -> None:
-        """Before a gradient scaler looks at the gradients: it must find the same in all processes."""
-        if self.accelerator.sync_gradients:
-            for parameter in self.parameters():
-                assert parameter.grad is not None
-                parameter.grad = self._averaged(parameter.grad)
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if args.max_grad_norm and self.parameters():
-            nn.utils.clip_grad_norm_(self.parameters(), args.max_grad_norm)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        for parameter in self.parameters():
-            parameter.grad = None
+        super().on_optimizer_step(args, state, control)
         if self.learner is not None:
             self.learner.step(state.global_step)
 
