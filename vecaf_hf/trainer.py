@@ -280,7 +280,8 @@ class VeCAFTrainer(ScoringTrainer):
         probe = self._probe(schedule.pool_size)
         self._teaching.build()
         self.meter.forget_work()
-        if "labels" in strategy.reads and not strategy.needs_forward:
+        uses_labels = "labels" in (strategy.reads if probe.classes is not None else strategy.needs)
+        if uses_labels and not strategy.needs_forward:
             self._pool.load_labels()
         rescores = strategy.needs_forward and not self.args.single_run
         way = RESCORING[self.args.scoring_way[0]]

@@ -64,6 +64,25 @@ def test_a_resumed_run_selects_the_same(
 # --- alfa_mix ---
 
 
+def test_loss_balanced_takes_a_pool_of_several_labels_a_sample_as_one_class(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
+) -> None:
+    """Multi-hot targets that only a batch shows."""
+
+    def collate(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        targets = torch.eye(10)[[sample["labels"] for sample in samples]]
+        return {"pixel_values": torch.stack([sample["pixel_values"] for sample in samples]), "labels": targets}
+
+    model = make_vit()
+    model.config.problem_type = "multi_label_classification"
+    options = {"strategy": "loss_balanced", "selection_budget": 60, "num_loops": 3, "label_column": "none"}
+    trainer = make_trainer(model, pool=train.select(range(80)), trainer={"data_collator": collate}, **options)
+    trainer.train()
+    first, second, _ = trainer.selection_history
+    assert set(range(80)) - set(first.indices.tolist()) < set(second.indices.tolist())
+    assert trainer.meter.work["score"].flops == 0
+
+
 def test_alfa_mixs_candidates_know_what_was_selected_and_the_current_head(
     make_vit: MakeModel, make_trainer: MakeTrainer, watch: Callable[..., None]
 ) -> None:
