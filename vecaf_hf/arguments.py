@@ -178,6 +178,11 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                 f"sample_weights='mass', and strategy {self.strategy!r} gives no weights by mass: choose strategy "
                 "'ods' or 'activeft', or leave sample_weights unset"
             )
+        if self.random_fraction and (strategy.takes_all or strategy.sets_size):
+            raise ValueError(
+                f"random_fraction is {self.random_fraction}, and strategy {self.strategy!r} itself decides how many it "
+                "takes: leave random_fraction at 0"
+            )
         if self.single_run and "training_losses" in strategy.reads:
             raise ValueError(
                 f"single_run selects before anything is trained, and strategy {self.strategy!r} goes by the losses of "

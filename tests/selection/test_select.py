@@ -149,6 +149,9 @@ BAD_OPTIONS = [
     ("selection_steps", -1),
     ("ensemble_size", 0),
     ("ensemble_size", -2),
+    ("random_fraction", -0.1),
+    ("random_fraction", 1.0),
+    ("random_fraction", float("nan")),
 ]
 
 

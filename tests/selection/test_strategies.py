@@ -308,3 +308,48 @@ def test_ods_by_class_takes_multi_label_targets_as_one_cell(allocation, make_poo
     by_class = run_strategy(STRATEGIES["ods"], pool, 10, SelectionOptions(allocation=allocation), seed=0)
     whole = run_strategy(STRATEGIES["ods"], pool, 10, SelectionOptions(allocation="global"), seed=0)
     assert torch.equal(by_class.indices, whole.indices)
+
+
+# --- With random samples ---
+
+
+def test_a_part_drawn_at_random_is_balanced_and_beside_what_the_strategy_selects(make_pool):
+    candidates = make_pool()
+    for seed in range(3):
+        selection = Variant("topk_loss").run(candidates, 20, seed, random_fraction=0.5)
+        best = Variant("topk_loss").run(candidates, 10, seed)
+        assert torch.equal(selection.indices[:10], best.indices)
+        assert len(ids(selection)) == 20
+        drawn = torch.isin(candidates.indices, selection.indices[10:])
+        counts = candidates.labels[drawn].bincount()
+        assert counts.max() - counts.min() <= 1
+    runs = [ids(Variant("topk_loss").run(candidates, 20, seed, random_fraction=0.5)) for seed in range(3)]
+    assert runs[0] != runs[1] != runs[2]
+
+
+def test_without_classes_the_random_part_is_drawn_from_all_others(make_pool):
+    candidates = replace(make_pool(), labels=None)
+    runs = [ids(Variant("topk_loss").run(candidates, 20, seed, random_fraction=0.9)) for seed in range(60)]
+    best = ids(Variant("topk_loss").run(candidates, 2))
+    assert all(best < run and len(run) == 20 for run in runs)
+    assert set().union(*runs) == set(candidates.indices.tolist())
+
+
+@pytest.mark.parametrize(("budget", "part", "chosen"), [(1, 0.9, 1), (10, 0.99, 1), (10, 0.04, 10), (10, 0.25, 8)])
+def test_the_random_part_is_rounded_and_leaves_one(budget, part, chosen, make_pool):
+    candidates = make_pool()
+    selection = Variant("topk_loss").run(candidates, budget, random_fraction=part)
+    assert torch.equal(selection.indices[:chosen], Variant("topk_loss").run(candidates, chosen).indices)
+    assert len(ids(selection)) == budget
+
+
+def test_random_samples_beside_weighted_ones_are_refused(make_pool):
+    with pytest.raises(ValueError, match="random_fraction and sample_weights='mass' do not go together"):
+        Variant("ods").run(make_pool(), random_fraction=0.5, sample_weights="mass")
+
+    def weighs(candidates, budget, options, generator):
+        return Selection(candidates.indices[:budget], weights=torch.arange(1.0, budget + 1))
+
+    options = SelectionOptions(strategy=weighs, random_fraction=0.5)
+    with pytest.raises(ValueError, match="gives weights, and samples drawn at random have none"):
+        run_strategy(replace(STRATEGIES["random"], select=weighs), make_pool(), 10, options, 0)

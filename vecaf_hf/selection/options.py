@@ -87,6 +87,14 @@ class SelectionOptions:
         },
     )
 
+    random_fraction: float = field(
+        default=0.0,
+        metadata={
+            "help": "Part of each selection, in [0, 1), that is drawn at random from the other candidates instead: as "
+            "many of each class, where each sample has one."
+        },
+    )
+
     def __post_init__(self) -> None:
         check_choice("loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
         check_choice("allocation", self.allocation, ALLOCATIONS, or_callable=False)
@@ -97,5 +105,15 @@ class SelectionOptions:
         check_positive("temperature", self.temperature)
         check_positive("selection_learning_rate", self.selection_learning_rate)
         check_at_least("selection_tolerance", self.selection_tolerance, 0)
+        check_at_least("random_fraction", self.random_fraction, 0)
+        if self.random_fraction >= 1:
+            raise ValueError(
+                f"random_fraction is {self.random_fraction}; it must be less than 1 (all at random: strategy='random')"
+            )
+        if self.random_fraction and self.sample_weights == "mass":
+            raise ValueError(
+                "random_fraction and sample_weights='mass' do not go together: a sample drawn at random stands for no "
+                "part of the pool"
+            )
         self.selection_steps = whole("selection_steps", self.selection_steps, 0)
         self.ensemble_size = whole("ensemble_size", self.ensemble_size, 1)

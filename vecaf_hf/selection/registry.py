@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -122,14 +122,31 @@ def run_strategy(
     expected = len(candidates) if ignored else budget
     if not 1 <= expected <= len(candidates):
         raise ValueError(f"cannot select {budget} distinct samples out of {len(candidates)}: lower the budget")
+    at_random = 0 if ignored else min(round(options.random_fraction * budget), budget - 1)
     generator = torch.Generator().manual_seed(seed)
-    chosen = strategy.select(candidates.in_pool_order(), budget, options, generator)
-    selection = _selection(chosen, options.strategy)
-    if len(selection) != expected and not strategy.sets_size:
-        raise ValueError(f"strategy {options.strategy!r} selected {len(selection)} samples where {expected} were due")
+    candidates = candidates.in_pool_order()
+    selection = _selection(strategy.select(candidates, budget - at_random, options, generator), options.strategy)
+    due = expected - at_random
+    if len(selection) != due and not strategy.sets_size:
+        raise ValueError(f"strategy {options.strategy!r} selected {len(selection)} samples where {due} were due")
     if not bool(torch.isin(selection.indices, candidates.indices.cpu()).all()):
         raise ValueError(f"strategy {options.strategy!r} selected samples that are not among the candidates")
-    return selection
+    return _with_random(selection, candidates, at_random, options, generator) if at_random else selection
+
+
+def _with_random(
+    selection: Selection, candidates: Candidates, count: int, options: SelectionOptions, generator: torch.Generator
+) -> Selection:
+    """The selection, and so many random ones of the other candidates."""
+    if selection.weights is not None:
+        raise ValueError(
+            f"strategy {options.strategy!r} gives weights, and samples drawn at random have none: leave "
+            "random_fraction at 0"
+        )
+    rest = candidates.take(~torch.isin(candidates.indices, selection.indices.to(candidates.indices.device)))
+    draw = random if rest.classes is None else balanced
+    more = draw(rest, count, options, generator)
+    return replace(selection, indices=torch.cat([selection.indices, more.indices]))
 
 
 def _selection(chosen: Any, strategy: object) -> Selection:
