@@ -153,6 +153,13 @@ class VeCAFTrainer(ScoringTrainer):
             raise ValueError("there are two CEACallbacks: keep one")
         if found and found[0].options.domain_affinity is not None and self.args.strategy in STRATEGIES.keys() - {"ods"}:
             raise ValueError(f"domain_affinity acts on the weights of strategy 'ods', not on {self.args.strategy!r}")
+        strategy = find_strategy(self.args.strategy)
+        moves = "embeddings" in strategy.reads and "logits" not in strategy.needs
+        if found and found[0].options.act_on == ["selection"] and not moves:
+            raise ValueError(
+                f"act_on is ['selection'], and strategy {self.args.strategy!r} does not go by moved embeddings, so "
+                "nothing would be moved: add 'training', or leave CEA out"
+            )
         return found[0] if found else None
 
     def _make_schedule(self) -> LoopSchedule:

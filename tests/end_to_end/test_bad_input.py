@@ -845,6 +845,14 @@ CAPTIONS = [
         lambda b: b.cea(domain_prompt=PROMPT, domain_affinity=0.1, strategy="random"),
         r"domain_affinity acts on the weights of strategy 'ods', not on 'random'",
     ),
+    *(
+        Case(
+            f"an augmentation that moves nothing with {strategy}",
+            lambda b, strategy=strategy: b.cea(act_on=["selection"], strategy=strategy),
+            rf"act_on is \['selection'\], and strategy '{strategy}' does not go by moved embeddings",
+        )
+        for strategy in ("margin", "balanced")
+    ),
     Case(
         "two callbacks",
         lambda b: b.train(callbacks=[CEACallback(b.encoder), CEACallback(b.encoder)]),
