@@ -39,7 +39,7 @@ samples = st.lists(
 
 @given(samples, st.sampled_from(["sqrt", "raw", "uniform"]), st.data())
 @settings(deadline=None, max_examples=150)
-def test_shares_follow_the_mean_weight_of_each_classs_known_losses(found, weighting, data):
+def test_by_loss_shares_follow_the_mean_weight_of_each_classs_known_losses(found, weighting, data):
     labels, losses = [label for label, _ in found], [loss for _, loss in found]
     budget = data.draw(st.integers(1, len(found)))
     weigh = {"sqrt": lambda loss: loss**0.5, "raw": lambda loss: loss, "uniform": lambda loss: 1.0}[weighting]
@@ -54,7 +54,7 @@ def test_shares_follow_the_mean_weight_of_each_classs_known_losses(found, weight
         torch.tensor([labels.count(c) for c in present]),
     )
     candidates = make(labels, losses)
-    given_ = counts(candidates, run(candidates, budget, loss_weighting=weighting))
+    given_ = counts(candidates, run(candidates, budget, loss_weighting=weighting, allocation="class_loss"))
     assert [given_[c] for c in present] == due.tolist()
 
 
@@ -97,8 +97,22 @@ def test_samples_without_loss_come_last_but_come():
 
 def test_a_harder_class_gets_more():
     candidates = make([0] * 50 + [1] * 50, [4.0] * 5 + [NAN] * 45 + [1.0] * 5 + [NAN] * 45)
-    assert counts(candidates, run(candidates, 30)) == [20, 10, 0]
-    assert counts(candidates, run(candidates, 30, loss_weighting="raw")) == [24, 6, 0]
+    options = {"allocation": "class_loss"}
+    assert counts(candidates, run(candidates, 30, loss_weighting="sqrt", **options)) == [20, 10, 0]
+    assert counts(candidates, run(candidates, 30, loss_weighting="raw", **options)) == [24, 6, 0]
+
+
+@pytest.mark.parametrize(
+    ("allocation", "due"), [("class", [12, 12, 6]), ("class_proportional", [20, 8, 2]), ("class_loss", [12, 12, 6])]
+)
+def test_shares_follow_the_allocation(allocation, due):
+    candidates = make([0] * 60 + [1] * 24 + [2] * 6, [1.0] * 90)
+    assert counts(candidates, run(candidates, 30, allocation=allocation)) == due
+
+
+def test_in_the_whole_pool_the_unseen_ones_of_all_classes_come_first():
+    candidates = make([0] * 9 + [1] * 9, [NAN] * 4 + [1.0] * 11 + [NAN] * 3)
+    assert {0, 1, 2, 3, 15, 16, 17} < set(run(candidates, 8, allocation="global").indices.tolist())
 
 
 def test_a_negative_loss_is_named():
