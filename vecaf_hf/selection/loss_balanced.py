@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.candidates import Candidates
-from vecaf_hf.selection.allocation import class_cells
+from vecaf_hf.selection.allocation import shares
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.weighting import loss_weights
@@ -15,43 +15,30 @@ from vecaf_hf.selection.weighting import loss_weights
 def loss_balanced(
     candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator
 ) -> Selection:
-    """Random subsets by class, unseen samples first, then by the losses that training saw; no forward pass.
+    """Random subsets whose class shares follow the losses that training saw; unseen samples first, no forward pass.
 
-    Eq. 3 of VeCAF (arXiv 2401.07853) with the losses that come with training. Each class has its share of the budget
-    (`allocation`); in a class, what training has not seen yet comes first, and of the others each is drawn with a
-    probability that follows the weight of its latest loss (`loss_weighting`). An unseen sample weighs as much as the
-    seen ones of its class on average. A pool without one class per sample counts as one class.
+    Eq. 3 of VeCAF (arXiv 2401.07853) between classes, with the losses that come with training: a class's share is
+    proportional to the mean weight (`loss_weighting`) of its samples' latest losses, and no larger than the class. In a
+    class, samples that training has not seen yet come first, and the others are as likely as each other: there large
+    losses are those of wrong labels too. Equal shares before training has seen anything. A pool without one class per
+    sample counts as one class.
     """
     assert candidates.training_losses is not None
     candidates.check_not_negative("training_losses")
     losses = candidates.training_losses.cpu()
     labels = torch.zeros(len(losses), dtype=torch.long) if candidates.classes is None else candidates.classes.cpu()
+    _, classes, sizes = labels.unique(return_inverse=True, return_counts=True)
     seen = losses.isfinite()
-    order = torch.rand(len(losses), generator=generator, dtype=torch.float64)
-    weights = torch.ones_like(order)
+    claims = torch.ones(len(sizes))
     if seen.any():
-        known = loss_weights(losses[seen], options.loss_weighting).double()
-        _, classes = labels.unique(return_inverse=True)
-        weights = class_means(classes, seen, known)[classes].masked_scatter(seen, known)
-        # Unseen ones have less than 1.
-        order[seen] = 1 + waiting_times(order[seen], known)
-    cells = class_cells(labels, weights, budget, options.allocation)
-    chosen = [cell.rows[order[cell.rows].argsort(stable=True)[: cell.budget]] for cell in cells]
+        claims = class_means(classes, seen, loss_weights(losses[seen], options.loss_weighting).double())
+    # By class, and in each at random, unseen ones first.
+    rows = torch.randperm(len(losses), generator=generator)
+    rows = rows[seen[rows].long().argsort(stable=True)]
+    rows = rows[classes[rows].argsort(stable=True)]
+    due = shares(budget, claims, sizes).tolist()
+    chosen = [of_class[:count] for of_class, count in zip(rows.split(sizes.tolist()), due, strict=True)]
     return Selection(candidates.indices.cpu()[torch.cat(chosen)])
-
-
-def waiting_times(uniform: Tensor, weights: Tensor) -> Tensor:
-    """Exponential waiting times at these rates: whoever is first, second, ... is drawn without replacement in
-    proportion to the weights (Efraimidis and Spirakis, 2006). Samples without weight come last.
-
-    Args:
-        uniform: Draws from [0, 1). [n].
-        weights: At least 0. [n].
-
-    Returns:
-        [n].
-    """
-    return -torch.log1p(-uniform) / weights.clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def class_means(labels: Tensor, seen: Tensor, weights: Tensor) -> Tensor:

@@ -69,9 +69,7 @@ CANDIDATES_PER_SAMPLE = 10
 
 STRATEGIES: dict[str, Strategy] = {
     "ods": Strategy(ods, frozenset({"embeddings", "losses"}), allocates=True, weighs=True),
-    "loss_balanced": Strategy(
-        loss_balanced, frozenset({"training_losses"}), wants=frozenset({"labels"}), allocates=True
-    ),
+    "loss_balanced": Strategy(loss_balanced, frozenset({"training_losses"}), wants=frozenset({"labels"})),
     "activeft": Strategy(activeft, frozenset({"embeddings"}), weighs=True),
     "random": Strategy(random, frozenset()),
     "balanced": Strategy(balanced, frozenset({"labels"})),
