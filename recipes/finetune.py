@@ -95,6 +95,11 @@ def captions_of(recipe: RecipeArguments, pool: Dataset, label: str) -> str | lis
     """The column or template; or each sample's caption, where they are shuffled."""
     if not recipe.shuffle_captions:
         return recipe.captions
+    if recipe.captioner is not None:
+        raise ValueError(
+            "shuffle_captions deals out captions that are there before the run: write them with "
+            "vecaf_hf.caption_dataset, and set captions to their column"
+        )
     captions = find_captions(recipe.captions, pool, read_labels(pool, label), pool.features[label].names)
     # Not NumPy's generator: that one has drawn the pool by this seed.
     return random.Random(recipe.split_seed).sample(captions, len(captions))
@@ -176,7 +181,8 @@ def build_trainer(
     callbacks = []
     if recipe.text_encoder is not None:
         encoder = resolve_model(recipe.text_encoder)
-        callbacks.append(CEACallback(encoder, captions_of(recipe, splits["train"], label), **vars(cea)))
+        captions = captions_of(recipe, splits["train"], label)
+        callbacks.append(CEACallback(encoder, captions, recipe.captioner, **vars(cea)))
 
     def view(split: str, transform: v2.Transform) -> Dataset:
         return with_images(splits[split], transform, cea.image_column, label)

@@ -67,7 +67,14 @@ class RecipeArguments:
     )
     captions: str = field(
         default="a photo of a {label}",
-        metadata={"help": "Column of captions, or a template over class names."},
+        metadata={
+            "help": "Column of captions, a template over class names, or `auto`: by the captioner, or 'a photo of a "
+            "{label}' without one."
+        },
+    )
+    captioner: str | None = field(
+        default=None,
+        metadata={"help": "Model that captions the pool's images with captions auto: a Hub id or a folder."},
     )
     shuffle_captions: bool = field(
         default=False,
@@ -85,7 +92,7 @@ class RecipeArguments:
 
     def __post_init__(self) -> None:
         # The command line has no other way to say None.
-        for name in ("validation_split", "test_split", "text_encoder"):
+        for name in ("validation_split", "test_split", "text_encoder", "captioner"):
             if getattr(self, name) == "none":
                 setattr(self, name, None)
         for name in ("image_size", "max_train_samples", "total_train_batch_size"):

@@ -257,6 +257,7 @@ def test_a_pass_counts_by_what_was_measured():
     assert found == {
         "score": (7, 77),
         "select": (1, 0.5),
+        "caption": (0, 0),
         "encode_text": (0, 0),
         "auxiliary": (0, 0),
         "train": (5, TRAINING_FACTOR * 55),

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 KINDS = {
     "score": "forward passes over the pool for embeddings and losses, and loading samples to check them",
     "select": "optimising the selection, and fitting heads on embeddings",
+    "caption": "generating captions of images",
     "encode_text": "forward passes of the text encoder, and of its image tower",
     "auxiliary": "forward and backward passes of networks that a strategy trains beside the model",
     "train": "forward and backward passes of finetuning",

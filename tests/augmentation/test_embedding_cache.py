@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from vecaf_hf.augmentation.embedding_cache import STALE_SECONDS, EmbeddingCache, encoder_fingerprint
+from vecaf_hf.augmentation.embedding_cache import EmbeddingCache, encoder_fingerprint
+from vecaf_hf.augmentation.shard_cache import STALE_SECONDS
 
 SIZE = 5
 # Forked, a process begins at once.

@@ -5,7 +5,6 @@ import logging
 import shutil
 import string
 
-import datasets
 import huggingface_hub.constants
 import pytest
 import tokenizers
@@ -17,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity
 
-from vecaf_hf.augmentation import CEACallback
+from vecaf_hf.augmentation.pool_texts import PoolTexts
 from vecaf_hf.augmentation.text_encoder import TextEncoder, pool
 from vecaf_hf.cost import CostMeter
 
@@ -380,7 +379,7 @@ def test_an_image_is_known_by_what_is_seen(folder, encoder):
 
 
 def test_images_and_texts_do_not_share_a_cache(folder, encoder, monkeypatch):
-    for name in ("_text_key", "_image_key"):
+    for name in ("_text_key", "image_key"):
         monkeypatch.setattr(f"vecaf_hf.augmentation.text_encoder.{name}", lambda _: bytes(32))
     encoded = encoder(folder(clip))
     text, image = encoded.encode(["dog"]), encoded.encode_images(pictures(1))
@@ -400,14 +399,11 @@ def test_no_images_have_a_dimension(folder, encoder):
     assert encoder(folder(clip)).encode_images([]).shape == (0, 12)
 
 
-def dual_callback(path, cache, images, meter):
-    features = datasets.Features({"image": datasets.Image()})
-    dataset = datasets.Dataset.from_dict({"image": images}, features=features)
+def pool_texts(path, cache, images, meter):
     encoded = TextEncoder(path, cache_dir=cache, device="cpu", batch_size=2)
-    callback = CEACallback(encoded, ["dog"] * len(images), alignment="dual")
-    callback.read_captions(dataset, None, [])
-    callback.prepare(torch.nn.Linear(12, 2), 12, Accelerator(cpu=True), meter)
-    return callback
+    made = PoolTexts(encoded, ["dog"] * len(images), len(images), None, images.__getitem__)
+    made.begin(Accelerator(cpu=True), meter)
+    return made
 
 
 def test_a_run_that_is_killed_and_resumed_encodes_no_image_again(folder, tmp_path, monkeypatch):
@@ -416,21 +412,21 @@ def test_a_run_that_is_killed_and_resumed_encodes_no_image_again(folder, tmp_pat
     boundaries = [torch.tensor([0, 2, 4, 6, 7]), torch.tensor([7, 6, 1, 4, 3, 5])]
 
     meter = CostMeter()
-    whole = dual_callback(path, tmp_path / "whole", images, meter)
+    whole = pool_texts(path, tmp_path / "whole", images, meter)
     meter.forget_work()
-    expected = [whole._image_texts(indices) for indices in boundaries]
+    expected = [whole.of_images(indices) for indices in boundaries]
     assert meter.work["encode_text"].samples == 8
 
-    killed = dual_callback(path, tmp_path / "killed", images, CostMeter())
-    killed._meter.forget_work()
-    killed._image_texts(boundaries[0])
-    checkpoint = killed._meter.state()
-    resumed = dual_callback(path, tmp_path / "killed", images, CostMeter())
-    resumed._meter.load_state(checkpoint)
-    assert torch.equal(resumed._image_texts(boundaries[1]), expected[1])
-    work = resumed._meter.work["encode_text"]
+    first, second = CostMeter(), CostMeter()
+    killed = pool_texts(path, tmp_path / "killed", images, first)
+    first.forget_work()
+    killed.of_images(boundaries[0])
+    resumed = pool_texts(path, tmp_path / "killed", images, second)
+    second.load_state(first.state())
+    assert torch.equal(resumed.of_images(boundaries[1]), expected[1])
+    work = second.work["encode_text"]
     assert (work.samples, work.flops) == (8, meter.work["encode_text"].flops)
-    assert torch.equal(resumed._image_texts(boundaries[0]), expected[0])
+    assert torch.equal(resumed.of_images(boundaries[0]), expected[0])
     assert work.samples == 8
 
 

@@ -60,11 +60,16 @@ class Augmenter:
     """
 
     def __init__(self, options: CEAOptions, table: CaptionTable, dimension: int, labels: Tensor | None) -> None:
-        self.options, self.table = options, table
+        self.options = options
         self.aligner = Aligner(table.plain.shape[1], dimension, trained=options.alignment == "learned")
         self.fitted = False
         self._labels = labels
-        self._class_texts = _class_means(table, labels) if options.toward == "instance" else None
+        self.take(table)
+
+    def take(self, table: CaptionTable) -> None:
+        """Go by these captions from now on."""
+        self.table = table
+        self._class_texts = _class_means(table, self._labels) if self.options.toward == "instance" else None
 
     def alignment_rows(self, candidates: Candidates) -> Tensor:
         """Rows of the candidates that an alignment is fitted on: evenly spaced among those with a caption."""

@@ -5,28 +5,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
-import datasets
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch import Tensor, nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf.augmentation.augmenter import Augmenter, Texts
-from vecaf_hf.augmentation.captions import CaptionTable, caption_table, find_captions
+from vecaf_hf.augmentation.captioner import Captioner
+from vecaf_hf.augmentation.captioning import PoolCaptions, raw_images
+from vecaf_hf.augmentation.captions import AUTO, TEMPLATE, find_captions
 from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.augmentation.pool_texts import PoolTexts
 from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.beside_model import LearnsBesideModel
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.scoring.head import flat
 from vecaf_hf.validation import check_options
-from vecaf_hf.vectors import unit
 
 # Samples that the log's figure of the shift is taken on.
 FIGURE_SAMPLES = 4096
@@ -40,11 +40,14 @@ class CEACallback(LearnsBesideModel):
 
     Args:
         text_encoder: A Hub id, a local folder, or a `TextEncoder`.
-        captions: A column of the training dataset, a list aligned with it, or a template over class names.
+        captions: A column of the training dataset, a list aligned with it, a template over class names, or "auto": by
+            the captioner, or "a photo of a {label}" without one.
+        captioner: With "auto", what captions the images of the dataset's `image_column`: a Hub id, a local folder, or a
+            `Captioner`. `caption_when` says which images.
         **options: Fields of `CEAOptions`, for example `step_size=0.2`, `domain_prompt="It's a snowy day."`.
 
     Raises:
-        ValueError: An option is not one of its choices, or needs a `domain_prompt` that is not given.
+        ValueError: An option is not one of its choices, or needs a `domain_prompt` or captioner that is not given.
     """
 
     # An alignment is fitted, not regularised.
@@ -53,7 +56,8 @@ class CEACallback(LearnsBesideModel):
     def __init__(
         self,
         text_encoder: str | TextEncoder,
-        captions: str | Sequence[str | None] = "a photo of a {label}",
+        captions: str | Sequence[str | None] = TEMPLATE,
+        captioner: str | Captioner | None = None,
         **options: Any,
     ) -> None:
         own = [*signature(CEACallback).parameters][:-1]
@@ -61,20 +65,26 @@ class CEACallback(LearnsBesideModel):
         if not isinstance(captions, Iterable):
             raise ValueError(
                 f"captions is a {type(captions).__name__}; it must be a column's name, a list with one caption per "
-                'sample, or a template such as "a photo of a {label}"'
+                'sample, "auto", or a template such as "a photo of a {label}"'
             )
         self.options = CEAOptions(**options)
+        if captioner is not None and not (isinstance(captions, str) and captions == AUTO):
+            raise ValueError(f"a captioner is given beside captions={captions!r:.80}: set captions={AUTO!r}")
+        if captioner is None and self.options.caption_when != "pool":
+            raise ValueError(f"caption_when={self.options.caption_when!r} is for a captioner, and none is given")
+        if captioner is not None and not isinstance(captioner, Captioner):
+            captioner = Captioner(captioner)
+        self.captioner = captioner
         self.encoder = text_encoder if isinstance(text_encoder, TextEncoder) else TextEncoder(text_encoder)
         self.captions = captions
         self.augmenter: Augmenter | None = None
-        self._found: list[str | None] = []
-        self._table: CaptionTable | None = None
+        self._pool: PoolTexts | None = None
+        self._hides_progress = True
         self._hook: Any = None
         self._position: Tensor | None = None  # [N], row of a sample in _texts
         self._texts: Texts | None = None  # of the loop's selected samples
         self._batch: Tensor | None = None
         self._domain: Tensor | None = None
-        self._image_rows: dict[int, Tensor] = {}
 
     # --- Before training ---
 
@@ -85,44 +95,55 @@ class CEACallback(LearnsBesideModel):
             ValueError: What is wrong with the captions (`find_captions`); or the options need labels, raw images or
                 an image tower that are not there.
         """
-        self._found = find_captions(self.captions, dataset, labels, class_names)
-        self._labels, self._table = labels, None
+        column, images = self.options.image_column, None
         if self.options.toward == "instance" and labels is None:
             raise ValueError(
                 'toward="instance" needs one class per sample, and no labels can be read: set label_column'
             )
         if self.options.alignment == "dual":
-            self._images = raw_images(dataset, self.options.image_column)
             if not self.encoder.is_dual:
                 raise ValueError(
                     f'alignment="dual" needs an encoder of texts and images, and {self.encoder.name_or_path!r} has no '
                     'image tower: use alignment="ridge", or CLIP or SigLIP'
                 )
+            images = raw_images(dataset, column, 'alignment="dual"', 'set image_column, or use alignment="ridge"')
+        captions: list[str | None] | PoolCaptions
+        if self.captioner is None:
+            captions = find_captions(self.captions, dataset, labels, class_names)
+        else:
+            load = raw_images(dataset, column, "a captioner", "set image_column, or pass captions as a list")
+            captions = PoolCaptions(self.captioner, load)
+        self._labels = labels
+        self._pool = PoolTexts(self.encoder, captions, len(dataset), self.options.domain_prompt, images)
 
     def prepare(self, head: nn.Module, dimension: int, accelerator: Accelerator, meter: CostMeter) -> None:
         """Encode the captions and set the hook on the head, which takes embeddings of this dimension."""
-        self._accelerator, self._meter, self._texts = accelerator, meter, None
+        assert self._pool is not None
+        self._accelerator, self._texts = accelerator, None
         self._check_learned(accelerator)
-        if self._table is None:
-            self._encode(accelerator, meter)
-        assert self._table is not None
-        self.augmenter = Augmenter(self.options, self._table, dimension, self._labels)
+        self._pool.begin(accelerator, meter)
+        self._domain = self._pool.of_prompt() if self.options.domain_affinity and self.options.domain_prompt else None
+        self.augmenter = Augmenter(self.options, self._pool.table, dimension, self._labels)
         self.augmenter.aligner.to(accelerator.device)
         if self.options.alignment == "identity":
-            self.augmenter.fit(self._table.plain, torch.zeros(1, dimension))
+            self.augmenter.fit(self._pool.table.plain, torch.zeros(1, dimension))
         self._detach()
         self._hook = head.register_forward_pre_hook(self._move_head_input)
 
-    def _encode(self, accelerator: Accelerator, meter: CostMeter) -> None:
-        self.encoder.device = self.encoder.device or accelerator.device
-        before, prompt = self.encoder.forwards, self.options.domain_prompt
-        # One process of a machine encodes, the others then read its cache.
-        with accelerator.local_main_process_first(), meter.measured("encode_text"):
-            self._table = caption_table(self._found, prompt, self.encoder)
-            self._domain = unit(self.encoder.encode([prompt]))[0] if self.options.domain_affinity and prompt else None
-        meter.add("encode_text", self.encoder.forwards - before)
-        if self.options.alignment != "dual":
-            self.encoder.release()
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Have the pool captioned, unless a checkpoint that the run resumes from has brought the captions."""
+        if self.captioner is None:
+            return
+        assert self._pool is not None
+        self._hides_progress = bool(args.disable_tqdm) or not self._accelerator.is_local_main_process
+        if self.options.caption_when == "pool":
+            self._caption(torch.arange(self._pool.size))
+
+    def _caption(self, indices: Tensor) -> None:
+        assert self._pool is not None and self.augmenter is not None
+        self.augmenter.take(self._pool.caption(indices, self._hides_progress))
 
     def _check_learned(self, accelerator: Accelerator) -> None:
         fp16 = accelerator.mixed_precision == "fp16"
@@ -143,9 +164,11 @@ class CEACallback(LearnsBesideModel):
 
     def before_selection(self, candidates: Candidates, go_by_logits: bool = False) -> Candidates:
         """Refit the alignment on the candidates, and return them as the selection should see them: where it goes by
-        logits, which are those of plain embeddings, unmoved."""
-        self._fit(candidates)
+        logits, which are those of plain embeddings, unmoved; so are they as long as none has been captioned."""
         assert self.augmenter is not None
+        if self.options.caption_when == "selected" and not self.augmenter.table.captioned(candidates.indices).any():
+            return candidates
+        self._fit(candidates)
         if self._domain is not None:
             candidates = self.augmenter.with_affinity(candidates, self._domain)
         moves = "selection" in self.options.act_on and not go_by_logits
@@ -158,10 +181,15 @@ class CEACallback(LearnsBesideModel):
             selected: The selected samples with their plain embeddings.
             refit: Fit the alignment on them first, where there were no candidates to fit it on.
         """
+        assert self.augmenter is not None
+        if self.options.caption_when == "selected":
+            self._caption(selected.indices)
+            # Candidates had fewer captions, or none.
+            refit = bool(self.augmenter.table.captioned(selected.indices).any())
         if refit:
             self._fit(selected)
-        augmenter, table = self.augmenter, self._table
-        assert augmenter is not None and table is not None and selected.embeddings is not None
+        augmenter, pool = self.augmenter, self._pool
+        assert augmenter is not None and pool is not None and selected.embeddings is not None
         texts = augmenter.texts(selected, "training")
         self._hold(selected.indices, texts)
         shown = torch.arange(len(selected))[:FIGURE_SAMPLES]
@@ -171,37 +199,44 @@ class CEACallback(LearnsBesideModel):
         return {
             "cea_alpha_max": float(texts.alpha.max()),
             "cea_relative_shift": float((shift / embeddings.norm(dim=1).clamp(min=1e-12)).mean()),
-            "cea_missing_captions": table.missing,
+            "cea_missing_captions": pool.missing,
             "cea_truncated_captions": self.encoder.truncated,
         }
 
     def identity(self) -> dict[str, Any]:
         """Options, captions and encoder, in JSON values: a resumed run must share them."""
-        captions = hashlib.sha256(json.dumps(self._found).encode()).hexdigest()[:16]
+        assert self._pool is not None
+        # What a captioner made is in the checkpoint.
+        captions = hashlib.sha256(json.dumps(self._pool.given).encode()).hexdigest()[:16]
         options = {f"cea.{name}": value for name, value in vars(self.options).items()}
-        return {**options, "cea.captions": captions, "cea.text_encoder": self.encoder.fingerprint[:16]}
+        captioner = self.captioner.fingerprint[:16] if self.captioner else None
+        encoder = self.encoder.fingerprint[:16]
+        return {**options, "cea.captions": captions, "cea.captioner": captioner, "cea.text_encoder": encoder}
 
     def state(self) -> dict[str, Tensor]:
-        """What a run that resumes inside a loop needs."""
-        assert self.augmenter is not None and self._position is not None and self._texts is not None
+        """What a run that resumes inside a loop needs, and the captions that were made."""
+        assert self.augmenter is not None and self._pool is not None
+        assert self._position is not None and self._texts is not None
         held = (self._position >= 0).nonzero().squeeze(1)
         tensors = {
             "weight": self.augmenter.aligner.weight.detach(),
             "bias": self.augmenter.aligner.bias.detach(),
             "indices": held,
             **vars(self._texts.take(self._position[held])),
+            **self._pool.state(),
         }
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        assert self.augmenter is not None
+        assert self.augmenter is not None and self._pool is not None
+        self.augmenter.take(self._pool.load_state(state))
         self.augmenter.aligner.set(state["weight"], state["bias"])
         self.augmenter.fitted = True
         self._hold(state["indices"], Texts(**{name: state[name] for name in Texts.__dataclass_fields__}))
 
     def _fit(self, candidates: Candidates) -> None:
-        augmenter = self.augmenter
-        assert augmenter is not None and candidates.embeddings is not None
+        augmenter, pool = self.augmenter, self._pool
+        assert augmenter is not None and pool is not None and candidates.embeddings is not None
         rows = augmenter.alignment_rows(candidates)
         if len(rows) == 0:
             raise ValueError(
@@ -210,26 +245,15 @@ class CEACallback(LearnsBesideModel):
             )
         sources = augmenter.table.of(candidates.indices[rows], prompted=False)
         if self.options.alignment == "dual":
-            sources = self._image_texts(candidates.indices[rows])
+            sources = pool.of_images(candidates.indices[rows])
         augmenter.fit(sources, candidates.embeddings[rows])
 
     def _hold(self, indices: Tensor, texts: Texts) -> None:
+        assert self._pool is not None
         device = self._accelerator.device
-        self._position = torch.full((len(self._found),), -1, device=device)
+        self._position = torch.full((self._pool.size,), -1, device=device)
         self._position[indices.to(device)] = torch.arange(len(indices), device=device)
         self._texts = texts.to(device)
-
-    def _image_texts(self, indices: Tensor) -> Tensor:
-        """The encoder's own embeddings of these samples' images, unit rows; each image is encoded once. [n, d_t]."""
-        missing = [index for index in indices.tolist() if index not in self._image_rows]
-        if missing:
-            before, images = self.encoder.forwards, (self._images(index) for index in missing)
-            # One process of a machine encodes, the others then read its cache.
-            with self._accelerator.local_main_process_first(), self._meter.measured("encode_text"):
-                rows = unit(self.encoder.encode_images(images, total=len(missing)))
-            self._image_rows.update(zip(missing, rows, strict=True))
-            self._meter.add("encode_text", self.encoder.forwards - before)
-        return torch.stack([self._image_rows[index] for index in indices.tolist()])
 
     # --- In a training step ---
 
@@ -259,14 +283,3 @@ class CEACallback(LearnsBesideModel):
         if self.augmenter is None:
             return []
         return [parameter for parameter in self.augmenter.aligner.parameters() if parameter.requires_grad]
-
-
-def raw_images(dataset: Any, column: str) -> Callable[[int], Image.Image]:
-    """The images of a `datasets.Dataset` by position, whatever transform it has."""
-    if not isinstance(dataset, datasets.Dataset) or column not in dataset.column_names:
-        raise ValueError(
-            f'alignment="dual" reads raw images from the column {column!r} of a datasets.Dataset, and the training '
-            'dataset has none: set image_column, or use alignment="ridge"'
-        )
-    raw = dataset.with_format(None)
-    return lambda index: raw[index][column].convert("RGB")

@@ -15,6 +15,9 @@ from vecaf_hf.data.columns import read_column
 from vecaf_hf.vectors import unit
 
 LABEL_FIELD = "{label}"
+TEMPLATE = "a photo of a {label}"
+# In place of captions: by a captioner, or else TEMPLATE.
+AUTO = "auto"
 
 
 def find_captions(
@@ -23,7 +26,7 @@ def find_captions(
     """One caption per sample; None where it has none (missing, empty or blank).
 
     Args:
-        captions: A column of the dataset, a list aligned with it, or a template with `{label}`.
+        captions: A column of the dataset, a list aligned with it, a template with `{label}`, or AUTO for TEMPLATE.
         dataset: The pool.
         labels: Class of each sample, for a template. LongTensor [N].
         class_names: Name of each class, for a template.
@@ -36,6 +39,8 @@ def find_captions(
         found = list(captions)
         if len(found) != len(dataset):
             raise ValueError(f"captions has {len(found)} entries for a training dataset of {len(dataset)} samples")
+    elif captions == AUTO:
+        found = _from_class_names(labels, class_names)
     elif LABEL_FIELD in captions:
         found = _from_template(captions, labels, class_names)
     elif isinstance(dataset, datasets.Dataset):
@@ -57,6 +62,16 @@ def find_captions(
             "captions, or a template over class names, or leave CEA out"
         )
     return found
+
+
+def _from_class_names(labels: Tensor | None, class_names: Sequence[str]) -> list[str | None]:
+    try:
+        return _from_template(TEMPLATE, labels, class_names)
+    except ValueError as error:
+        raise ValueError(
+            f"captions={AUTO!r} goes by the names of classes unless there is a captioner, and {error}. Or give a "
+            'captioner, such as captioner="Salesforce/blip-image-captioning-base", or a column of captions'
+        ) from error
 
 
 def _from_template(template: str, labels: Tensor | None, class_names: Sequence[str]) -> list[str | None]:
@@ -95,6 +110,12 @@ class CaptionTable:
     plain: Tensor
     prompted: Tensor
 
+    @classmethod
+    def empty(cls, size: int, dimension: int) -> CaptionTable:
+        """That of N samples none of which has a caption yet, for texts of d_t."""
+        nothing = torch.empty(0, dimension)
+        return cls(torch.full((size,), -1), nothing, nothing)
+
     @property
     def missing(self) -> int:
         return int((self.rows < 0).sum())
@@ -132,6 +153,23 @@ def caption_table(captions: Sequence[str | None], prompt: str | None, encoder: T
     prompted = unit(encoder.encode([with_prompt(text, prompt) for text in texts])) if prompt else plain
     rows = torch.tensor([-1 if caption is None else distinct[caption] for caption in captions])
     return CaptionTable(rows, plain, prompted)
+
+
+def with_captions(
+    table: CaptionTable, indices: Tensor, captions: Sequence[str | None], prompt: str | None, encoder: TextEncoder
+) -> CaptionTable:
+    """The table with captions of samples that had none. LongTensor [n].
+
+    Raises:
+        ValueError: An embedding is not finite.
+    """
+    if not any(captions):
+        return table
+    added = caption_table(captions, prompt, encoder)
+    rows = table.rows.clone()
+    rows[indices] = torch.where(added.rows < 0, -1, added.rows + len(table.plain))
+    plain = torch.cat([table.plain, added.plain])
+    return CaptionTable(rows, plain, torch.cat([table.prompted, added.prompted]) if prompt else plain)
 
 
 def with_prompt(caption: str, prompt: str) -> str:

@@ -10,6 +10,7 @@ from vecaf_hf.validation import check_at_least, check_choice, check_choices, che
 
 DIRECTIONS = ("caption", "difference", "instance")
 PLACES = ("training", "selection", "attention")
+CAPTION_TIMES = ("pool", "selected")
 
 
 @dataclass
@@ -67,13 +68,23 @@ class CEAOptions:
     )
     alignment_samples: int = field(default=10_000, metadata={"help": "Most samples that an alignment is fitted on."})
     image_column: str = field(
-        default="image", metadata={"help": "The dataset's column of images, read by alignment dual and by the recipes."}
+        default="image",
+        metadata={"help": "The dataset's column of images, read by a captioner, by alignment dual and by the recipes."},
+    )
+    caption_when: str = field(
+        default="pool",
+        metadata={
+            "help": "What a captioner captions, and when: pool, every sample before the first selection; selected, at "
+            "each loop boundary those selected for the first time. Candidates that were never selected then have no "
+            "caption and are not moved in selection, and the first selection is of plain embeddings."
+        },
     )
 
     def __post_init__(self) -> None:
         check_choice("attention", self.attention, ATTENTIONS, or_callable=False)
         check_choice("alignment", self.alignment, ALIGNMENTS, or_callable=False)
         check_choice("toward", self.toward, DIRECTIONS, or_callable=False)
+        check_choice("caption_when", self.caption_when, CAPTION_TIMES, or_callable=False)
         check_choices("act_on", self.act_on, PLACES[:2])
         check_choices("prompt_in", self.prompt_in, PLACES)
         if not self.act_on:
@@ -83,6 +94,11 @@ class CEAOptions:
         if self.domain_affinity is not None:
             check_positive("domain_affinity", self.domain_affinity)
         self._check_prompt()
+        if self.caption_when == "selected" and self.domain_affinity is not None:
+            raise ValueError(
+                'domain_affinity goes by an alignment to captions, and with caption_when="selected" there are none '
+                'before the first selection: set caption_when="pool"'
+            )
 
     def _check_prompt(self) -> None:
         if self.domain_prompt is not None and not (isinstance(self.domain_prompt, str) and self.domain_prompt.strip()):

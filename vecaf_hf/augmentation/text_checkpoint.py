@@ -24,6 +24,7 @@ from vecaf_hf.printable import printable
 
 # The end of the names of CLIP's and its kin's text towers that have a projection.
 PROJECTING = "TextModelWithProjection"
+KIND = "text encoder"
 LOADING_ADVICE = "check the spelling, log in with `hf auth login` if it is gated or private, or pass a local folder"
 
 
@@ -80,11 +81,7 @@ class TextCheckpoint:
             ValueError: The checkpoint has no tokenizer.
         """
         tokenizer = self._load(AutoTokenizer, "tokenizer")
-        # Without tokenizer files transformers makes an empty one (T5's knows a blank): all texts would be alike.
-        if len(tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()) <= 1:
-            raise ValueError(
-                f"text encoder {self.name_or_path!r} has no tokenizer files: save its tokenizer beside the model"
-            )
+        check_vocabulary(tokenizer, KIND, self.name_or_path)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if not self.is_siglip:
@@ -163,13 +160,22 @@ class TextCheckpoint:
         return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
     def _load(self, source: Any, part: str, **options: Any) -> Any:
-        """`source.from_pretrained`, with errors that say which part of which encoder is wrong."""
         options |= {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
-        try:
-            return source.from_pretrained(self.name_or_path, **options)
-        except Exception as error:  # Of any type, by what the checkpoint lacks.
-            reason = printable(" ".join(str(error).split()))
-            advice = f"; {LOADING_ADVICE}" if isinstance(error, OSError) else ""
-            raise ValueError(
-                f"cannot load the {part} of text encoder {self.name_or_path!r}: {reason}{advice}"
-            ) from error
+        return load_part(source, part, KIND, self.name_or_path, **options)
+
+
+def load_part(source: Any, part: str, kind: str, name_or_path: str, **options: Any) -> Any:
+    """`source.from_pretrained`, with errors that say which part of which kind of checkpoint is wrong."""
+    try:
+        return source.from_pretrained(name_or_path, **options)
+    except Exception as error:  # Of any type, by what the checkpoint lacks.
+        reason = printable(" ".join(str(error).split()))
+        advice = f"; {LOADING_ADVICE}" if isinstance(error, OSError) else ""
+        raise ValueError(f"cannot load the {part} of {kind} {name_or_path!r}: {reason}{advice}") from error
+
+
+def check_vocabulary(tokenizer: Any, kind: str, name_or_path: str) -> None:
+    """Raise a ValueError where transformers had no tokenizer files: it makes an empty one (T5's knows a blank), for
+    which all texts are alike."""
+    if len(tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()) <= 1:
+        raise ValueError(f"{kind} {name_or_path!r} has no tokenizer files: save its tokenizer beside the model")

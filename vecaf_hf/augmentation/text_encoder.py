@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vecaf_hf.augmentation.embedding_cache import EmbeddingCache, encoder_fingerprint
+from vecaf_hf.augmentation.embedding_cache import EmbeddingCache, encoder_fingerprint, image_key
 from vecaf_hf.augmentation.text_checkpoint import TextCheckpoint
 from vecaf_hf.augmentation.text_pooling import POOLINGS, pool, projected
 from vecaf_hf.validation import check_at_least, check_choice
@@ -149,7 +149,7 @@ class TextEncoder:
             )
         with self._progress("images", total) as progress:
             embed, rgb = partial(self._embed_images, progress), (image.convert("RGB") for image in images)
-            rows = self._image_cache.rows(rgb, _image_key, embed, IMAGES_AT_ONCE, progress.update)
+            rows = self._image_cache.rows(rgb, image_key, embed, IMAGES_AT_ONCE, progress.update)
         return rows if len(rows) else torch.empty(0, self.dimension)
 
     def release(self) -> None:
@@ -266,17 +266,11 @@ class TextEncoder:
 
     @cached_property
     def _model(self) -> Any:
-        return self._checkpoint.model(self.pooling, DTYPE).to(self.device or _accelerator())
+        return self._checkpoint.model(self.pooling, DTYPE).to(self.device or default_device())
 
 
 def _text_key(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
-
-
-def _image_key(image: Image.Image) -> bytes:
-    digest = hashlib.sha256(f"{image.mode} {image.width} x {image.height} ".encode())
-    digest.update(image.tobytes())
-    return digest.digest()
 
 
 def _is_unicode(text: str) -> bool:
@@ -284,6 +278,6 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _accelerator() -> torch.device | str:
+def default_device() -> torch.device | str:
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or "cpu"

@@ -1,0 +1,129 @@
+"""What a text encoder makes of a pool: the embeddings of its captions, as these come, and those of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from vecaf_hf.augmentation.captioning import LoadImage, PoolCaptions
+from vecaf_hf.augmentation.captions import CaptionTable, caption_table, with_captions
+from vecaf_hf.augmentation.text_encoder import TextEncoder
+from vecaf_hf.cost import CostMeter
+from vecaf_hf.vectors import unit
+
+
+class PoolTexts:
+    """Embeddings that are encoded once, and counted.
+
+    Args:
+        encoder: Of the captions; its weights are freed between uses unless it is to embed images too.
+        captions: One per sample, None where it has none; or those that a captioner makes.
+        size: N.
+        prompt: The domain prompt, if there is one.
+        images: Image of a position, where the encoder is to embed images.
+
+    Attributes:
+        table: Text embeddings of the captions that there are.
+    """
+
+    table: CaptionTable
+    _accelerator: Accelerator
+    _meter: CostMeter
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        captions: list[str | None] | PoolCaptions,
+        size: int,
+        prompt: str | None,
+        images: LoadImage | None,
+    ) -> None:
+        self.encoder, self.size, self.prompt, self.images = encoder, size, prompt, images
+        self.made = captions if isinstance(captions, PoolCaptions) else None
+        self.given = None if isinstance(captions, PoolCaptions) else captions
+        self._encoded = False
+        self._image_rows: dict[int, Tensor] = {}
+
+    @property
+    def missing(self) -> int:
+        """Samples without a caption; with a captioner, of those that it was asked about."""
+        return self.table.missing if self.made is None else self.made.missing
+
+    def begin(self, accelerator: Accelerator, meter: CostMeter) -> None:
+        """Begin a run: with the captions that are given, or none."""
+        self._accelerator, self._meter = accelerator, meter
+        if self.made is not None:
+            self.made.begin()
+            with self._encoding():
+                self.table = CaptionTable.empty(self.size, self.encoder.dimension)
+        elif not self._encoded:
+            assert self.given is not None
+            with self._encoding():
+                self.table = caption_table(self.given, self.prompt, self.encoder)
+            self._encoded = True
+
+    def of_prompt(self) -> Tensor:
+        """The domain prompt alone, of length one. [d_t]."""
+        assert self.prompt is not None
+        with self._encoding():
+            return unit(self.encoder.encode([self.prompt]))[0]
+
+    def of_images(self, indices: Tensor) -> Tensor:
+        """The encoder's embeddings of these samples' images, unit rows. [n, d_t]."""
+        assert self.images is not None
+        load, missing = self.images, [index for index in indices.tolist() if index not in self._image_rows]
+        if missing:
+            with self._encoding():
+                rows = unit(self.encoder.encode_images((load(index) for index in missing), total=len(missing)))
+            self._image_rows.update(zip(missing, rows, strict=True))
+        return torch.stack([self._image_rows[index] for index in indices.tolist()])
+
+    def caption(self, indices: Tensor, hidden: bool) -> CaptionTable:
+        """Have those of these samples captioned that are not yet; returns the table with them. LongTensor [n].
+
+        Args:
+            indices: The same in all processes.
+            hidden: Whether to hide the progress bar.
+        """
+        assert self.made is not None
+        begun = len(self.made.rounds)
+        self.made.add(indices, self._accelerator, self._meter, hidden)
+        return self._with_rounds(begun)
+
+    def state(self) -> dict[str, Tensor]:
+        """The captions that were made."""
+        return {} if self.made is None else self.made.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> CaptionTable:
+        """Go on with these captions, of a run that has just begun; returns the table."""
+        if self.made is None:
+            return self.table
+        counted = self._meter.state()
+        self.made.load_state(state)
+        table = self._with_rounds(0)
+        # The run had done, and counted, this before the checkpoint was written.
+        self._meter.load_state(counted)
+        return table
+
+    def _with_rounds(self, begun: int) -> CaptionTable:
+        """The table with the captions of this round and all later ones, encoded round by round, as they were made."""
+        assert self.made is not None
+        for indices, captions in self.made.rounds[begun:]:
+            with self._encoding():
+                self.table = with_captions(self.table, indices, captions, self.prompt, self.encoder)
+        return self.table
+
+    @contextmanager
+    def _encoding(self) -> Iterator[None]:
+        encoder, before = self.encoder, self.encoder.forwards
+        encoder.device = encoder.device or self._accelerator.device
+        # One process of a machine encodes, the others then read its cache.
+        with self._accelerator.local_main_process_first(), self._meter.measured("encode_text"):
+            yield
+        self._meter.add("encode_text", encoder.forwards - before)
+        if self.images is None:
+            encoder.release()
