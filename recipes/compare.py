@@ -7,7 +7,7 @@ times, on machines with a common folder, the processes share the cells. A method
 validation split, by the tuning seeds; the other seeds run at the picked rate alone. The test split is read once, with
 the picked runs' models, which are deleted then; with `test_split: none`, as for the choice of options, never. A run
 that fails is logged and left to the next start. When nothing is missing, the picked runs' results, tables and plots are
-written to the grid's `report`.
+written to the grid's `report`; `--report` writes those of the methods that are through by now, and runs nothing.
 """
 
 from __future__ import annotations
@@ -140,9 +140,11 @@ def done_by_us(grid: Grid, cell: Cell, failed: list[Cell]) -> bool:
 
 
 def summary(grid: Grid) -> dict[str, Any]:
-    """Of all picked cells: "pool/method" -> the rate, its runs, and where every tried rate ended on validation."""
+    """Of what is through: "pool/method" -> the rate, its runs, and where every tried rate ended on validation."""
     found = {}
     for pool, method in grid.groups():
+        if not grid.is_through(pool, method):
+            continue
         cells = grid.picked(pool, method) or []
         tried = [
             {
@@ -161,13 +163,15 @@ def summary(grid: Grid) -> dict[str, Any]:
     return found
 
 
-def main(file: Path) -> None:
+def main(file: Path, report_only: bool = False) -> None:
     grid = Grid.load(file)
-    if failed := work_off(grid):
+    if not report_only and (failed := work_off(grid)):
         raise SystemExit(f"{len(failed)} runs failed, as logged: {listed(cell.name for cell in failed)}")
     # All processes come here at once.
     with FileLock(grid.folder / "report.lock"):
         results = summary(grid)
+        if not results:
+            raise SystemExit(f"no method of {file} is through yet: run it without --report")
         write(grid.report / "results.json", results)
         print(write_report(results, grid.report))
 
@@ -175,4 +179,8 @@ def main(file: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", type=Path, help="YAML file")
-    main(parser.parse_args().grid)
+    parser.add_argument(
+        "--report", action="store_true", help="Report on the methods that are through, and run nothing."
+    )
+    asked = parser.parse_args()
+    main(asked.grid, asked.report)

@@ -216,8 +216,12 @@ def curves_figure(results: Results, pools: Sequence[str], methods: Sequence[str]
         if x == "flops":
             axes.set_xscale("log")
     panels[0].set_ylabel(AXES[y][1])
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
+    # A grid that is not through has not all methods on every pool.
+    lines = {line.get_label(): line for axes in panels for line in axes.get_lines()}
+    shown = [method for method in methods if method in lines]
+    figure.legend(
+        [lines[method] for method in shown], shown, loc="outside right center", frameon=False, fontsize="small"
+    )
     return figure
 
 
@@ -231,11 +235,13 @@ def bars_figure(results: Results, pools: Sequence[str], methods: Sequence[str]) 
             axes = panels[row][column]
             parts, errors = np.transpose([part_of_whole(mine, runs[REFERENCE], measure) for mine in runs.values()])
             colour = "#0072B2" if row == 0 else "#009E73"
-            axes.barh([*runs], np.nan_to_num(parts), xerr=np.nan_to_num(errors), color=colour, ecolor="#999999")
-            for place, part in enumerate(parts):
+            places = [methods.index(method) for method in runs]
+            axes.barh(places, np.nan_to_num(parts), xerr=np.nan_to_num(errors), color=colour, ecolor="#999999")
+            for place, part in zip(places, parts, strict=True):
                 axes.text(0, place, "  never" if np.isnan(part) else "", va="center", fontsize="small")
             axes.axvline(1, color="#999999", linewidth=0.8, linestyle="--")
             axes.set(title=pool.replace("_", "-") if row == 0 else "", xlabel=f"{name}, of `{REFERENCE}`'s")
+            axes.set_yticks(range(len(methods)), methods)
     panels[0][0].invert_yaxis()
     return figure
 
@@ -250,8 +256,8 @@ def write_report(results: Results, folder: Path) -> str:
         "accuracy_by_cost.png": curves_figure(results, pools, methods, x="flops", y="accuracy"),
         "loss_by_batches.png": curves_figure(results, pools, methods, x="step", y="loss"),
     }
-    if REFERENCE in methods:
-        figures["to_target.png"] = bars_figure(results, pools, methods)
+    if compared := [pool for pool in pools if REFERENCE in methods_of(results, pool)]:
+        figures["to_target.png"] = bars_figure(results, compared, methods)
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=110)
     text = "\n".join(

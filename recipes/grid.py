@@ -88,6 +88,11 @@ class Grid:
         best = max(ends, key=lambda rate: fmean(ends[rate]))
         return [Cell(pool, method, best, seed) for seed in self.seeds]
 
+    def is_through(self, pool: str, method: str) -> bool:
+        """Whether all picked runs, and their tests where there are any, have a result."""
+        results = [self.result(cell) for cell in self.picked(pool, method) or []]
+        return bool(results) and all(found and ("test" in found or not self.tests) for found in results)
+
     def settings(self, cell: Cell) -> dict[str, Any]:
         """The options of a cell's run; those that are None are left out."""
         values = {**self.options, **self.pools[cell.pool], **self.methods[cell.method]}

@@ -470,6 +470,33 @@ def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
     compare.main(file)
 
 
+def test_a_report_of_an_unfinished_grid_has_what_is_through_and_runs_nothing(tmp_path, monkeypatch):
+    import compare
+    from grid import Grid
+
+    values = tiny_grid(tmp_path / "results")
+    values["pools"] = {"clean": {}, "noisy": {}}
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump(values))
+    monkeypatch.setattr(compare, "run", lambda *_: pytest.fail("ran"))
+    with pytest.raises(SystemExit, match=r"no method of .* is through yet: run it without --report"):
+        compare.main(file, report_only=True)
+    grid = Grid.load(file)
+    (noisy,) = grid.tuning("noisy", "full")
+    (selected,) = grid.tuning("clean", "ods")
+    (untested,) = grid.tuning("clean", "full")
+    put(grid, noisy, 0.2, 0.5, test=0.4)
+    put(grid, selected, 0.3, 0.6, test=0.5)
+    put(grid, untested, 0.3, 0.6)
+    compare.main(file, report_only=True)
+    kept = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert kept.keys() == {"noisy/full", "clean/ods"}
+    tables = (tmp_path / "results" / "tables.md").read_text()
+    assert "### Pool `clean`" in tables and "### Pool `noisy`" in tables
+    assert (tmp_path / "results" / "to_target.png").stat().st_size > 5_000
+    assert grid.result(untested) is not None and "test" not in grid.result(untested)
+
+
 def test_without_a_test_no_model_is_kept(tmp_path):
     import compare
 
