@@ -7,6 +7,7 @@ import pytest
 from transformers import Trainer, TrainerCallback
 
 from vecaf_hf import VeCAFTrainer
+from vecaf_hf.pushing_trainer import PushingTrainer
 from vecaf_hf.resuming import ResumingTrainer
 from vecaf_hf.scoring_trainer import ScoringTrainer
 
@@ -32,6 +33,11 @@ SIGNATURES = {
     "create_model_card": (
         "language=, license=, tags=, model_name=, finetuned_from=, tasks=, dataset_tags=, dataset=, dataset_args="
     ),
+    "init_hf_repo": "token=, private=",
+    "save_model": "output_dir=, _internal_call=",
+    "push_to_hub": "commit_message=, blocking=, token=, revision=, private=, kwargs",
+    "_push_from_checkpoint": "checkpoint_folder",
+    "_finish_current_push": "",
     "log": "logs, start_time=",
     "add_callback": "callback",
     "__init__": (
@@ -52,7 +58,7 @@ def test_signature(name):
     assert written(getattr(Trainer, name)) == SIGNATURES[name]
 
 
-OURS = {**vars(ResumingTrainer), **vars(ScoringTrainer), **vars(VeCAFTrainer)}
+OURS = {**vars(ResumingTrainer), **vars(ScoringTrainer), **vars(PushingTrainer), **vars(VeCAFTrainer)}
 
 
 def overridden() -> list[str]:
@@ -68,7 +74,7 @@ def test_whatever_has_a_name_of_trainers_is_in_the_table():
 @pytest.mark.parametrize("name", [name for name in overridden() if name != "__init__"])
 def test_an_override_takes_what_trainer_passes(name):
     theirs, ours = (inspect.signature(getattr(cls, name)) for cls in (Trainer, VeCAFTrainer))
-    parameters = list(theirs.parameters.values())
+    parameters = [p for p in theirs.parameters.values() if p.kind != p.VAR_KEYWORD]
     ours.bind(*parameters)
     given = {p.name: None for p in parameters[1:] if p.default is not p.empty}
     ours.bind(*(p for p in parameters if p.default is p.empty), **given)

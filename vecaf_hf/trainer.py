@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,22 +29,22 @@ from vecaf_hf.loop import (
 )
 from vecaf_hf.loop.agreement import check_same_selection
 from vecaf_hf.loop.state import pool_fingerprint
-from vecaf_hf.printable import printable
-from vecaf_hf.reporting.card import add_selection_section
+from vecaf_hf.pushing_trainer import PushingTrainer
+from vecaf_hf.reporting.card import given_to_card, write_card
 from vecaf_hf.reselection import Reselection
 from vecaf_hf.scoring import find_head
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
 from vecaf_hf.scoring.rescoring import RESCORING
 from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.scoring.warmup import linear_head, linear_of
-from vecaf_hf.scoring_trainer import PROXY_WITHOUT_CLASSES, ScoringTrainer
+from vecaf_hf.scoring_trainer import PROXY_WITHOUT_CLASSES
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, find_strategy
 
 logger = logging.getLogger(__name__)
 
 
-class VeCAFTrainer(ScoringTrainer):
+class VeCAFTrainer(PushingTrainer):
     """A Trainer that reselects what it trains on at every loop boundary.
 
     Takes what `transformers.Trainer` takes, with `VeCAFArguments`, and a `CEACallback` among the callbacks for
@@ -261,13 +260,10 @@ class VeCAFTrainer(ScoringTrainer):
         return output
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Trainer's model card, with a section on the selection."""
-        if not args:
-            # Trainer's heading takes the folder's name as it is.
-            kwargs["model_name"] = kwargs.get("model_name") or printable(Path(str(self.args.output_dir)).name)
-        super().create_model_card(*args, **kwargs)
-        if self.is_world_process_zero() and self.selection_history:
-            add_selection_section(os.path.join(str(self.args.output_dir), "README.md"), self)
+        """Write the run's card and pictures in `output_dir`, or renew our sections in the card that lies there. Takes
+        what Trainer's does, and needs no network."""
+        if self.is_world_process_zero():
+            write_card(self, Path(str(self.args.output_dir)), given_to_card(*args, **kwargs))
 
     # --- The loop ---
 

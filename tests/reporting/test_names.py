@@ -1,20 +1,16 @@
-"""Names of classes, datasets, models and folders can be anything; card, summary and pictures stay whole."""
+"""Names of classes, datasets, models and folders can be anything; summary and pictures stay whole."""
 
-import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import ModelCard, metadata_load
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from transformers.modelcard import TrainingSummary
 
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.loop import LoopRecord
 from vecaf_hf.reporting import summarise, write_plots
-from vecaf_hf.reporting.card import TITLE, add_selection_section
 from vecaf_hf.reporting.plots import selection
 from vecaf_hf.reporting.summary import NAMED_CLASSES, WIDEST_CELL
 
@@ -50,7 +46,7 @@ NASTY = [
     "👨‍👩‍👧",
     "\U0001242b" * 40,
     " ",
-    f"\n{TITLE}\n",
+    "\n<!-- /vecaf_hf:selection -->\n",
 ]
 PIECES = [*"|`-#:\"'$<>\\{}[]!&* \n\r\t\x1b\x00\x85\u2028\u202e\ufeff", "```", "---", "\n---\n", "a", "é", "靴"]
 names = st.sampled_from(NASTY) | st.text(min_size=1, max_size=30) | st.lists(st.sampled_from(PIECES)).map("".join)
@@ -71,73 +67,6 @@ def finished_run(folder, names):
         class_names=names,
         meter=CostMeter(),
     )
-
-
-def blocks(section):
-    """The lines of each fenced block, and those outside, as CommonMark reads them."""
-    inside, outside, fence = [], [], None
-    for line in section.split("\n"):
-        ticks = re.match(r" {0,3}(`{3,})(.*)$", line)
-        if fence is None and ticks:
-            fence = ticks[1]
-            inside.append([])
-        elif fence is None:
-            outside.append(line)
-        elif ticks and len(ticks[1]) >= len(fence) and not ticks[2].strip():
-            fence = None
-        else:
-            inside[-1].append(line)
-    assert fence is None, "the last block does not end"
-    return inside, outside
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
-@given(name=names.filter(bool), classes=class_names)
-@example(name="\x85", classes=NASTY[:NAMED_CLASSES])
-@example(name="\x85", classes=NASTY[-NAMED_CLASSES:])
-@example(name="a", classes=["`" * count for count in range(9)])
-def test_a_cards_metadata_and_tables_survive_any_name(tmp_path, name, classes):
-    path = tmp_path / "README.md"
-    written = TrainingSummary(
-        model_name=name,
-        license="mit",
-        tags=["vision", name],
-        tasks="image-classification",
-        finetuned_from=name,
-        dataset_tags=[name],
-        dataset=[name],
-        dataset_args=[name],
-        dataset_metadata=[{"config": name, "split": "train"}],
-        eval_results={"accuracy": 0.5},
-        eval_lines=[],
-    )
-    path.write_text(written.to_model_card(), encoding="utf-8")
-    before = metadata_load(path)
-    plain = finished_run(tmp_path, ["a"] * len(classes))
-    add_selection_section(str(path), plain)
-    expected, prose = blocks(path.read_text().split(f"\n{TITLE}\n")[-1])
-    # A second time, as when a run resumes: it takes the first one's place.
-    add_selection_section(str(path), finished_run(tmp_path, classes))
-    assert metadata_load(path) == before == written.create_metadata()
-    assert ModelCard.load(path).data.to_dict()["base_model"] == name
-    text = path.read_bytes().decode()
-    *_, section = text.split(f"\n{TITLE}\n")
-    assert section.isprintable() or set(re.findall(r"[^ -\U0010ffff]|\x7f", section)) == {"\n"}
-    found, outside = blocks(section)
-    assert outside == prose
-    assert [len(lines) for lines in found] == [len(lines) for lines in expected]
-    assert found[0] == expected[0] and found[2] == expected[2]
-    assert [line.split()[-2:] for line in found[1][1:]] == [["2", "2"]] * len(classes)
-
-
-def test_a_section_takes_the_place_of_an_earlier_one(tmp_path):
-    path = tmp_path / "README.md"
-    path.write_text("---\nlicense: mit\n---\n\n# Model\n\nAbout it.\n")
-    for classes in (["first", "b"], ["second", "b"]):
-        add_selection_section(str(path), finished_run(tmp_path, classes))
-    text = path.read_text()
-    assert text.startswith("---\nlicense: mit\n---\n\n# Model\n\nAbout it.\n\n" + TITLE)
-    assert text.count(TITLE) == 1 and "second" in text and "first" not in text
 
 
 @settings(deadline=None, max_examples=100)

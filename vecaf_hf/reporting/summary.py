@@ -36,6 +36,11 @@ def summarise(trainer: VeCAFTrainer, metrics: Mapping[str, float], plots: Iterab
 
 
 def loop_table(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any]]) -> str:
+    """`loop_rows` as a table."""
+    return table(loop_rows(records, history))
+
+
+def loop_rows(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """One row a loop: what was selected, and how training and evaluation went until the next one.
 
     The pool's loss is its candidates', as the selection saw them: see `LoopRecord`.
@@ -58,35 +63,44 @@ def loop_table(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any
                 _number(accuracies[-1] if accuracies else None),
             ]
         )
-    return table(rows)
+    return rows
 
 
 def class_table(records: Sequence[LoopRecord], names: Sequence[str]) -> str:
-    """Selected samples of each class, one column a loop; of many classes only how many are covered."""
+    """`class_rows` as a table."""
+    rows = class_rows(records, names)
+    return table(rows) if rows else "no labels"
+
+
+def class_rows(records: Sequence[LoopRecord], names: Sequence[str]) -> list[list[str]]:
+    """Selected samples of each class, one column a loop; of many classes only how many are covered; none without
+    labels."""
     classes = sorted({label for record in records for label in record.class_counts})
     if not classes:
-        return "no labels"
+        return []
     if len(classes) > NAMED_CLASSES:
-        return table(
-            [["loop", "classes", "fewest", "most"]]
-            + [
-                [
-                    str(r.loop),
-                    str(len(r.class_counts)),
-                    str(min(r.class_counts.values(), default=0)),
-                    str(max(r.class_counts.values(), default=0)),
-                ]
-                for r in records
+        return [["loop", "classes", "fewest", "most"]] + [
+            [
+                str(r.loop),
+                str(len(r.class_counts)),
+                str(min(r.class_counts.values(), default=0)),
+                str(max(r.class_counts.values(), default=0)),
             ]
-        )
+            for r in records
+        ]
     rows = [["class", *(f"loop {record.loop}" for record in records)]]
     for label in classes:
         name = names[label] if label < len(names) else str(label)
         rows.append([name, *(str(record.class_counts.get(label, 0)) for record in records)])
-    return table(rows)
+    return rows
 
 
 def cost_table(work: Mapping[str, Mapping[str, float]]) -> str:
+    """`cost_rows` as a table."""
+    return table(cost_rows(work))
+
+
+def cost_rows(work: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
     """One row a kind of work, and their sum."""
     rows = [["work", "samples", "TFLOPs", "seconds"]]
     total = Work()
@@ -95,7 +109,7 @@ def cost_table(work: Mapping[str, Mapping[str, float]]) -> str:
         rows.append([kind, f"{entry.samples:,}", f"{entry.flops / 1e12:.3f}", f"{entry.seconds:.1f}"])
         total.flops += entry.flops
         total.seconds += entry.seconds
-    return table([*rows, ["all", "", f"{total.flops / 1e12:.3f}", f"{total.seconds:.1f}"]])
+    return [*rows, ["all", "", f"{total.flops / 1e12:.3f}", f"{total.seconds:.1f}"]]
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

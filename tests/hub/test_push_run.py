@@ -1,0 +1,155 @@
+"""Pushing from a finished run's folder, without a model in memory."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from local_hub import OWNER, TOKEN
+
+from vecaf_hf.hub import PushError, push_run
+from vecaf_hf.reporting.amending import amended, has_own_text
+
+ROOT = Path(__file__).parents[2]
+WRITTEN = "\n## Intended uses\n\nTo tell shirts from shoes.\n"
+
+
+@pytest.fixture
+def folder(finished) -> Path:
+    finished.save_model()
+    finished.save_state()
+    finished.create_model_card()
+    return Path(finished.args.output_dir)
+
+
+def text_on(hub, repo: str) -> str:
+    return hub.repos[repo]["README.md"].decode()
+
+
+def test_the_same_files_as_the_trainer(hub, finished, folder):
+    push_run(folder)
+    alone = dict(hub.repos[f"{OWNER}/run"])
+    hub.repos.clear()
+    finished.push_to_hub()
+    assert hub.repos[f"{OWNER}/run"].keys() == alone.keys()
+    assert hub.repos[f"{OWNER}/run"]["model.safetensors"] == alone["model.safetensors"]
+
+
+def test_only_what_others_need(hub, folder):
+    """Logs, caches, states and whatever lies there beside the run stay here."""
+    for name in ("train.log", "notes.txt", "optimizer.pt", "training_args.bin", "model.pkl", ".env", "_tmp.json"):
+        (folder / name).write_text(f"{folder} {TOKEN}")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "events.out.tfevents.1.host").write_text("x")
+    (folder / "confusion.png").write_bytes(b"\x89PNG")
+    push_run(folder)
+    files = hub.repos[f"{OWNER}/run"]
+    assert files.keys() == {
+        "README.md",
+        "config.json",
+        "confusion.png",
+        "model.safetensors",
+        "plots/cost.png",
+        "plots/curves.png",
+        "plots/selection.png",
+        "training_args.json",
+    }
+    assert not [name for name, content in files.items() if str(folder).encode() in content]
+    arguments = json.loads(files["training_args.json"])
+    assert arguments["output_dir"] == "run" and arguments["learning_rate"] == 1e-3
+
+
+def test_another_repository(hub, folder):
+    push_run(folder, repo_id="team/shirts", private=True, revision="v2")
+    assert f"Bearer {TOKEN}" in hub.tokens
+    assert "POST /api/models/team/shirts/commit/v2" in hub.requests
+    assert 'from_pretrained("team/shirts")' in text_on(hub, "team/shirts")
+    assert 'from_pretrained("USER/MODEL")' in (folder / "README.md").read_text()
+
+
+def test_a_checkpoint_alone_is_pushed_without_a_card(hub, make_vit, make_trainer):
+    trainer = make_trainer(make_vit(), save_strategy="steps", save_steps=8)
+    trainer.train()
+    push_run(Path(trainer.args.output_dir) / "checkpoint-8", repo_id="team/shirts")
+    files = hub.repos["team/shirts"].keys()
+    assert files == {"config.json", "model.safetensors", "training_args.json"}
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_folder_without_a_model(hub, tmp_path, made):
+    if made:
+        (tmp_path / "run").mkdir()
+    with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
+        push_run(tmp_path / "run")
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("repo", ["a/b/c", "--", "two words"])
+def test_no_name_for_a_repository(hub, folder, repo):
+    with pytest.raises(PushError, match="cannot push to") as caught:
+        push_run(folder, repo_id=repo)
+    assert caught.value.permanent
+
+
+def test_a_folder_whose_name_is_no_repositorys(hub, folder, tmp_path):
+    moved = shutil.move(folder, tmp_path / "my run; rm -rf \x1b[31m")
+    with pytest.raises(PushError) as caught:
+        push_run(moved)
+    assert str(caught.value).isprintable()
+
+
+# --- A card that is on the Hub already ---
+
+
+def test_what_somebody_wrote_on_the_hub_stays(hub, folder):
+    push_run(folder)
+    repo = f"{OWNER}/run"
+    header, rest = text_on(hub, repo).split("# run\n", 1)
+    edited = header.replace("---\n", "---\nlicense: mit\n", 1) + "# Shirts\n" + WRITTEN + rest
+    hub.repos[repo]["README.md"] = edited.encode()
+    # The run goes on, and is pushed again.
+    local = folder / "README.md"
+    local.write_text(local.read_text().replace("0-4 | 20 |", "0-4 | 21 |"))
+    push_run(folder)
+    card = text_on(hub, repo)
+    assert card.count(WRITTEN) == 1 and "# Shirts\n" in card and ModelCard(card).data.license == "mit"
+    assert "0-4 | 21 |" in card and "0-4 | 20 |" not in card
+    assert card.count("## Limitations") == 1
+
+
+def test_what_somebody_wrote_here_is_pushed(hub, folder):
+    push_run(folder)
+    local = folder / "README.md"
+    local.write_text(local.read_text() + WRITTEN)
+    push_run(folder)
+    assert text_on(hub, f"{OWNER}/run").endswith(WRITTEN)
+
+
+def test_own_text_is_told_from_ours(folder):
+    card = (folder / "README.md").read_text()
+    assert (
+        not has_own_text(card) and has_own_text(card + WRITTEN) and has_own_text(amended("# My model\n\nGood.", card))
+    )
+
+
+# --- In a process of its own ---
+
+
+def test_with_nothing_but_the_environment(hub_server, folder, tmp_path):
+    script = f"""
+        from vecaf_hf.hub import push_run
+        print(push_run({str(folder)!r}).oid)
+    """
+    environment = {**os.environ, "HF_ENDPOINT": hub_server.url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "home")}
+    environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "model.safetensors" in hub_server.repos[f"{OWNER}/run"]
+    assert TOKEN not in done.stdout + done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
