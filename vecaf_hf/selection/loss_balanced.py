@@ -22,6 +22,9 @@ def loss_balanced(
     class, samples that training has not seen yet come first, and the others are as likely as each other: there large
     losses are those of wrong labels too. Equal shares before training has seen anything. A pool without one class per
     sample counts as one class.
+
+    Not for a run that goes many times through a class of few samples: it knows them by heart, and their losses say that
+    the class needs no more.
     """
     assert candidates.training_losses is not None
     candidates.check_not_negative("training_losses")
