@@ -27,12 +27,11 @@ from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parent))
 from comparison import summary_of, write_report
-from finetune import build_trainer
 from grid import Cell, Grid
-from options import parse
 
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.printable import listed
+from vecaf_hf.recipe import build_trainer, parse
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,9 @@ from vecaf_hf.scoring.warmup import linear_head, linear_of
 from vecaf_hf.scoring_trainer import PROXY_WITHOUT_CLASSES
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, find_strategy
+
+if TYPE_CHECKING:
+    from vecaf_hf.inspection import Inspection
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +128,12 @@ class VeCAFTrainer(PushingTrainer):
     def skipped_samples(self) -> dict[int, str]:
         """Samples that could not be loaded, with the reason (`on_bad_sample="skip"`)."""
         return self._pool.ledger.skipped
+
+    def inspect(self, folder: str | Path | None = None, samples: int | None = None) -> Inspection:
+        """The first selection and the budget of the run, without training: `vecaf_hf.inspection.inspect`."""
+        from vecaf_hf.inspection import inspect
+
+        return inspect(self, folder, samples)
 
     # --- Construction ---
 
@@ -258,6 +268,14 @@ class VeCAFTrainer(PushingTrainer):
             output = super().evaluation_loop(dataloader, *args, **kwargs)
         self.meter.add_forwards("evaluate", output.num_samples or 0)
         return output
+
+    def save_state(self) -> None:
+        """Trainer's, and what the loops selected and cost, without which no checkpoint might tell it."""
+        super().save_state()
+        if self._run is not None and self.args.should_save:
+            # What only a run that goes on needs is left out, and paths, which a push would show.
+            run = replace(self._run, step=self.state.global_step, cost=self.meter.state(), skipped={})
+            run.without_tensors().save(str(self.args.output_dir))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the run's card and pictures in `output_dir`, or renew our sections in the card that lies there. Takes

@@ -19,11 +19,10 @@ from tqdm.auto import tqdm
 from transformers import Trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from finetune import build_trainer
-from options import parse
 from ratios import summary
 
 from vecaf_hf.data.indexed import POOL_INDEX
+from vecaf_hf.recipe import build_trainer, parse
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 

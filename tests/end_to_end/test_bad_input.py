@@ -35,6 +35,7 @@ from torchvision.datasets import ImageFolder
 from transformers import TrainerCallback
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
+from vecaf_hf.recipe import build_trainer, parse
 from vecaf_hf.selection import Selection, select
 
 ROOT = Path(__file__).parents[2]
@@ -89,12 +90,10 @@ class Bench:
         return self.train(trainer={"sample_loss_func": sample_loss_func}, **options)
 
     def recipe(self, *command_line: str, text: str = "", **file: Any) -> None:
-        import finetune
-
         (self.folder / "options.yaml").write_text(text or json.dumps(file))
         defaults = {"dataset_name": str(ROOT / "recipes/data/fashion_mnist"), "model_name_or_path": "someone/absent"}
         command = ["--use_cpu", "true", "--report_to", "none", "--config", str(self.folder / "options.yaml")]
-        trainer, _ = finetune.build_trainer(*finetune.parse(defaults, [*command, *command_line]))
+        trainer, _ = build_trainer(*parse(defaults, [*command, *command_line]))
         trainer.add_callback(self.steps)
         trainer.train()
 

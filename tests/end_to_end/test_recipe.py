@@ -16,7 +16,9 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForImageClassification
 
+import vecaf_hf.recipe
 from vecaf_hf import CEACallback
+from vecaf_hf.recipe import build_trainer, captions_of, load_splits, local_models
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -31,9 +33,7 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parse(defaults: dict[str, Any], *command_line: str) -> Any:
-    import finetune
-
-    return finetune.parse(defaults, ["--use_cpu", "true", "--report_to", "none", *command_line])
+    return vecaf_hf.recipe.parse(defaults, ["--use_cpu", "true", "--report_to", "none", *command_line])
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +214,6 @@ def test_the_papers_settings(recipes: None, module: str, name: str, dataset: str
 def test_no_sample_is_in_two_splits_and_the_test_is_the_one_named(
     recipes: None, tmp_path: Path, module: str, name: str, shipped: dict[str, int]
 ) -> None:
-    import finetune
-
     folder, start = tmp_path / "data", 0
     folder.mkdir()
     for split, size in shipped.items():
@@ -224,7 +222,7 @@ def test_no_sample_is_in_two_splits_and_the_test_is_the_one_named(
         Dataset.from_dict(rows, features=features).to_parquet(str(folder / f"{split}.parquet"))
         start += size
     recipe, _, _ = parse(getattr(__import__(module), name), "--dataset_name", str(folder))
-    splits, label = finetune.load_splits(recipe, "label")
+    splits, label = load_splits(recipe, "label")
     numbers = {split: set(data["number"]) for split, data in splits.items()}
     assert label == "label" and set(numbers) == {"train", "validation", "test"}
     assert len(set.union(*numbers.values())) == sum(map(len, numbers.values())) == start
@@ -233,9 +231,6 @@ def test_no_sample_is_in_two_splits_and_the_test_is_the_one_named(
 
 
 def test_the_seed_settles_the_fresh_head(recipes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import finetune
-    import local_models
-
     # Where nothing is cached yet, the first run writes the package's weights as a checkpoint.
     monkeypatch.setattr(local_models, "HF_HOME", str(tmp_path / "empty"))
 
@@ -243,7 +238,7 @@ def test_the_seed_settles_the_fresh_head(recipes: None, tmp_path: Path, monkeypa
         options = ["--config", str(ROOT / QUICKSTART), "--output_dir", str(tmp_path), "--text_encoder", "none"]
         recipe, cea, args = parse({}, *options, "--dataset_name", str(ROOT / "recipes/data/fashion_mnist"))
         args.seed = seed
-        trainer, _ = finetune.build_trainer(recipe, cea, args)
+        trainer, _ = build_trainer(recipe, cea, args)
         return trainer.model.timm_model.classifier.weight.detach().clone()
 
     assert torch.equal(head(0), head(0))
@@ -277,12 +272,10 @@ def test_resuming_by_the_command_lines_word(recipes: None, monkeypatch: pytest.M
 
 def captions(*options: str) -> tuple[Dataset, Any]:
     """A pool of eight in four classes, and what CEA gets as captions."""
-    import finetune
-
     features = Features({"label": ClassLabel(names=list("wxyz")), "text": Value("string")})
     rows = {"label": [number % 4 for number in range(8)], "text": [*(f"number {number}" for number in range(7)), None]}
     pool = Dataset.from_dict(rows, features=features)
-    return pool, finetune.captions_of(parse({}, *options)[0], pool, "label")
+    return pool, captions_of(parse({}, *options)[0], pool, "label")
 
 
 def test_captions_are_shuffled_by_the_split_seed(recipes: None) -> None:
@@ -302,11 +295,9 @@ def test_a_template_is_filled_in_before_captions_are_shuffled(recipes: None) -> 
 
 
 def test_shuffled_captions_reach_cea(recipes: None, tmp_path: Path) -> None:
-    import finetune
-
     options = ["--config", str(ROOT / QUICKSTART), "--output_dir", str(tmp_path), "--max_train_samples", "100"]
     options += ["--dataset_name", str(ROOT / "recipes/data/fashion_mnist"), "--captions", "caption"]
-    trainer, _ = finetune.build_trainer(*parse({}, *options, "--shuffle_captions", "true"))
+    trainer, _ = build_trainer(*parse({}, *options, "--shuffle_captions", "true"))
     (cea,) = (one for one in trainer.callback_handler.callbacks if isinstance(one, CEACallback))
     plain = trainer.train_dataset.with_format(None)["caption"]
     assert cea.captions != list(plain) and Counter(cea.captions) == Counter(plain)

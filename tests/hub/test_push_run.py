@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub import ModelCard
 from local_hub import OWNER, TOKEN
 
+from vecaf_hf import cli
 from vecaf_hf.hub import PushError, push_run
 from vecaf_hf.reporting.amending import amended, has_own_text
 
@@ -38,6 +39,13 @@ def test_the_same_files_as_the_trainer(hub, finished, folder):
     finished.push_to_hub()
     assert hub.repos[f"{OWNER}/run"].keys() == alone.keys()
     assert hub.repos[f"{OWNER}/run"]["model.safetensors"] == alone["model.safetensors"]
+
+
+def test_the_command_says_where_it_went_or_what_failed(hub, folder, capsys):
+    assert cli.main(["push", str(folder), "--repo_id", f"{OWNER}/other", "--private"]) == 0
+    assert f"{OWNER}/other" in capsys.readouterr().out and "config.json" in hub.repos[f"{OWNER}/other"]
+    assert cli.main(["push", str(folder / "plots")]) == 1
+    assert "holds no model.safetensors, so no finished run" in capsys.readouterr().err
 
 
 def test_only_what_others_need(hub, folder):

@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,11 @@ class RunState:
         """
         loop = len(self.streams)
         return self.streams[-1].after(used, selection.indices, loop) if loop else Stream(selection.indices, loop)
+
+    def without_tensors(self) -> RunState:
+        """All but what only a run that goes on needs."""
+        empty: dict[str, Any] = {part: {} for part in PARTS}
+        return replace(self, **empty)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write both files into a checkpoint's folder."""

@@ -51,7 +51,7 @@ def curves(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any]]) 
 
     The pool's losses are those that the selection saw: of mixed age with rescore="stale", the probe's with "proxy".
     """
-    figure, (losses, accuracies) = _figure(9, 3.6, columns=2)
+    figure, (losses, accuracies) = panels(9, 3.6, columns=2)
     _line(losses, history, "loss", BLUE, "training")
     _line(losses, history, "eval_loss", ORANGE, "evaluation", marker="o")
     scored = [(record.step, record.pool_loss) for record in records if record.pool_loss is not None]
@@ -70,7 +70,7 @@ def curves(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any]]) 
 
 def selection(records: Sequence[LoopRecord], names: Sequence[str]) -> Figure:
     """Selected samples by class and loop, and how many were new in each loop."""
-    figure, (by_class, novelty) = _figure(9, 4.2, columns=2)
+    figure, (by_class, novelty) = panels(9, 4.2, columns=2)
     classes = sorted({label for record in records for label in record.class_counts})
     if classes:
         counts = np.array([[record.class_counts.get(label, 0) for record in records] for label in classes])
@@ -105,10 +105,10 @@ def selection(records: Sequence[LoopRecord], names: Sequence[str]) -> Figure:
 
 def cost(work: Mapping[str, Mapping[str, float]]) -> Figure:
     """Seconds and FLOPs by kind of work."""
-    figure, panels = _figure(9, 2.8, columns=2)
+    figure, sides = panels(9, 2.8, columns=2)
     kinds = [kind for kind in KINDS if work[kind]["seconds"] > 0 or work[kind]["flops"] > 0]
     labels = [kind.replace("_", " ") for kind in kinds]
-    for axes, unit, divisor in ((panels[0], "seconds", 1.0), (panels[1], "flops", 1e12)):
+    for axes, unit, divisor in ((sides[0], "seconds", 1.0), (sides[1], "flops", 1e12)):
         values = [work[kind][unit] / divisor for kind in kinds]
         bars = axes.barh(labels, values, color=[BLUE if kind == "train" else ORANGE for kind in kinds])
         axes.bar_label(bars, fmt="%.3g", padding=3)
@@ -119,12 +119,13 @@ def cost(work: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float, columns: int) -> tuple[Figure, Sequence[Axes]]:
+def panels(width: float, height: float, columns: int) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with so many axes side by side; sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    panels = figure.subplots(1, columns)
-    for axes in panels:
+    row = figure.subplots(1, columns, squeeze=False)[0]
+    for axes in row:
         axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels
+    return figure, row
 
 
 def _line(

@@ -36,17 +36,18 @@ def summarise(trainer: VeCAFTrainer, metrics: Mapping[str, float], plots: Iterab
 
 
 def loop_table(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any]]) -> str:
-    """`loop_rows` as a table."""
+    """`loop_rows` in columns."""
     return table(loop_rows(records, history))
 
 
 def loop_rows(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """One row a loop: what was selected, and how training and evaluation went until the next one.
+    """A header, and one row a loop: what was selected, and how training and evaluation went until the next one.
 
     The pool's loss is its candidates', as the selection saw them: see `LoopRecord`.
     """
     rows = [["loop", "steps", "selected", "new", "pool loss", "selected loss", "train loss", "eval accuracy"]]
-    for record, until in zip(records, [*(r.step for r in records[1:]), None], strict=True):
+    ends: list[int | None] = [*(record.step for record in records[1:]), None]
+    for record, until in zip(records, ends[: len(records)], strict=True):
         logs = [log for log in history if record.step < log["step"] <= (until or log["step"])]
         losses = [log["loss"] for log in logs if "loss" in log]
         accuracies = [log["eval_accuracy"] for log in logs if "eval_accuracy" in log]

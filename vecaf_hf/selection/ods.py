@@ -47,6 +47,7 @@ def ods(candidates: Candidates, budget: int, options: SelectionOptions, generato
         candidates.indices.cpu()[torch.cat([part.rows for part in parts])],
         weights=torch.cat([part.mass for part in parts]) if options.sample_weights == "mass" else None,
         info=_figures(parts),
+        centroid_similarity=torch.cat([part.similarity for part in parts]),
     )
 
 
@@ -85,12 +86,14 @@ class _Part:
     Args:
         rows: Of the candidates. LongTensor [k].
         mass: Samples of the cell that each stands for, ones where nobody asked. [k].
+        similarity: Of each to its centroid; NaN where there was nothing to choose. [k].
         flops: Work.
         optimised: How it went; None where there was nothing to choose.
     """
 
     rows: Tensor
     mass: Tensor
+    similarity: Tensor
     flops: float = 0.0
     optimised: Optimised | None = None
 
@@ -106,7 +109,7 @@ def _select_in_cell(
     assert candidates.embeddings is not None
     if cell.budget == len(cell.rows):
         advance(2 * options.ensemble_size * options.selection_steps)
-        return _Part(cell.rows.cpu(), torch.ones(cell.budget))
+        return _Part(cell.rows.cpu(), torch.ones(cell.budget), torch.full((cell.budget,), torch.nan))
     whole = len(cell.rows) == len(candidates)
     embeddings = unit_rows(candidates.embeddings, None if whole else cell.rows)
     weights = weights[cell.rows]
@@ -123,7 +126,8 @@ def _select_in_cell(
     mass = torch.ones(cell.budget)
     if options.sample_weights == "mass":
         mass, flops = _mass(embeddings, chosen), flops + one_pass
-    return _Part(cell.rows[chosen].cpu(), mass, flops, best)
+    similarity = (embeddings[chosen] * best.view.centroids).sum(dim=1).cpu()
+    return _Part(cell.rows[chosen].cpu(), mass, similarity, flops, best)
 
 
 def _mass(embeddings: Tensor, chosen: Tensor) -> Tensor:

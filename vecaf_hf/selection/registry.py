@@ -146,7 +146,10 @@ def _with_random(
     rest = candidates.take(~torch.isin(candidates.indices, selection.indices.to(candidates.indices.device)))
     draw = random if rest.classes is None else balanced
     more = draw(rest, count, options, generator)
-    return replace(selection, indices=torch.cat([selection.indices, more.indices]))
+    similarity = selection.centroid_similarity
+    if similarity is not None:
+        similarity = torch.cat([similarity, similarity.new_full((len(more),), torch.nan)])
+    return replace(selection, indices=torch.cat([selection.indices, more.indices]), centroid_similarity=similarity)
 
 
 def _selection(chosen: Any, strategy: object) -> Selection:

@@ -21,6 +21,8 @@ class Selection:
             equal shares.
         info: Figures about how the selection was made (objective, steps), for logs. NumPy's and torch's numbers
             become Python's, which a checkpoint can hold.
+        centroid_similarity: Cosine similarity of each sample to the centroid that took it, NaN where none did; None
+            from a strategy without centroids. For looking at: no checkpoint keeps it. [K].
 
     Raises:
         ValueError: Indices repeat, are negative or no whole numbers, the weights have another length or are negative,
@@ -30,6 +32,7 @@ class Selection:
     indices: Tensor
     weights: Tensor | None = None
     info: dict[str, float] = field(default_factory=dict)
+    centroid_similarity: Tensor | None = None
 
     def __post_init__(self) -> None:
         indices = torch.as_tensor(self.indices)

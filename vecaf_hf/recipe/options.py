@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
-from vecaf_hf import VeCAFArguments
+from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.data.pools import POOLS
+from vecaf_hf.selection import SelectionOptions
 from vecaf_hf.validation import check_at_least, check_choice, check_fraction, whole
 
 
@@ -116,6 +117,7 @@ ALTERNATIVES: dict[str, dict[str, Any]] = {
 }
 
 Arguments = tuple[RecipeArguments, CEAOptions, VeCAFArguments]
+T = TypeVar("T")
 
 
 def parse(defaults: Mapping[str, Any], command_line: list[str] | None = None) -> Arguments:
@@ -124,8 +126,62 @@ def parse(defaults: Mapping[str, Any], command_line: list[str] | None = None) ->
     Raises:
         ValueError: File or command line have what is no option; the nearest option is suggested.
     """
+    recipe, cea, args = _parsed([], defaults, command_line)
+    return recipe, cea, args
+
+
+def parse_with(
+    own: type[T], defaults: Mapping[str, Any], command_line: list[str] | None = None, **texts: str
+) -> tuple[T, Arguments]:
+    """The same for a command with options of its own.
+
+    Args:
+        own: A dataclass of them.
+        defaults: Of all options.
+        command_line: Its words; those of this process if None.
+        **texts: What `--help` says: argparse's `prog`, `usage` and `description`.
+    """
+    found, recipe, cea, args = _parsed([own], defaults, command_line, **texts)
+    return found, (recipe, cea, args)
+
+
+class GroupedParser(HfArgumentParser):
+    """A parser whose `--help` lists options by what they are about.
+
+    Args:
+        groups: Title -> names of options, in the order in which they are listed.
+        **options: HfArgumentParser's.
+    """
+
+    def __init__(self, groups: Mapping[str, Collection[str]], **options: Any) -> None:
+        self._titles = {name: title for title, names in groups.items() for name in names}
+        self._groups: dict[str, Any] = {}
+        super().__init__(**options)
+
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        # A switch that is on by default has a second option that turns it off.
+        name = str(names[0]).lstrip("-").replace("-", "_").removeprefix("no_")
+        title = self._titles.get(name)
+        if title is None:
+            return super().add_argument(*names, **options)
+        if not self._groups:
+            self._groups = {one: self.add_argument_group(one) for one in dict.fromkeys(self._titles.values())}
+        return self._groups[title].add_argument(*names, **options)
+
+
+def _parsed(more: list[type], defaults: Mapping[str, Any], command_line: list[str] | None, **texts: str) -> list[Any]:
+    of_trainer, of_selection = (set(one.__dataclass_fields__) for one in (TrainingArguments, SelectionOptions))
+    groups: dict[str, Collection[str]] = {
+        "this command": ["config", *(one.name for own in more for one in fields(own))],
+        "data, model and captions": list(RecipeArguments.__dataclass_fields__),
+        "Cross-attentive Embedding Augmentation": list(CEAOptions.__dataclass_fields__),
+        "selection": of_selection,
+        "loops and scoring": VeCAFArguments.__dataclass_fields__.keys() - of_trainer - of_selection,
+        "training, as in transformers' TrainingArguments": of_trainer,
+    }
+    types: Any = [*more, RecipeArguments, CEAOptions, VeCAFArguments]
     # Without abbreviations: what has been given must be known by its name.
-    parser = HfArgumentParser([RecipeArguments, CEAOptions, VeCAFArguments], allow_abbrev=False)  # type: ignore[list-item]
+    parser = GroupedParser(groups, dataclass_types=types, allow_abbrev=False, **texts)
     parser.add_argument("--config", help="YAML file of options, overridden by the command line.")
     parser.set_defaults(**defaults)
     known, unknown = parser.parse_known_args(command_line)
@@ -142,10 +198,11 @@ def parse(defaults: Mapping[str, Any], command_line: list[str] | None = None) ->
     words = sys.argv[1:] if command_line is None else command_line
     options = {word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")}
     parser.set_defaults(**overridden(options))
-    recipe, cea, args, _ = parser.parse_args_into_dataclasses(command_line, return_remaining_strings=False)
+    *found, _ = parser.parse_args_into_dataclasses(command_line, return_remaining_strings=False)
+    recipe, _, args = found[-3:]
     if recipe.total_train_batch_size is not None:
         args.per_device_train_batch_size = batch_per_device(recipe.total_train_batch_size, args)
-    return recipe, cea, args
+    return found
 
 
 def overridden(given: Collection[str]) -> dict[str, Any]:

@@ -1,0 +1,199 @@
+"""From a run's options to its trainer: data, model, transforms, augmentation."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
+from sklearn.metrics import accuracy_score
+from torch import Tensor
+from torchvision.transforms import v2
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    EvalPrediction,
+    PreTrainedModel,
+    set_seed,
+)
+
+from vecaf_hf.arguments import VeCAFArguments
+from vecaf_hf.augmentation import CEACallback
+from vecaf_hf.augmentation.captions import find_captions
+from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.augmentation.text_checkpoint import LOADING_ADVICE
+from vecaf_hf.data.columns import find_label_column, read_labels
+from vecaf_hf.data.pools import make_pool
+from vecaf_hf.printable import listed
+from vecaf_hf.recipe.local_models import resolve_model
+from vecaf_hf.recipe.options import RecipeArguments
+from vecaf_hf.trainer import VeCAFTrainer
+from vecaf_hf.validation import check_choice
+
+
+@contextmanager
+def naming(kind: str, name: str) -> Iterator[None]:
+    """Errors inside the block say what could not be loaded and what to do."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"cannot load the {kind} {name!r}: {' '.join(str(error).split())}; {LOADING_ADVICE}"
+        ) from error
+
+
+def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[DatasetDict, str]:
+    """The splits `train`, `validation` and (where there is one) `test`, and the name of the label column."""
+    if not recipe.dataset_name:
+        raise ValueError(
+            "dataset_name is not set: give a dataset's Hub id, or a folder of parquet files or class folders"
+        )
+    with naming("dataset", recipe.dataset_name):
+        data = load_dataset(recipe.dataset_name, recipe.dataset_config_name)
+    if recipe.test_split is not None and recipe.test_split in (recipe.train_split, recipe.validation_split):
+        raise ValueError(
+            f"test_split is {recipe.test_split!r}, which the run trains on or watches: name another or none"
+        )
+    for split in (recipe.train_split, recipe.validation_split, recipe.test_split):
+        if split is not None:
+            check_choice(f"a split of {recipe.dataset_name}", split, data)
+    train = data[recipe.train_split]
+    label = find_label_column(train, label_column)
+    if label is None:
+        raise ValueError(f"which of the columns {listed(train.column_names)} holds the label? Set label_column")
+    for split in {recipe.train_split, recipe.validation_split, recipe.test_split} - {None}:
+        if any(value is None or value != value for value in data[split].unique(label)):
+            raise ValueError(f"some samples of the split {split!r} have no {label!r}: mend or remove them")
+    if not isinstance(train.features[label], ClassLabel):
+        # By the training split's classes: encoded by itself, a split that lacks a class would number them otherwise.
+        classes = ClassLabel(names=sorted({str(value) for value in train.unique(label)}))
+        data = data.cast_column(label, Value("string")).cast_column(label, classes)
+        train = data[recipe.train_split]
+    named = {"validation": recipe.validation_split, "test": recipe.test_split}
+    splits = DatasetDict({name: data[split] for name, split in named.items() if split is not None})
+    for name, fraction in (("validation", recipe.validation_fraction), ("test", recipe.test_fraction)):
+        if name not in splits and fraction > 0:
+            halves = train.train_test_split(fraction, seed=recipe.split_seed, stratify_by_column=label)
+            train, splits[name] = halves["train"], halves["test"]
+    if recipe.max_train_samples is not None:
+        count = min(recipe.max_train_samples, len(train))
+        train = train.shuffle(seed=recipe.split_seed).select(range(count))
+    splits["train"] = train
+    return splits, label
+
+
+def captions_of(recipe: RecipeArguments, pool: Dataset, label: str) -> str | list[str | None]:
+    """The column or template; or each sample's caption, where they are shuffled."""
+    if not recipe.shuffle_captions:
+        return recipe.captions
+    if recipe.captioner is not None:
+        raise ValueError(
+            "shuffle_captions deals out captions that are there before the run: write them with "
+            "vecaf_hf.caption_dataset, and set captions to their column"
+        )
+    captions = find_captions(recipe.captions, pool, read_labels(pool, label), pool.features[label].names)
+    # Not NumPy's generator: that one has drawn the pool by this seed.
+    return random.Random(recipe.split_seed).sample(captions, len(captions))
+
+
+def load_model(name: str, class_names: list[str]) -> PreTrainedModel:
+    """The pretrained model with a fresh head for these classes."""
+    model = AutoModelForImageClassification.from_pretrained(
+        name,
+        num_labels=len(class_names),
+        id2label=dict(enumerate(class_names)),
+        label2id={name: index for index, name in enumerate(class_names)},
+        ignore_mismatched_sizes=True,
+    )
+    if hasattr(model.config, "label_names"):
+        # A timm checkpoint's list of names is saved as it was loaded, and hides id2label.
+        model.config.label_names = class_names
+    # Lite0's training step at 40 px takes half the time on one CPU thread (0.15 s in place of 0.30 for a batch of 64);
+    # sums differ in their last bits.
+    return model.to(memory_format=torch.channels_last)
+
+
+def image_transforms(recipe: RecipeArguments, processor: Any) -> tuple[v2.Transform, v2.Transform]:
+    """The transform of training and that of evaluation, with the model's own mean and deviation."""
+    statistics = getattr(processor, "data_config", None) or {
+        "mean": processor.image_mean,
+        "std": processor.image_std,
+    }
+    size = recipe.image_size
+    to_tensor = [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(statistics["mean"], statistics["std"]),
+    ]
+    crop, centre = v2.Resize((size, size)), [v2.Resize((size, size))]
+    if recipe.crop_scale < 1:
+        crop = v2.RandomResizedCrop(size, scale=(recipe.crop_scale, 1.0))
+        # ImageNet's convention: the short side a seventh longer than the crop.
+        centre = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
+    flip = [v2.RandomHorizontalFlip()] if recipe.horizontal_flip else []
+    return v2.Compose([crop, *flip, *to_tensor]), v2.Compose([*centre, *to_tensor])
+
+
+def with_images(dataset: Dataset, transform: v2.Transform, image: str, label: str) -> Dataset:
+    """The dataset giving what the model takes."""
+
+    def apply(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        pixels = [transform(picture.convert("RGB")) for picture in batch[image]]
+        return {"pixel_values": pixels, "labels": batch[label]}
+
+    return dataset.with_transform(apply)
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    return {
+        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+        "labels": torch.tensor([sample["labels"] for sample in samples]),
+    }
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    return {"accuracy": accuracy_score(prediction.label_ids, np.argmax(prediction.predictions, axis=-1))}
+
+
+def build_trainer(
+    recipe: RecipeArguments, cea: CEAOptions, args: VeCAFArguments
+) -> tuple[VeCAFTrainer, Dataset | None]:
+    """The trainer, and the test split."""
+    # The transforms read columns that the model does not know.
+    args.remove_unused_columns = False
+    splits, label = load_splits(recipe, args.label_column)
+    args.label_column = label
+    check_choice("image_column", cea.image_column, splits["train"].column_names)
+    splits["train"] = make_pool(splits["train"], recipe.pool, label, cea.image_column, recipe.split_seed)
+    name = resolve_model(recipe.model_name_or_path)
+    with naming("model", name):
+        processor = AutoImageProcessor.from_pretrained(name)
+    train_transform, eval_transform = image_transforms(recipe, processor)
+    callbacks = []
+    if recipe.text_encoder is not None:
+        encoder = resolve_model(recipe.text_encoder)
+        captions = captions_of(recipe, splits["train"], label)
+        callbacks.append(CEACallback(encoder, captions, recipe.captioner, **vars(cea)))
+
+    def view(split: str, transform: v2.Transform) -> Dataset:
+        return with_images(splits[split], transform, cea.image_column, label)
+
+    # Trainer seeds the generators too, but only once it has the model, whose fresh head is drawn before. Nothing may
+    # come between seed and model: what is found cached draws nothing, what is not may.
+    set_seed(args.seed)
+    trainer = VeCAFTrainer(
+        model=load_model(name, splits["train"].features[label].names),
+        args=args,
+        train_dataset=view("train", train_transform),
+        scoring_dataset=view("train", eval_transform),
+        eval_dataset=view("validation", eval_transform),
+        processing_class=processor,
+        data_collator=collate,
+        compute_metrics=accuracy,
+        callbacks=callbacks,
+    )
+    return trainer, view("test", eval_transform) if "test" in splits else None
