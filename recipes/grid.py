@@ -62,10 +62,6 @@ class Grid:
     @classmethod
     def load(cls, file: Path) -> Grid:
         values = _read(file)
-        if "base" in values:
-            base = _read(file.parent / values.pop("base"))
-            options = {**(base.get("options") or {}), **(values.get("options") or {})}
-            values = {**base, **values, "options": options}
         _check(file, values)
         return cls(**{**values, "folder": Path(values["folder"]), "report": Path(values["report"])})
 
@@ -164,7 +160,11 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         kind = "nothing" if values is None else f"a {type(values).__name__}"
         raise ValueError(f"{file} holds {kind}; it must have lines of `key: value`")
-    return values
+    if "base" not in values:
+        return values
+    base = _read(file.parent / values.pop("base"))
+    options = {**(base.get("options") or {}), **(values.get("options") or {})}
+    return {**base, **values, "options": options}
 
 
 def _check(file: Path, values: Mapping[str, Any]) -> None:

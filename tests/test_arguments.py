@@ -208,6 +208,7 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "single_run": True,
         "on_bad_sample": "skip",
         "head_warmup": True,
+        "random_fraction": 0.25,
     }
     value = others[field.name] if field.name in others else field.default * 2
     assert value != field.default

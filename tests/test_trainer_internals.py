@@ -38,6 +38,7 @@ SIGNATURES = {
     "push_to_hub": "commit_message=, blocking=, token=, revision=, private=, kwargs",
     "_push_from_checkpoint": "checkpoint_folder",
     "_finish_current_push": "",
+    "save_state": "",
     "log": "logs, start_time=",
     "add_callback": "callback",
     "__init__": (

@@ -23,6 +23,7 @@ from vecaf_hf.augmentation.captioning import PoolCaptions
 from vecaf_hf.augmentation.pool_texts import PoolTexts
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.recipe import captions_of, parse
 
 POOL, BUDGET = 60, 15
 Make = Callable[..., Any]
@@ -437,15 +438,12 @@ def test_captions_are_encoded_round_by_round(text_encoder, captioner):
 # --- In a recipe ---
 
 
-def test_a_recipe_takes_a_captioner_from_the_command_line(blip, train, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "recipes"))
-    import finetune
-
+def test_a_recipe_takes_a_captioner_from_the_command_line(blip, train):
     words = ["--use_cpu", "true", "--captions", "auto", "--captioner", blip, "--caption_when", "selected"]
-    recipe, cea, _ = finetune.parse({}, words)
+    recipe, cea, _ = parse({}, words)
     assert (recipe.captions, recipe.captioner, cea.caption_when) == ("auto", blip, "selected")
-    assert finetune.captions_of(recipe, train, "label") == "auto"
-    assert finetune.parse({}, ["--use_cpu", "true", "--captioner", "none"])[0].captioner is None
-    shuffled, _, _ = finetune.parse({}, [*words, "--shuffle_captions", "true"])
+    assert captions_of(recipe, train, "label") == "auto"
+    assert parse({}, ["--use_cpu", "true", "--captioner", "none"])[0].captioner is None
+    shuffled, _, _ = parse({}, [*words, "--shuffle_captions", "true"])
     with pytest.raises(ValueError, match=r"write them with .*caption_dataset, and set captions"):
-        finetune.captions_of(shuffled, train, "label")
+        captions_of(shuffled, train, "label")

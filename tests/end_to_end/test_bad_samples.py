@@ -161,7 +161,7 @@ def test_what_training_decides_is_looked_at_when_it_is_decided(
     make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, train: Dataset
 ) -> None:
     """Three loops over 57 that are whole and two that are not, unseen ones first."""
-    options = {"strategy": "loss_balanced", "num_loops": 3, "max_steps": 9}
+    options = {"strategy": "loss_balanced", "num_loops": 3, "max_steps": 9, "seed": 1}
     steps, tried = Steps(), []
 
     class Tried(TrainerCallback):

@@ -96,11 +96,11 @@ def test_seconds_are_of_one_process_and_samples_of_all(arguments):
 
 def test_shares_are_of_what_plain_finetuning_would_not_have(arguments):
     cost = foreseen(arguments(single_run=True), schedule(), RunSizes(selected=10), UNIT)
-    extra, plain = 1020.0 + 7, 3 * 80 * 100.0
+    extra, plain = 1020.0 + 7 + 11, 3 * 80 * 100.0
     assert cost.share("flops") == pytest.approx(extra / (extra + plain))
-    assert cost.share("seconds") == pytest.approx((51 + 3) / (51 + 3 + 40 * 4))
+    assert cost.share("seconds") == pytest.approx((51 + 3 + 13) / (51 + 3 + 13 + 40 * 4))
     assert foreseen(arguments(strategy="random"), schedule(), RunSizes(10), UNIT).share("flops") == pytest.approx(
-        14 / (14 + plain)
+        (14 + 11) / (14 + 11 + plain)
     )
 
 

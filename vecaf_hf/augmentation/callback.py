@@ -101,12 +101,12 @@ class CEACallback(LearnsBesideModel):
                 'toward="instance" needs one class per sample, and no labels can be read: set label_column'
             )
         if self.options.alignment == "dual":
+            images = raw_images(dataset, column, 'alignment="dual"', 'set image_column, or use alignment="ridge"')
             if not self.encoder.is_dual:
                 raise ValueError(
                     f'alignment="dual" needs an encoder of texts and images, and {self.encoder.name_or_path!r} has no '
                     'image tower: use alignment="ridge", or CLIP or SigLIP'
                 )
-            images = raw_images(dataset, column, 'alignment="dual"', 'set image_column, or use alignment="ridge"')
         captions: list[str | None] | PoolCaptions
         if self.captioner is None:
             captions = find_captions(self.captions, dataset, labels, class_names)
