@@ -447,3 +447,18 @@ def test_a_recipe_takes_a_captioner_from_the_command_line(blip, train):
     shuffled, _, _ = parse({}, [*words, "--shuffle_captions", "true"])
     with pytest.raises(ValueError, match=r"write them with .*caption_dataset, and set captions"):
         captions_of(shuffled, train, "label")
+
+
+# --- Looked at before it is started ---
+
+
+@pytest.mark.parametrize("caption_when", ["pool", "selected"])
+def test_a_look_captions_nothing_and_says_so(make_run, caption_when):
+    trainer = make_run(cea={"caption_when": caption_when})
+    found = trainer.inspect()
+    assert trainer.cea.captioner.forwards == 0
+    assert any("captioner" in note for note in found.cost.notes)
+    assert {sample.caption for sample in found.samples.values()} == {None}
+    # And the run that follows is whole.
+    trainer.train()
+    assert trainer.cea.captioner.forwards > 0

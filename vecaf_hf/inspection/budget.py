@@ -50,12 +50,14 @@ class RunSizes:
         evaluated: Samples of one evaluation.
         held_out: Samples that a strategy fits a model of its own on.
         has_cea: Whether embeddings are augmented.
+        has_captioner: Whether their captions are made in the run.
     """
 
     selected: int
     evaluated: int = 0
     held_out: int = 0
     has_cea: bool = False
+    has_captioner: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def foreseen(args: VeCAFArguments, schedule: LoopSchedule, sizes: RunSizes, unit
             }
         )
     plain = {kind: summed(loop[kind] for loop in loops) for kind in PLAIN}
-    return Budget(tuple(loops), plain, notes=_unforeseen(args))
+    return Budget(tuple(loops), plain, notes=_unforeseen(args, sizes))
 
 
 def selects(args: VeCAFArguments, loop: int) -> bool:
@@ -191,9 +193,13 @@ def _evaluated(samples: int, world: int, unit: UnitCosts) -> Work:
     return Work(samples, samples * unit.forward_flops, samples / world * unit.evaluate_seconds)
 
 
-def _unforeseen(args: VeCAFArguments) -> tuple[str, ...]:
+def _unforeseen(args: VeCAFArguments, sizes: RunSizes) -> tuple[str, ...]:
     strategy = find_strategy(args.strategy)
     notes = ["Each selection is taken to cost what the first one did. What stops a run early is not foreseen."]
+    if sizes.has_captioner:
+        notes.append(
+            "What the captioner and its captions cost is not in it; the selection here is of plain embeddings."
+        )
     if strategy.learner is not None:
         notes.append("What the strategy's own networks cost, and what they look at, cannot be told before they learn.")
     if args.scoring_way[0] == "proxy" and strategy.needs_forward:

@@ -223,7 +223,7 @@ def _map(
 def _samples(shown: Sequence[int], candidates: Candidates, trainer: VeCAFTrainer) -> dict[int, Sample]:
     names, pool = trainer.class_names, trainer._pool
     captions: Sequence[str | None] | None = None
-    if trainer.cea is not None:
+    if trainer.cea is not None and trainer.cea.captioner is None:
         captions = find_captions(trainer.cea.captions, pool.dataset, pool.labels, names)
     classes = candidates.classes
     label_of = {} if classes is None else dict(zip(candidates.indices.tolist(), classes.tolist(), strict=True))

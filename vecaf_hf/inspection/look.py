@@ -101,10 +101,16 @@ def look(trainer: VeCAFTrainer, samples: int | None) -> Look:
             candidates, is_drawn = _scored_for_looking(twin, selection, samples or LOOKED_AT)
         unit = _unit_costs(twin, selection)
     held_out = len(twin._held_out()) if "irreducible" in strategy.reads else 0
-    sizes = RunSizes(len(selection), _evaluated(twin.eval_dataset), held_out, twin.cea is not None)
-    if part is not None:
-        # The run's own selections, not this one of a part.
-        sizes = RunSizes(schedule.budget, sizes.evaluated, held_out, sizes.has_cea)
+    # The run's own selections, not one of a part.
+    selected = len(selection) if part is None else schedule.budget
+    cea = trainer.cea
+    sizes = RunSizes(
+        selected,
+        _evaluated(twin.eval_dataset),
+        held_out,
+        cea is not None,
+        cea is not None and cea.captioner is not None,
+    )
     return Look(schedule, selection, candidates, is_drawn, part, scores, sizes, unit)
 
 
@@ -116,7 +122,10 @@ def _twin(trainer: VeCAFTrainer) -> VeCAFTrainer:
     twin.meter, twin._fitting = CostMeter(), FittingBatches()
     twin._teaching = Teaching(trainer.args, trainer.accelerator)
     twin._schedule = trainer._make_schedule()
-    if trainer.cea is not None:
+    if trainer.cea is not None and trainer.cea.captioner is not None:
+        # To caption the pool is to pay: the look is at plain embeddings.
+        twin.cea = None
+    elif trainer.cea is not None:
         twin.cea = CEACallback(trainer.cea.encoder, trainer.cea.captions, **vars(trainer.cea.options))
         twin.cea.read_captions(twin._pool.dataset, twin._pool.labels, twin.class_names)
     return twin
