@@ -66,6 +66,12 @@ def find_checkpoint(resume_from_checkpoint: str | bool, output_dir: str) -> str 
     return None
 
 
+def whole_checkpoints(output_dir: Path) -> list[Path]:
+    """The whole ones in a run's folder, whichever run wrote them, in the order of their steps."""
+    found = sorted(output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step)
+    return [folder for folder in found if _step(folder) >= 0 and find_damage(folder) is None]
+
+
 def claim(output_dir: str, run: str) -> None:
     """Note which run writes its checkpoints here from now on: those of earlier ones are no longer resumed by True."""
     Path(output_dir).mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from huggingface_hub import CommitOperationAdd
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
-from vecaf_hf.checkpoint import RUN_FILE, find_damage
+from vecaf_hf.checkpoint import RUN_FILE, whole_checkpoints
 from vecaf_hf.local_paths import without_paths, without_places
 from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE
 from vecaf_hf.reporting.card import PLOTS
@@ -46,7 +46,8 @@ def run_files(folder: Path, strategy: HubStrategy) -> Files:
             f"model, or one of its {PREFIX_CHECKPOINT_DIR}-N folders"
         )
     if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-        for checkpoint in _whole_checkpoints(folder):
+        # Of those that take one place in the repository, the last one does.
+        for checkpoint in whole_checkpoints(folder):
             files |= checkpoint_in(checkpoint, strategy)
     return files
 
@@ -113,13 +114,6 @@ def _files(folder: Path, kinds: Collection[str]) -> list[Path]:
         for path in found
         if path.is_file() and (path.suffix in kinds or path.name in kinds) and path.name[0] not in "._"
     ]
-
-
-def _whole_checkpoints(folder: Path) -> list[Path]:
-    """In the order of their steps: of those that take one place in a repository, the last one does."""
-    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdecimal()]
-    whole = [path for path in found if find_damage(path) is None]
-    return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def _dumped(value: Any) -> bytes:

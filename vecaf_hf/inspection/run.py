@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from vecaf_hf.checkpoint import find_damage
+from vecaf_hf.checkpoint import find_damage, whole_checkpoints
 from vecaf_hf.cost import KINDS, Work
 from vecaf_hf.loop import LoopRecord, RunState
 from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE
@@ -124,8 +123,7 @@ def _last_checkpoint(folder: Path) -> Path | None:
     """The last whole one in a run's folder, or the folder itself where it is one."""
     if (folder / JSON_FILE).is_file() and find_damage(folder) is None:
         return folder
-    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if find_damage(path) is None]
-    return max(found, key=_written, default=None)
+    return max(whole_checkpoints(folder), key=_written, default=None)
 
 
 def _written(checkpoint: Path) -> float:
