@@ -471,9 +471,11 @@ def test_a_dual_alignment_without_raw_images(dataset):
 
 
 def test_a_dual_alignment_without_an_image_tower():
+    features = datasets.Features({"x": datasets.Image()})
+    dataset = datasets.Dataset.from_dict({"x": [Image.new("L", (2, 2)), Image.new("L", (2, 2))]}, features=features)
     callback = CEACallback(StubEncoder(), ["a", "b"], alignment="dual", image_column="x")
     with pytest.raises(ValueError, match="'stub' has no image tower"):
-        callback.read_captions(datasets.Dataset.from_dict({"x": [1, 2]}), None, [])
+        callback.read_captions(dataset, None, [])
 
 
 def test_the_gradient_of_a_learned_alignment_is_clipped_and_cleared():

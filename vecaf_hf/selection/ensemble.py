@@ -31,9 +31,11 @@ def debiased(members: list[Tensor]) -> Tensor:
     aligned = matched(members)
     mean = aligned.mean(dim=0)
     bias = aligned[0] - mean  # [K, d]
-    step = torch.linalg.solve(shrunk_covariance(aligned - mean), bias.double().T).T.to(bias.dtype)
+    # Where members are alike but for rounding, Sigma^-1 leaves single precision's range.
+    step = torch.linalg.solve(shrunk_covariance(aligned - mean), bias.double().T).T
     norm = step.norm(dim=1, keepdim=True).clamp(min=torch.finfo(step.dtype).tiny)
-    return unit(aligned[0] - step * (bias.norm(dim=1, keepdim=True) / norm).clamp(max=1))
+    bounded = step * (bias.norm(dim=1, keepdim=True) / norm).clamp(max=1)
+    return unit(aligned[0] - bounded.to(bias.dtype))
 
 
 def shrunk_covariance(deviations: Tensor) -> Tensor:
