@@ -108,6 +108,7 @@ def arguments(tmp_path: Path) -> Callable[..., VeCAFArguments]:
     def make(**options: Any) -> VeCAFArguments:
         defaults: dict[str, Any] = {
             "output_dir": str(tmp_path / "run"),
+            "strategy": "ods",
             "num_loops": 2,
             "max_steps": 8,
             "per_device_train_batch_size": 8,

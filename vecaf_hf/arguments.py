@@ -44,7 +44,10 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
 
     num_loops: int = field(
         default=3,
-        metadata={"help": "Loops L: the run's batches are divided evenly, and each loop selects anew."},
+        metadata={
+            "help": "Loops L: the run's batches are divided evenly, and each loop selects anew. Measured: strategies "
+            "that score nothing need no more than 5, and 50 do not harm; at equal cost ods is best with some 5."
+        },
     )
     selection_fraction: float | None = field(
         default=None,
@@ -72,7 +75,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "embeddings as old as the scores, and checkpoints hold them for later loops (4 bytes x pool x dimension, "
             "and x classes for the logits where the strategy takes them). Strategies that choose among 10 fresh "
             "candidates per selected sample (rho_loss, learn_loss, ta_vaal) score those, whatever rescore and "
-            "scoring_fraction say."
+            "scoring_fraction say. Measured with ods: no way is better than another beyond the noise."
         },
     )
     scoring_fraction: float | None = field(
@@ -101,7 +104,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         default=False,
         metadata={
             "help": "Before the first selection, fit the head on the scored samples' frozen embeddings by logistic "
-            "regression: a fresh head's losses say nothing."
+            "regression: a fresh head's losses say nothing. Measured: no gain beyond the noise."
         },
     )
     on_bad_sample: str = field(

