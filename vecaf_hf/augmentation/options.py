@@ -18,8 +18,8 @@ class CEAOptions:
     step_size: float = field(
         default=0.1,
         metadata={
-            "help": "Eta of Eq. 9, the part of the way towards the caption: 0 moves nothing, 1 lands on it. Measured at "
-            "0.1 and 0.3: captions of the class or the instance do no better than those of other images."
+            "help": "Eta of Eq. 9, the part of the way towards the caption: 0 moves nothing, 1 lands on it. Measured "
+            "at 0.1 and 0.3: captions of the class or the instance do no better than those of other images."
         },
     )
     attention: str = field(
