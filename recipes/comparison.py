@@ -156,7 +156,7 @@ def table(results: Results, pool: str) -> str:
             cells.append(with_error([one - other for one, other in pairs], sign="+") if method != opponent else "")
             cells += [_part(*part_of_whole(runs, reference, measure), len(runs)) for measure in MEASURES.values()]
         rows.append(cells)
-    return _markdown([header, *rows])
+    return markdown([header, *rows])
 
 
 def notes(results: Results, pool: str) -> str:
@@ -175,7 +175,7 @@ def cost_table(results: Results, pool: str) -> str:
         parts = [_mean_work(entry, kind) for kind in kinds]
         cells = [f"{part['flops'] / 1e12:.2f} ({part['seconds']:.1f})" if any(part.values()) else "" for part in parts]
         rows.append([f"`{method}`", *cells])
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _mean_work(entry: Mapping[str, Any], kind: str) -> dict[str, float]:
@@ -183,7 +183,8 @@ def _mean_work(entry: Mapping[str, Any], kind: str) -> dict[str, float]:
     return {name: fmean(part[name] for part in parts) for name in ("flops", "seconds")}
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first row is its header."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

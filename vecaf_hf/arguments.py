@@ -46,7 +46,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         default=3,
         metadata={
             "help": "Loops L: the run's batches are divided evenly, and each loop selects anew. Measured: strategies "
-            "that score nothing need no more than 5, and 50 do not harm; at equal cost ods is best with some 5."
+            "that score nothing gain little beyond one loop and lose nothing by 50; at equal cost ods loses with 15 or more."
         },
     )
     selection_fraction: float | None = field(

@@ -511,3 +511,24 @@ def test_without_a_test_no_model_is_kept(tmp_path):
     # Evaluated at its end all the same.
     (run,) = json.loads((tmp_path / "results" / "results.json").read_text())["redundant/full"]["runs"]
     assert [one["step"] for one in run["curve"]] == [4]
+
+
+def test_an_ablation_is_compared_seed_by_seed_with_its_strategys_defaults():
+    from ablations import differences, pooled_error, variants
+
+    results = {
+        "clean/ods": entry([[0.5], [0.7]], None),
+        "clean/balanced": entry([[0.4], [0.4]], None, strategy="balanced"),
+        "clean/ods_raw": entry([[0.6], [0.6]], None),
+        "clean/loss_balanced": entry([[0.5], [0.5]], None, strategy="loss_balanced"),
+    }
+    assert variants(results) == ["clean/ods_raw", "clean/loss_balanced"]
+    assert differences(results, "clean/ods_raw") == pytest.approx([10, -10])
+    assert differences(results, "clean/loss_balanced") == pytest.approx([10, 10])
+    assert pooled_error({"one": results}) == pytest.approx((200 / 2 / 2) ** 0.5)
+
+
+def test_the_ablations_in_the_readme_are_those_that_ran():
+    from ablations import finished, readme_part
+
+    assert readme_part(finished()) in (RECIPES / "README.md").read_text()
