@@ -45,8 +45,9 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     num_loops: int = field(
         default=3,
         metadata={
-            "help": "Loops L: the run's batches are divided evenly, and each loop selects anew. Measured: strategies "
-            "that score nothing gain little beyond one loop and lose nothing by 50; at equal cost ods loses with 15 or more."
+            "help": "Loops L: the run's batches are divided evenly, and each loop selects anew. Measured: "
+            "balanced gains nothing beyond noise by more of them, and loses nothing by 50; ods, at equal cost, loses by 15 "
+            "and more."
         },
     )
     selection_fraction: float | None = field(
