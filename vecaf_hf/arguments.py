@@ -46,8 +46,8 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         default=3,
         metadata={
             "help": "Loops L: the run's batches are divided evenly, and each loop selects anew. Measured: "
-            "balanced gains nothing beyond noise by more of them, and loses nothing by 50; ods, at equal cost, loses by 15 "
-            "and more."
+            "balanced gains nothing beyond noise by more of them, and loses nothing by 50; ods, at equal cost, loses "
+            "by 15 and more."
         },
     )
     selection_fraction: float | None = field(
