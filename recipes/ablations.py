@@ -8,6 +8,7 @@ by seed, with the run that has the defaults: `ods` where it is of that strategy,
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Mapping
@@ -92,6 +93,7 @@ def readme_part(grids: Mapping[str, Results]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     grids = finished()
     figure(grids).savefig(RESULTS / "ablations.png", dpi=110)
     readme = RECIPES / "README.md"

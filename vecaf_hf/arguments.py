@@ -33,9 +33,9 @@ WHOLE_NUMBERS = {
 
 @dataclass
 class VeCAFArguments(TrainingArguments, SelectionOptions):
-    """`TrainingArguments` with the options of VeCAF.
+    """`TrainingArguments` with the options of VeCAF and of its selections (`vecaf_hf.selection.SelectionOptions`).
 
-    `max_steps`, or `num_train_epochs` over the pool, give the total number of batches as for Trainer. A loop is
+    `max_steps=...`, or `num_train_epochs=...` over the pool, give the total number of batches as for Trainer. A loop is
     one Trainer epoch, so `eval_strategy="epoch"` evaluates at every loop's end.
 
     Raises:
@@ -232,7 +232,10 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                 )
 
     def budget(self, pool_size: int) -> int:
-        """K for a pool of N samples: round(fraction * N), at least 1.
+        """K for a pool of N samples: `selection_budget`, or round(fraction * N), at least 1.
+
+        Args:
+            pool_size: N.
 
         Raises:
             ValueError: The budget is larger than the pool.
@@ -281,6 +284,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         return {name: _named(getattr(self, name)) for name in names} | {"rescore": way, "scoring_fraction": part}
 
     def to_dict(self) -> dict[str, Any]:
+        """Trainer's, in JSON values; callables by name."""
         return {name: _named(value) for name, value in super().to_dict().items()}
 
     # Trainer's own, which hides tokens: dataclass would write one that shows them.

@@ -167,6 +167,7 @@ class Candidates:
         return self.take(self.indices.argsort())
 
     def to(self, device: torch.device | str) -> Candidates:
+        """The same with all tensors on the device."""
         head = None if self.head is None else self.head.to(device)
         return replace(self, head=head, **{name: values.to(device) for name, values in self.tensors().items()})
 

@@ -55,12 +55,16 @@ class VeCAFTrainer(PushingTrainer):
     Cross-attentive Embedding Augmentation.
 
     Args:
+        model: The pretrained model whose head was fitted to the classes, or None with a `model_init`.
+        args: Options; `VeCAFArguments(output_dir="tmp_trainer")` if not given.
         scoring_dataset: The training pool under the evaluation transform, sample by sample aligned with
             `train_dataset`; scores are taken from it. `train_dataset` itself if not given.
         sample_loss_func: The objective per sample, (outputs, labels) -> Tensor [N]. It drives the selection, and
             its mean is the training loss. Without it, `compute_loss_func` applied to each sample (also in
             training, a second time, where `rescore` or the strategy goes by training's losses or the strategy has a
             learner), or else the loss that the model's `problem_type` says.
+        **kwargs: Of `transformers.Trainer`: `train_dataset`, `eval_dataset`, `data_collator`, `processing_class`,
+            `compute_metrics`, `callbacks`, ...
 
     Raises:
         ValueError: The dataset is no map-style dataset, the head cannot be found, captions are missing, sizes do not
@@ -109,7 +113,11 @@ class VeCAFTrainer(PushingTrainer):
 
     @property
     def selection(self) -> Selection:
-        """The current loop's selection."""
+        """The current loop's selection.
+
+        Raises:
+            RuntimeError: Nothing has been selected yet.
+        """
         if not self.selection_history:
             raise RuntimeError("no selection yet: the first one is made when train() begins")
         return self.selection_history[-1]
@@ -130,7 +138,15 @@ class VeCAFTrainer(PushingTrainer):
         return self._pool.ledger.skipped
 
     def inspect(self, folder: str | Path | None = None, samples: int | None = None) -> Inspection:
-        """The first selection and the budget of the run, without training: `vecaf_hf.inspection.inspect`."""
+        """The first selection and the budget of the run, without training: `vecaf_hf.inspection.inspect`.
+
+        Args:
+            folder: Where a page, its pictures and the figures as JSON are written; nowhere if None.
+            samples: Most samples to score; None for as many as the run's first loop does.
+
+        Raises:
+            ValueError: There is no training dataset, or what the run would raise before its first step.
+        """
         from vecaf_hf.inspection import inspect
 
         return inspect(self, folder, samples)

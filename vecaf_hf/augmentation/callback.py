@@ -158,6 +158,7 @@ class CEACallback(LearnsBesideModel):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Leave the plain model: take the hook off its head."""
         self._detach()
 
     # --- At a loop boundary ---
@@ -228,6 +229,7 @@ class CEACallback(LearnsBesideModel):
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
         assert self.augmenter is not None and self._pool is not None
         self.augmenter.take(self._pool.load_state(state))
         self.augmenter.aligner.set(state["weight"], state["bias"])

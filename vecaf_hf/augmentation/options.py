@@ -15,6 +15,12 @@ CAPTION_TIMES = ("pool", "selected")
 
 @dataclass
 class CEAOptions:
+    """How CEA moves embeddings. All have defaults.
+
+    Raises:
+        ValueError: An option is out of its range or none of its choices, or needs another that is not given.
+    """
+
     step_size: float = field(
         default=0.1,
         metadata={

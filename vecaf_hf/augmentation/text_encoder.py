@@ -114,6 +114,9 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> Tensor:
         """One row per text, in their order: float32 on the CPU, [n, d_t].
 
+        Args:
+            texts: The same text more than once is encoded once. Of length n.
+
         Raises:
             ValueError: A text is empty or not a string (the message says at which position), or the tokenizer
                 or the weights cannot be loaded.

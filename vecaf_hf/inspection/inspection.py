@@ -96,6 +96,7 @@ class Inspection:
     class_names: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """All figures in JSON values, by name."""
         return json.loads(json.dumps(asdict(self)))
 
 

@@ -60,6 +60,9 @@ class FinishedRun:
 def read_run(folder: str | Path) -> FinishedRun:
     """The run of a folder, `output_dir` or one of its checkpoints.
 
+    Args:
+        folder: Where it is.
+
     Raises:
         ValueError: The folder has neither the state that `save_state()` writes nor a whole checkpoint of VeCAFTrainer.
     """

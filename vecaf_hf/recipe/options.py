@@ -19,6 +19,12 @@ from vecaf_hf.validation import check_at_least, check_choice, check_fraction, wh
 
 @dataclass
 class RecipeArguments:
+    """Data, model, text encoder and captions of a run that is told by its options alone.
+
+    Raises:
+        ValueError: An option is out of its range or none of its choices.
+    """
+
     dataset_name: str = field(
         default="", metadata={"help": "A dataset's Hub id, or a folder of parquet files or class folders."}
     )

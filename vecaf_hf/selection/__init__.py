@@ -1,5 +1,7 @@
-"""Choosing samples: arrays in, a `Selection` out. Knows nothing of Trainer, models or images: the registry does no more
-than name what some strategies learn of them."""
+"""Choosing samples: arrays in, a `Selection` out. `STRATEGIES` has the registered ways to choose: name -> `Strategy`.
+
+Knows nothing of Trainer, models or images: the registry does no more than name what some strategies
+learn of them."""
 
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions

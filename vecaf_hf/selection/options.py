@@ -15,6 +15,12 @@ SAMPLE_WEIGHTS = ("none", "mass")
 
 @dataclass(kw_only=True)
 class SelectionOptions:
+    """How a strategy selects. All have defaults, and are given by name.
+
+    Raises:
+        ValueError: An option is out of its range or none of its choices, or two of them contradict each other.
+    """
+
     strategy: str = field(
         default="balanced",
         metadata={

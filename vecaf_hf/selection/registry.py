@@ -39,28 +39,42 @@ class Strategy:
     sets its selection's size itself, ignores the budget; one that says how many candidates it wants per selected sample
     is given a fresh random set of that many, and the others are not scored; one that has a learner is given its scores
     from the second loop on: before that the learner has learned nothing, and the selection is random.
+
+    Args:
+        select: (candidates, budget, options, generator) -> a `Selection`, or the chosen indices: LongTensor [K].
+        needs: Fields of `Candidates` without which it cannot select.
+        takes_all: Whether it takes the whole pool.
+        sets_size: Whether it decides how many it takes.
+        allocates: Whether it heeds the option `allocation`.
+        weighs: Whether it can give weights: heeds the option `sample_weights`, or is a callable.
+        candidates_per_sample: How many candidates it wants per selected sample; None for all of the pool.
+        wants: Fields of `Candidates` that it uses where there are any.
+        learner: Learns in training what gives it `learned_scores`; None if it goes by none.
     """
 
     select: Select
     needs: frozenset[str]
     takes_all: bool = False
     sets_size: bool = False
-    allocates: bool = False  # by the option `allocation`
-    weighs: bool = False  # by the option `sample_weights`
+    allocates: bool = False
+    weighs: bool = False
     candidates_per_sample: int | None = None
-    wants: frozenset[str] = frozenset()  # what it uses where there is any
+    wants: frozenset[str] = frozenset()
     learner: type[Learner] | None = None
 
     @property
     def reads(self) -> frozenset[str]:
+        """Fields of `Candidates` that it looks at."""
         return self.needs | self.wants
 
     @property
     def needs_forward(self) -> bool:
+        """Whether these take a forward pass over the candidates."""
         return bool(self.reads & {"embeddings", "losses", "logits", "learned_scores"})
 
     @property
     def summary(self) -> str:
+        """One line: what it selects."""
         return (self.select.__doc__ or "").strip().split("\n")[0]
 
 
@@ -95,6 +109,9 @@ STRATEGIES: dict[str, Strategy] = {
 def find_strategy(strategy: str | Select) -> Strategy:
     """The registered strategy of that name, or a strategy around a callable, which is given all scores.
 
+    Args:
+        strategy: A name in `STRATEGIES`, or (candidates, budget, options, generator) -> `Selection` or indices.
+
     Raises:
         ValueError: No strategy has that name.
     """
@@ -110,6 +127,16 @@ def run_strategy(
     strategy: Strategy, candidates: Candidates, budget: int, options: SelectionOptions, seed: int
 ) -> Selection:
     """Select `budget` of the candidates, deterministically by seed and whatever order the candidates are in.
+
+    Args:
+        strategy: As `find_strategy` gives it.
+        candidates: What to choose from, with the fields that the strategy needs.
+        budget: How many to choose, 1 to M; not heeded where the strategy takes all or sets the size itself.
+        options: Of the selection; its `strategy` is the name that errors say.
+        seed: Of all that the strategy draws.
+
+    Returns:
+        A `Selection` of positions in the pool: `indices`, LongTensor [K], among the candidates'.
 
     Raises:
         ValueError: The budget does not fit, a field that the strategy needs is missing, or the strategy

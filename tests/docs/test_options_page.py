@@ -1,0 +1,106 @@
+"""docs/options.md is the options themselves. `python tests/docs/test_options_page.py` writes it anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from pdoc.docstrings import google
+from transformers import TrainingArguments
+
+from vecaf_hf import Captioner, CEACallback, TextEncoder, VeCAFArguments
+from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.cli import InspectArguments
+from vecaf_hf.recipe import RecipeArguments
+from vecaf_hf.selection import SelectionOptions
+
+PAGE = Path(__file__).parents[2] / "docs" / "options.md"
+# name, default, help
+Option = tuple[str, object, str]
+REQUIRED = inspect.Parameter.empty
+
+HEAD = "<!-- Written by `python tests/docs/test_options_page.py`. -->\n\n# Options"
+
+
+def of_fields(options: type, *known: type) -> Iterator[Option]:
+    """The fields of a dataclass, but for those of other ones."""
+    skipped = {field.name for one in known for field in dataclasses.fields(one)}
+    for field in dataclasses.fields(options):
+        if field.name not in skipped:
+            default = field.default_factory() if field.default is dataclasses.MISSING else field.default
+            yield field.name, default, field.metadata["help"]
+
+
+def of_arguments(documented: type) -> Iterator[Option]:
+    """What a class is made with, as its docstring has it; keywords that it passes on are left out."""
+    described = re.findall(r"^ - \*\*(\w+):\*\* +(.*(?:\n   .*)*)", google(inspect.getdoc(documented)), re.M)
+    helps = {name: " ".join(text.split()) for name, text in described}
+    for name, parameter in inspect.signature(documented).parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            yield name, parameter.default, helps[name]
+
+
+def table(options: Iterable[Option]) -> str:
+    rows = ["| option | default | |", "|---|---|---|"]
+    for name, default, text in options:
+        value = " ".join(default) if isinstance(default, list) else default
+        shown = "" if value in (REQUIRED, "") else f"`{value}`"
+        rows.append(f"| `{name}` | {shown} | {text} |")
+    return "\n".join(rows)
+
+
+# title -> what takes the options, and these
+SECTIONS: dict[str, tuple[str, list[Option]]] = {
+    "Selection": (
+        "Of `vecaf_hf.selection.select(..., **options)` and of `VeCAFArguments`. README lists "
+        "[the strategies](../README.md#strategies).",
+        [*of_fields(SelectionOptions)],
+    ),
+    "Loops and scoring": (
+        "Of `VeCAFArguments`, besides those of selection and of transformers' `TrainingArguments`.",
+        [*of_fields(VeCAFArguments, TrainingArguments, SelectionOptions)],
+    ),
+    "CEA": (
+        "Of `CEACallback`. `vecaf_hf.caption_dataset(dataset, captioner)` writes a column for `captions`.",
+        [*of_arguments(CEACallback), *of_fields(CEAOptions)],
+    ),
+    "Captioner": (
+        "Of `Captioner`, which `CEACallback` and `caption_dataset` take where they take a captioner's Hub id.",
+        [*of_arguments(Captioner)],
+    ),
+    "Text encoder": (
+        "Of `TextEncoder`, which `CEACallback` takes where it takes a text encoder's Hub id.",
+        [*of_arguments(TextEncoder)],
+    ),
+    "Recipes": (
+        "Of recipes and of `vecaf-hf inspect`, on the command line and in YAML files: these, all of `VeCAFArguments`, "
+        "and those of CEA from `step_size` on.",
+        [*of_fields(RecipeArguments)],
+    ),
+    "vecaf-hf inspect": ("Of this command alone.", [*of_fields(InspectArguments)]),
+}
+
+
+def page() -> str:
+    parts = [f"## {title}\n\n{intro}\n\n{table(options)}" for title, (intro, options) in SECTIONS.items()]
+    return "\n\n".join([HEAD, *parts]) + "\n"
+
+
+def test_page_is_the_options() -> None:
+    assert PAGE.read_text() == page(), "run `python tests/docs/test_options_page.py`"
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_option_says_what_it_does(title: str) -> None:
+    options = SECTIONS[title][1]
+    assert options
+    for name, _, text in options:
+        assert text.endswith(".") and not {"\n", "|"} & {*text}, name
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
