@@ -2,7 +2,7 @@
 
 The Hub's dataset is one split: a tenth is held out for evaluation during the run, a fifth for the test.
 
-accelerate launch recipes/caltech101.py
+    accelerate launch recipes/caltech101.py
 """
 
 from finetune import main
@@ -19,4 +19,4 @@ CALTECH101 = PAPER | {
 }
 
 if __name__ == "__main__":
-    main(CALTECH101)
+    main(CALTECH101, __doc__ or "")

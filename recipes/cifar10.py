@@ -16,4 +16,4 @@ CIFAR10 = PAPER | {
 }
 
 if __name__ == "__main__":
-    main(CIFAR10)
+    main(CIFAR10, __doc__ or "")

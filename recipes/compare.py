@@ -12,10 +12,10 @@ written to the grid's `report`; `--report` writes those of the methods that are 
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -32,6 +32,8 @@ from grid import Cell, Grid
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.printable import listed
 from vecaf_hf.recipe import build_trainer, parse
+from vecaf_hf.recipe.options import Arguments
+from vecaf_hf.terminal import Interrupted, Parser, UsageError, run_in_terminal
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,10 @@ class Curve(TrainerCallback):
 
 
 def trainer_of(grid: Grid, cell: Cell, **options: Any) -> tuple[VeCAFTrainer, Any]:
+    return build_trainer(*arguments_of(grid, cell, **options))
+
+
+def arguments_of(grid: Grid, cell: Cell, **options: Any) -> Arguments:
     values = {
         **grid.settings(cell),
         "output_dir": str(grid.folder / "scratch" / cell.name),
@@ -67,7 +73,16 @@ def trainer_of(grid: Grid, cell: Cell, **options: Any) -> tuple[VeCAFTrainer, An
         "disable_tqdm": True,
         **options,
     }
-    return build_trainer(*parse({}, [word for name, value in values.items() for word in (f"--{name}", str(value))]))
+    return parse({}, [word for name, value in values.items() for word in (f"--{name}", str(value))])
+
+
+def check(grid: Grid) -> None:
+    """Raise a UsageError where a method on a pool has what is no option or no value of it: not in each of its runs."""
+    for pool, method in grid.groups():
+        try:
+            arguments_of(grid, grid.tuning(pool, method)[0])
+        except UsageError as error:
+            raise UsageError(f"method {method!r} on pool {pool!r}: {error}") from error
 
 
 def run(grid: Grid, cell: Cell) -> None:
@@ -164,8 +179,10 @@ def summary(grid: Grid) -> dict[str, Any]:
 
 def main(file: Path, report_only: bool = False) -> None:
     grid = Grid.load(file)
-    if not report_only and (failed := work_off(grid)):
-        raise SystemExit(f"{len(failed)} runs failed, as logged: {listed(cell.name for cell in failed)}")
+    if not report_only:
+        check(grid)
+        if failed := work_off(grid):
+            raise SystemExit(f"{len(failed)} runs failed, as logged: {listed(cell.name for cell in failed)}")
     # All processes come here at once.
     with FileLock(grid.folder / "report.lock"):
         results = summary(grid)
@@ -175,11 +192,19 @@ def main(file: Path, report_only: bool = False) -> None:
         print(write_report(results, grid.report))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grid", type=Path, help="YAML file")
+def command() -> None:
+    parser = Parser(description=__doc__)
+    parser.add_argument("grid", type=Path, metavar="GRID", help="The grid's YAML file, such as those in configs/.")
     parser.add_argument(
         "--report", action="store_true", help="Report on the methods that are through, and run nothing."
     )
     asked = parser.parse_args()
-    main(asked.grid, asked.report)
+    try:
+        main(asked.grid, asked.report)
+    except KeyboardInterrupt:
+        again = "stopped: started again, the grid goes on with the runs that are missing"
+        raise Interrupted(again, signal.SIGINT) from None
+
+
+if __name__ == "__main__":
+    sys.exit(run_in_terminal(Path(sys.argv[0]).name, command))

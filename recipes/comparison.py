@@ -5,8 +5,8 @@ python recipes/comparison.py recipes/results/fashion_mnist
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,6 +16,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from vecaf_hf.terminal import Parser, run_in_terminal
 
 # Not for its own sake: other work is what it is paid with.
 NOT_COUNTED = {"evaluate"}
@@ -269,8 +271,12 @@ def write_report(results: Results, folder: Path) -> str:
     return text
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="Where results.json is, and tables and plots go.")
+def command() -> None:
+    parser = Parser(description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="Where results.json is, and tables and plots go.")
     folder = parser.parse_args().folder
     print(write_report(json.loads((folder / "results.json").read_text()), folder))
+
+
+if __name__ == "__main__":
+    sys.exit(run_in_terminal(Path(sys.argv[0]).name, command))

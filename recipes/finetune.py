@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vecaf_hf.interruption import interruptible
 from vecaf_hf.recipe import build_trainer, parse
-from vecaf_hf.reporting import summarise, write_plots
+from vecaf_hf.recipe.resume_command import resume_command
+from vecaf_hf.reporting import summarise
+from vecaf_hf.reporting.card import PLOTS
+from vecaf_hf.terminal import run_in_terminal
 
 TASK = "image-classification"
 
 
-def main(defaults: Mapping[str, Any]) -> None:
+def main(defaults: Mapping[str, Any], description: str = "") -> None:
+    """End the process with the run's exit code."""
+    sys.exit(run_in_terminal(Path(sys.argv[0]).name, partial(finetune, defaults, description)))
+
+
+def finetune(defaults: Mapping[str, Any], description: str = "") -> None:
     """Parse, train, evaluate once on the test split, save, and say what happened."""
-    recipe, cea, args = parse(defaults)
+    recipe, cea, args = parse(defaults, description=description)
     trainer, test = build_trainer(recipe, cea, args)
     resume: str | bool | None = args.resume_from_checkpoint
-    # The command line has words only.
-    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    with interruptible(trainer, f"to go on: {resume_command()}"):
+        # The command line has words only.
+        trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     metrics = trainer.evaluate(test, metric_key_prefix="test") if test is not None else {}
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
         trainer.save_metrics("test", metrics)
+        # With the run's pictures.
         trainer.create_model_card(tasks=TASK)
-        plots = write_plots(trainer, Path(str(args.output_dir)) / "plots")
-        print(summarise(trainer, metrics, plots))
+        print(summarise(trainer, metrics, sorted((Path(str(args.output_dir)) / PLOTS).glob("*.png"))))
     if args.push_to_hub:
         trainer.push_to_hub(tasks=TASK)

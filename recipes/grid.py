@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from vecaf_hf.printable import listed
-from vecaf_hf.validation import check_options, check_positive
+from vecaf_hf.validation import check_choice, check_positive
 
 # Options of the machine, not of the result: processes that share a grid may have others.
 OF_THE_MACHINE = {"output_dir", "use_cpu", "dataloader_pin_memory"}
@@ -156,7 +156,10 @@ class Grid:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    values = yaml.safe_load(file.read_text())
+    try:
+        values = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML: {error}") from error
     if not isinstance(values, dict):
         kind = "nothing" if values is None else f"a {type(values).__name__}"
         raise ValueError(f"{file} holds {kind}; it must have lines of `key: value`")
@@ -168,7 +171,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _check(file: Path, values: Mapping[str, Any]) -> None:
-    check_options(str(file), values, Grid.__dataclass_fields__)
+    for key in values:
+        check_choice(f"a key of {file}", key, Grid.__dataclass_fields__, or_callable=False)
     needed = [one.name for one in fields(Grid) if one.default_factory is MISSING]
     if missing := [name for name in needed if name not in values]:
         raise ValueError(f"{file} lacks {listed(missing)}")

@@ -24,4 +24,4 @@ IMAGENET = PAPER | {
 }
 
 if __name__ == "__main__":
-    main(IMAGENET)
+    main(IMAGENET, __doc__ or "")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from transformers import AutoImageProcessor, TrainingArguments, ViTImageProcessor
 
+import vecaf_hf
 from vecaf_hf import VeCAFArguments, cli
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.inspection import embedding_map
-from vecaf_hf.recipe import RecipeArguments
+from vecaf_hf.recipe import RecipeArguments, parse
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,19 +82,30 @@ def test_report_reads_a_run(make_vit, make_trainer, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "code", "message"),
     [
-        (["inspct"], r"the command is 'inspct' \(did you mean 'inspect'\?\)"),
-        (["report", "/no/such/run"], "/no/such/run is no folder"),
-        (["inspect", "--strateggy", "ods"], "did you mean '--strategy'"),
-        (["inspect", "--use_cpu", "true", "--report_to", "none"], "dataset_name is not set"),
-        (["inspect", "--dataset_name", "x", "--selection_fraction", "2"], "selection_fraction is 2.0; it must be"),
-        (["inspect", "--config", "/no/such/file.yaml"], "No such file.*file.yaml"),
+        (["inspct"], 2, r"the command is 'inspct' \(did you mean 'inspect'\?\)"),
+        (["report"], 2, r"the following arguments are required: RUN"),
+        (["report", "/no/such/run"], 1, "/no/such/run is no folder"),
+        (["inspect", "--strateggy", "ods"], 2, "did you mean '--strategy'"),
+        (["inspect", "--strategy", "odss"], 2, "strategy is 'odss' .did you mean 'ods'"),
+        (["inspect", "--optim", "adamw_torhc"], 2, "optim is 'adamw_torhc' .did you mean 'adamw_torch'.*; choose one"),
+        (["inspect", "--max_steps", "many"], 2, "--max_steps.*: invalid int value: 'many'"),
+        (["inspect", "--use_cpu", "true", "--report_to", "none"], 1, "dataset_name is not set"),
+        (["inspect", "--selection_fraction", "2"], 2, "selection_fraction is 2.0; it must be"),
+        (["inspect", "--config", "/no/such/file.yaml"], 2, "/no/such/file.yaml: No such file"),
+        (["inspect", "--config", "torn.yaml"], 2, 'torn.yaml", line 1'),
+        (["inspect", "--use_cpu", "--dataset_name", "no/such"], 1, "cannot load the dataset 'no/such'"),
+        (["report", "torn"], 1, "torn/vecaf_state.json is damaged"),
     ],
 )
-def test_what_a_user_can_mend_is_a_sentence(words, message, capsys, tmp_path, monkeypatch):
+def test_what_a_user_can_mend_is_a_sentence(words, code, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(words) == 1
+    Path("torn.yaml").write_text("num_loops: [2")
+    Path("torn").mkdir()
+    for name, text in (("vecaf_state.json", "{"), ("vecaf_state.safetensors", "")):
+        Path("torn", name).write_text(text)
+    assert cli.main(words) == code
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("vecaf-hf: ") and err.count("\n") == 1
     assert re.search(message, err)
@@ -107,17 +121,27 @@ def test_a_bug_is_not_hidden(monkeypatch):
         cli.main(["report"])
 
 
-def test_the_traceback_is_logged_for_who_debugs(caplog):
-    with caplog.at_level(logging.DEBUG, logger="vecaf_hf.cli"):
-        assert cli.main(["report", "/no/such/run"]) == 1
-    assert caplog.records[-1].exc_info[0] is ValueError
-
-
 def test_the_commands_are_listed(capsys):
     assert cli.main(["--help"]) == 0
     printed = capsys.readouterr().out
     assert all(re.search(rf"^  {name} +\S", printed, re.M) for name in cli.COMMANDS)
     assert cli.main([]) == 2
+
+
+def test_the_commands_are_listed_without_loading_torch():
+    code = "import sys; from vecaf_hf import cli; cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+    assert done.returncode == 0 and b"inspect" in done.stdout
+
+
+def test_what_the_package_offers_can_be_imported():
+    for name in vecaf_hf.__all__:
+        assert getattr(vecaf_hf, name) is not None
+    assert set(vecaf_hf.__all__) <= set(dir(vecaf_hf))
+    with pytest.raises(ImportError, match="VeCAFTrainre"):
+        from vecaf_hf import VeCAFTrainre  # noqa: F401
 
 
 def help_of(name: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -127,23 +151,55 @@ def help_of(name: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+def groups_of(printed: str) -> dict[str, set[str]]:
+    """Options by the title that they stand under, in order."""
+    groups = re.findall(r"^(\S[^\n]*):\n((?:(?:  [^\n]*)?\n)*)", printed, re.M)
+    return {title: set(re.findall(r"^  --(\w+)", body, re.M)) for title, body in groups}
+
+
 def test_inspects_help_is_complete_and_grouped(capsys):
+    groups = groups_of(help_of("inspect", capsys))
+    of_trainer = {field.name for field in fields(TrainingArguments) if field.init}
+    assert list(groups)[1:] == [
+        "this command",
+        "data and model",
+        "selection",
+        "loops and scoring",
+        "Cross-attentive Embedding Augmentation (CEA) and captions",
+        "training, as in transformers' TrainingArguments",
+    ]
+    _, command, data, selection, loops, cea, training = groups.values()
+    assert command == {"config", "samples", "folder"}
+    assert {"captions", "text_encoder"} | {field.name for field in fields(CEAOptions)} <= cea
+    assert data | cea == {field.name for one in (RecipeArguments, CEAOptions) for field in fields(one)}
+    assert {"strategy", "allocation", "random_fraction"} <= selection
+    assert {"num_loops", "rescore", "head_warmup"} <= loops
+    assert training == of_trainer
+    assert training | selection | loops == {field.name for field in fields(VeCAFArguments) if field.init}
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_every_option_stands_once_with_its_default_and_fits(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
     printed = help_of("inspect", capsys)
-    groups = {}
-    for title, body in re.findall(r"^(\S[^\n]*):\n((?:(?:  [^\n]*)?\n)*)", printed, re.M):
-        groups[title] = set(re.findall(r"^  --(\w+)", body, re.M))
-    own = {"data, model and captions": RecipeArguments, "Cross-attentive Embedding Augmentation": CEAOptions}
-    for title, options in own.items():
-        assert groups[title] - {name for name in groups[title] if name.startswith("no_")} == {
-            field.name for field in fields(options)
-        }
-    assert groups["this command"] == {"config", "samples", "folder"}
-    assert {"strategy", "allocation", "random_fraction"} <= groups["selection"]
-    assert {"num_loops", "rescore", "head_warmup"} <= groups["loops and scoring"]
-    last = groups["training, as in transformers' TrainingArguments"]
-    assert {field.name for field in fields(TrainingArguments) if field.init} <= last
-    listed = set().union(*groups.values())
-    assert {field.name for field in fields(VeCAFArguments) if field.init} <= listed
+    assert max(map(len, printed.splitlines())) <= columns
+    options = re.split(r"^  (?=--)", printed.partition("this command:")[2], flags=re.M)[1:]
+    names = [one.split()[0] for one in options]
+    assert len(set(names)) == len(names) > 150
+    assert all(" (default: " in " ".join(one.split()) for one in options)
+    assert "usage: vecaf-hf inspect [--config FILE.yaml] [--OPTION VALUE ...]\n" in printed
+    known = dict(zip(names, (" ".join(one.split()) for one in options), strict=True))
+    assert "[true|false] Mirror training images at random. (default: true)" in known["--horizontal_flip"]
+    assert "One of ods, loss_balanced," in known["--strategy"]
+    assert "(default: training selection)" in known["--act_on"]
+    assert "(default: not set)" in known["--selection_budget"]
+    assert "last whole checkpoint" in known["--resume_from_checkpoint"]
+
+
+@pytest.mark.parametrize("word", ["--no_horizontal_flip", "--no-horizontal-flip", "--horizontal_flip=false"])
+def test_what_the_help_does_not_list_is_taken_all_the_same(word):
+    assert not parse({"use_cpu": True, "report_to": "none"}, [word])[0].horizontal_flip
+    assert parse({"use_cpu": True, "report_to": "none"}, ["--max-steps", "7"])[2].max_steps == 7
 
 
 def test_reports_help_says_what_it_reads(capsys):

@@ -199,7 +199,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         reasons = {
             "ignore_data_skip": "a resumed loop must go on with the samples that it had not used",
             "auto_find_batch_size": "a changed batch size changes the loops; find the batch size before the run",
-            "enable_jit_checkpoint": "it saves in the middle of a step; use save_steps",
+            "enable_jit_checkpoint": "it saves in the middle of a step; use vecaf_hf.interruption.interruptible",
             "save_on_each_node": "a checkpoint needs the generators of all processes in one folder",
             "fsdp": "it is not supported: the head of a sharded model sees no whole embedding",
             "deepspeed": "it is not supported: the head of a sharded model sees no whole embedding",
@@ -256,6 +256,12 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         if not RESCORING[self.rescore].takes_fraction:
             return self.rescore, None
         return self.rescore, DEFAULT_SCORING_FRACTION if self.scoring_fraction is None else self.scoring_fraction
+
+    def scoring_of(self, pool_size: int) -> tuple[str, float | None]:
+        """`scoring_way` in a pool of N samples, where a strategy's own number of candidates is a fraction too."""
+        way, fraction = self.scoring_way
+        per_sample = find_strategy(self.strategy).candidates_per_sample
+        return way, fraction if per_sample is None else per_sample * self.budget(pool_size) / pool_size
 
     def check_part_scored(self, pool_size: int) -> None:
         """Raise a ValueError if so small a part of the pool is scored that all of it would be selected."""

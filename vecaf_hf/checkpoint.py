@@ -111,14 +111,15 @@ def find_damage(folder: Path) -> str | None:
         if name not in present:
             return f"it has no {name}"
     for name in sorted(present):
-        if not _is_readable(folder / name):
+        if not is_readable(folder / name):
             return f"{name} is damaged"
     expected = _shards(folder) | _generators(folder)
     lacking = sorted(expected - present)
     return f"it has no {lacking[0]}" if lacking else None
 
 
-def _is_readable(path: Path) -> bool:
+def is_readable(path: Path) -> bool:
+    """Whether a file was written to its end, as far as its kind tells."""
     try:
         if path.suffix == ".json":
             json.loads(path.read_text())

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from vecaf_hf.printable import printable
+from vecaf_hf.terminal import ENDS, Parser, UsageError, run_in_terminal, wrapped
 from vecaf_hf.validation import check_choice
-
-logger = logging.getLogger(__name__)
 
 PROGRAM = "vecaf-hf"
 
@@ -32,12 +29,12 @@ def inspect(words: Sequence[str]) -> None:
     """A run before it is started: its budget, its first selection, near duplicates, suspicious labels."""
     from vecaf_hf.recipe.building import build_trainer
     from vecaf_hf.recipe.options import parse_with
-    from vecaf_hf.reporting.inspection_page import JSON_FILE, summary_of
+    from vecaf_hf.reporting.inspection_page import JSON_FILE
+    from vecaf_hf.reporting.inspection_words import summary_of
 
-    usage = f"{PROGRAM} inspect [--config FILE.yaml] [--dataset_name NAME] [--OPTION VALUE ...]"
     description = f"{inspect.__doc__} Takes a recipe's options; trains nothing."
     own, (recipe, cea, args) = parse_with(
-        InspectArguments, {}, list(words), prog=f"{PROGRAM} inspect", usage=usage, description=description
+        InspectArguments, {}, list(words), prog=f"{PROGRAM} inspect", description=description
     )
     trainer, _ = build_trainer(recipe, cea, args)
     folder = Path(own.folder or Path(str(args.output_dir)) / "inspection")
@@ -48,12 +45,14 @@ def inspect(words: Sequence[str]) -> None:
 
 def report(words: Sequence[str]) -> None:
     """A run from its folder: selection over the loops, curves, cost by kind, what CEA did."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"{PROGRAM} report",
         description=f"{report.__doc__} Reads what save_state() or the last whole checkpoint left; loads no model.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's output_dir, or one of its checkpoints")
-    parser.add_argument("--folder", type=Path, help="where the page is written (default: `report` in RUN)")
+    parser.add_argument(
+        "--folder", type=Path, metavar="FOLDER", help="where the page is written (default: `report` in RUN)"
+    )
     given = parser.parse_args(words)
 
     from vecaf_hf.inspection import read_run
@@ -64,11 +63,13 @@ def report(words: Sequence[str]) -> None:
 
 
 def push(words: Sequence[str]) -> None:
-    """A finished run from its folder to the Hub: the model, its card and pictures; again, where a push has failed."""
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} push", description=push.__doc__)
+    """A finished run from its folder to the Hub: model, card and pictures; also where a push has failed."""
+    parser = Parser(prog=f"{PROGRAM} push", description=push.__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's output_dir, or one of its checkpoints")
-    parser.add_argument("--repo_id", help="repository (default: the run's hub_model_id, or the folder's name)")
-    parser.add_argument("--revision", help="branch (default: the run's hub_revision, or main)")
+    parser.add_argument(
+        "--repo_id", metavar="NAME", help="repository (default: the run's hub_model_id, or the folder's name)"
+    )
+    parser.add_argument("--revision", metavar="NAME", help="branch (default: the run's hub_revision, or main)")
     private = "make the repository private, if it is new (default: as the run's hub_private_repo says)"
     parser.add_argument("--private", action="store_true", default=None, help=private)
     given = parser.parse_args(words)
@@ -83,28 +84,29 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"inspect": inspect, "rep
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0, or 1 after an error that its user can mend."""
+    """Run a command; returns its exit code, as `run_in_terminal` has it."""
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0 if words else 2
+    return run_in_terminal(PROGRAM, partial(_run, *words))
+
+
+def _run(name: str, *words: str) -> None:
     try:
-        check_choice("the command", words[0], COMMANDS, or_callable=False)
-        COMMANDS[words[0]](words[1:])
-    except (ValueError, OSError) as error:
-        # Of options, data and files, as their checks have it; the traceback is for --log_level debug.
-        logger.debug("where it was raised", exc_info=error)
-        text = printable(" ".join(str(error).split())) or type(error).__name__
-        print(f"{PROGRAM}: {text}", file=sys.stderr)
-        return 1
-    return 0
+        check_choice("the command", name, COMMANDS, or_callable=False)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    COMMANDS[name](words)
 
 
 def overview() -> str:
-    """The commands, one a line."""
-    lines = [f"  {name:<9} {(command.__doc__ or '').strip()}" for name, command in COMMANDS.items()]
-    more = f"`{PROGRAM} COMMAND --help` lists a command's options."
-    return "\n".join([f"usage: {PROGRAM} COMMAND ...", "", "commands:", *lines, "", more])
+    """The commands, each with what it is for."""
+    summaries = [
+        wrapped(command.__doc__ or "", indent=f"  {name:<9} ", hanging=" " * 12) for name, command in COMMANDS.items()
+    ]
+    more = wrapped(f"`{PROGRAM} COMMAND --help` lists a command's options. {ENDS}")
+    return "\n".join([f"usage: {PROGRAM} COMMAND ...", "", "commands:", *summaries, "", more])
 
 
 if __name__ == "__main__":

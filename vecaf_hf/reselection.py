@@ -67,12 +67,10 @@ class Reselection:
         self.cea, self.meter, self.accelerator = cea, meter, accelerator
         self.strategy = find_strategy(args.strategy)
         self.irreducible: Tensor | None = None
-        way, fraction = args.scoring_way
+        way, fraction = args.scoring_of(len(pool))
         by_class = self.strategy.allocates and args.allocation in ("class", "class_loss")
         # Where selected samples stand for parts of the pool, what is scored must be like the pool.
         allocation = "class" if by_class and args.sample_weights != "mass" else "class_proportional"
-        if self.strategy.candidates_per_sample is not None:
-            fraction = self.strategy.candidates_per_sample * budget / len(pool)
         self.rescoring = RESCORING[way](pool, budget, fraction, allocation)
 
     def try_out(self, probe: Candidates) -> None:

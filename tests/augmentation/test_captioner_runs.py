@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from PIL import Image
+from resumed_runs import StopAfter, Stopped
 from transformers import TrainerCallback
 
 from vecaf_hf import Captioner, CEACallback, TextEncoder, VeCAFTrainer, caption_dataset
@@ -189,19 +190,6 @@ def test_the_weights_of_a_captioner_are_not_kept_in_training(make_run):
 
 
 # --- Killed and resumed ---
-
-
-class Stopped(Exception):
-    pass
-
-
-class StopAfter(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise Stopped
 
 
 @pytest.mark.parametrize(

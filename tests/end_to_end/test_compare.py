@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+
+from vecaf_hf.terminal import Interrupted, UsageError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GRIDS = sorted([*(RECIPES / "configs").glob("compare_*.yaml"), *(RECIPES / "configs" / "ablations").glob("*.yaml")])
@@ -246,7 +249,7 @@ def test_a_misspelt_key_of_a_grid_is_refused(tmp_path):
 
     file = tmp_path / "grid.yaml"
     file.write_text(yaml.safe_dump({"folder": "x", "learning_rate": [1]}))
-    with pytest.raises(TypeError, match=r"grid.yaml has no option 'learning_rate' .did you mean 'learning_rates'"):
+    with pytest.raises(ValueError, match=r"a key of .*grid.yaml is 'learning_rate' .did you mean 'learning_rates'"):
         Grid.load(file)
 
 
@@ -532,3 +535,37 @@ def test_the_ablations_in_the_readme_are_those_that_ran():
     from ablations import finished, readme_part
 
     assert readme_part(finished()) in (RECIPES / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"methods": {"mine": {"strateggy": "ods"}}},
+            r"method 'mine' on pool 'redundant': .*mean '--strategy'",
+        ),
+        ({"methods": {"mine": {"strategy": "odss"}}}, r"method 'mine' on pool 'redundant': strategy is 'odss'"),
+        ({"pools": {"redundnat": {}}}, r"method 'full' on pool 'redundnat': pool is 'redundnat' .did you mean"),
+    ],
+)
+def test_an_option_that_is_none_is_told_before_the_first_run(change, says, tmp_path, monkeypatch):
+    import compare
+
+    monkeypatch.setattr(compare, "run", lambda *_: pytest.fail("ran"))
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump(tiny_grid(tmp_path / "results") | change))
+    with pytest.raises(UsageError, match=says):
+        compare.main(file)
+
+
+def test_a_grid_that_is_stopped_says_that_it_goes_on(tmp_path, monkeypatch):
+    import compare
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "main", stop)
+    monkeypatch.setattr(sys, "argv", ["compare.py", str(tmp_path / "grid.yaml")])
+    with pytest.raises(Interrupted, match="goes on with the runs that are missing") as end:
+        compare.command()
+    assert end.value.number == 2

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,7 @@ def test_resuming_by_the_command_lines_word(recipes: None, monkeypatch: pytest.M
             asked.append(resume_from_checkpoint)
             raise Asked
 
+    monkeypatch.setattr(finetune, "interruptible", lambda *_: nullcontext())
     monkeypatch.setattr(finetune, "build_trainer", lambda *arguments: (Trainer(), None))
     for word, expected in (("true", True), ("True", True), (str(tmp_path), str(tmp_path))):
         options = ["--output_dir", str(tmp_path), "--resume_from_checkpoint", word, "--use_cpu", "true"]

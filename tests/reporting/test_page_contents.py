@@ -18,7 +18,7 @@ from vecaf_hf.inspection.out_of_fold import SuspiciousLabel
 from vecaf_hf.inspection.run import FinishedRun
 from vecaf_hf.inspection.shares import ClassShare, Histogram
 from vecaf_hf.loop import LoopRecord
-from vecaf_hf.reporting import inspection_figures, inspection_page, run_page
+from vecaf_hf.reporting import inspection_figures, inspection_page, inspection_words, run_page
 from vecaf_hf.reporting.images import images_of
 from vecaf_hf.reporting.page import write_page
 from vecaf_hf.selection import Selection
@@ -100,7 +100,7 @@ def test_an_inspections_page_is_written(tmp_path, case):
     assert path.name == "index.html" and {"budget.png", "map.png", "inspection.json"} <= {one.name for one in others}
     assert all(one.stat().st_size > 100 for one in (path, *others))
     assert "<b>bag" not in path.read_text()
-    assert inspection_page.summary_of(inspection(**case), [path])
+    assert inspection_words.summary_of(inspection(**case), [path])
 
 
 def text_of(tmp_path, **changes) -> str:
@@ -117,7 +117,7 @@ def test_the_page_says_what_was_looked_at(tmp_path):
 
 
 def test_the_budgets_rows_add_up():
-    header, rows = inspection_page.budget_rows(inspection())
+    header, rows = inspection_words.budget_rows(inspection())
     assert header[1:4] == ["scored", "trained", "evaluated"]
     assert [row[:4] for row in rows] == [
         ["loop 0", "100", "64", "0"],
@@ -128,7 +128,12 @@ def test_the_budgets_rows_add_up():
     # 100 of 100 + 3 x 64.
     assert rows[2][5] == "34.2 %" and rows[3][5] == "0.0 %"
     # 200 seconds beside 384.
-    assert "52 % more batches" in inspection_page.budget_sentence(inspection())
+    assert "52 % more batches" in inspection_words.budget_sentence(inspection())
+
+
+def test_every_kind_of_work_has_a_colour_of_its_own():
+    assert inspection_figures.COLOURS.keys() == KINDS.keys()
+    assert len(set(inspection_figures.COLOURS.values())) == len(KINDS)
 
 
 def test_bars_are_stacked_to_the_whole():

@@ -12,6 +12,7 @@ from transformers.trainer_utils import IntervalStrategy
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.cost import KINDS, TRAINING_FACTOR, Work
 from vecaf_hf.loop.schedule import LoopSchedule
+from vecaf_hf.scoring.rescoring import RESCORING
 from vecaf_hf.selection import STRATEGIES, find_strategy
 
 # Kinds of work that plain finetuning has too.
@@ -139,35 +140,20 @@ def selects(args: VeCAFArguments, loop: int) -> bool:
 def scored_by_loop(args: VeCAFArguments, schedule: LoopSchedule, sizes: RunSizes) -> list[int]:
     """Samples that are scored when each loop begins, by one process in all."""
     strategy, pool = find_strategy(args.strategy), schedule.pool_size
-    first, later = _scored_at_a_boundary(args, schedule)
+    way, fraction = args.scoring_of(pool)
     counts = []
     for loop in range(schedule.num_loops):
         # In the first loop a learner has learned nothing: chance selects.
         acting = STRATEGIES["random"] if strategy.learner is not None and loop == 0 else strategy
         if selects(args, loop) and (acting.needs_forward or (args.head_warmup and loop == 0)):
-            counts.append(later if loop else first)
+            scored = RESCORING[way].scored_later if loop else RESCORING[way].scored_first
+            counts.append(scored(pool, schedule.budget, fraction))
         else:
             # CEA needs the embeddings of what it augments.
             counts.append(sizes.selected if sizes.has_cea else 0)
     if "irreducible" in strategy.reads:
         counts[0] += sizes.held_out + pool
     return counts
-
-
-def _scored_at_a_boundary(args: VeCAFArguments, schedule: LoopSchedule) -> tuple[int, int]:
-    """Samples that `rescore` scores when the first loop begins, and when a later one does."""
-    strategy, pool, budget = find_strategy(args.strategy), schedule.pool_size, schedule.budget
-    way, fraction = args.scoring_way
-    if strategy.candidates_per_sample is not None:
-        fraction = strategy.candidates_per_sample * budget / pool
-    part = round((fraction or 1.0) * pool)
-    sampled = min(pool, max(budget, part))
-    return {
-        "full": (pool, pool),
-        "sampled": (sampled, sampled),
-        "stale": (pool, min(pool, max(1, part))),
-        "proxy": (pool, 0),
-    }[way]
 
 
 def evaluation_steps(args: VeCAFArguments, schedule: LoopSchedule) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.trainer import TRAINER_STATE_NAME
 
-from vecaf_hf.checkpoint import find_damage, whole_checkpoints
+from vecaf_hf.checkpoint import find_damage, is_readable, whole_checkpoints
 from vecaf_hf.cost import KINDS, Work
 from vecaf_hf.loop import LoopRecord, RunState
 from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE
@@ -64,18 +64,22 @@ def read_run(folder: str | Path) -> FinishedRun:
         folder: Where it is.
 
     Raises:
-        ValueError: The folder has neither the state that `save_state()` writes nor a whole checkpoint of VeCAFTrainer.
+        ValueError: The folder has neither the state that `save_state()` writes nor a whole checkpoint of VeCAFTrainer;
+            a file is damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give a run's output_dir")
     checkpoint = _last_checkpoint(folder)
     source = _source(folder, checkpoint)
+    places = [place for place in (source, folder, checkpoint) if place is not None]
+    _check_whole(
+        path for place in places for path in (place / JSON_FILE, place / TENSORS_FILE, place / TRAINER_STATE_NAME)
+    )
     values = json.loads((source / JSON_FILE).read_text())
     identity = values.get("identity", {})
     state = RunState.load(source, identity)
     missing: list[str] = []
-    places = [place for place in (source, folder, checkpoint) if place is not None]
     history = _history(places, missing)
     if not state.cost.get("work"):
         missing.append("No costs were written.")
@@ -144,6 +148,12 @@ def _source(folder: Path, checkpoint: Path | None) -> Path:
     if checkpoint is None or (has_own and _written(folder) >= _written(checkpoint)):
         return folder
     return checkpoint
+
+
+def _check_whole(files: Iterable[Path]) -> None:
+    for path in files:
+        if path.is_file() and not is_readable(path):
+            raise ValueError(f"{path} is damaged: remove it, or give one of the run's checkpoint-N folders")
 
 
 def _is_same_run(checkpoint: Path, run: str) -> bool:

@@ -62,6 +62,12 @@ def class_shares(pool: Tensor | None, selected: Tensor | None, names: Sequence[s
     )
 
 
+def class_parts(shares: Sequence[ClassShare]) -> list[tuple[float, float]]:
+    """Each class's part of the pool and of the selection, in [0, 1]; 0 of what is empty."""
+    pool, selected = (max(1, sum(getattr(one, of) for one in shares)) for of in ("pool", "selected"))
+    return [(one.pool / pool, one.selected / selected) for one in shares]
+
+
 def loss_histogram(pool: Tensor, selected: Tensor) -> Histogram | None:
     """Two histograms on the same bins; None where there is nothing to compare. [n], [k]."""
     if not len(pool) or not len(selected):

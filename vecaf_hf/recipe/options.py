@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+from argparse import SUPPRESS, Action
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.data.pools import POOLS
-from vecaf_hf.selection import SelectionOptions
+from vecaf_hf.selection import STRATEGIES, SelectionOptions
+from vecaf_hf.terminal import Parser, UsageError, sentence
 from vecaf_hf.validation import check_at_least, check_choice, check_fraction, whole
 
 
@@ -122,36 +125,48 @@ ALTERNATIVES: dict[str, dict[str, Any]] = {
     "num_train_epochs": {"max_steps": -1},
 }
 
+# Of RecipeArguments, what is about captions.
+OF_CAPTIONS = ["text_encoder", "captions", "captioner", "shuffle_captions"]
+USAGE = "%(prog)s [--config FILE.yaml] [--OPTION VALUE ...]"
+# Of options that take something else too, the names that they take.
+NAMES = {"strategy": STRATEGIES}
+# What Trainer's own help cannot know.
+IN_A_RECIPE = {
+    "resume_from_checkpoint": "`true` to go on from the run's last whole checkpoint, and to begin where there is none "
+    "yet; or a checkpoint's folder."
+}
+# What a value looks like in `--help`; others are text.
+VALUES: dict[Any, str] = {int: "N", float: "X", string_to_bool: "true|false"}
+
 Arguments = tuple[RecipeArguments, CEAOptions, VeCAFArguments]
 T = TypeVar("T")
 
 
-def parse(defaults: Mapping[str, Any], command_line: list[str] | None = None) -> Arguments:
+def parse(defaults: Mapping[str, Any], command_line: list[str] | None = None, **texts: str) -> Arguments:
     """Defaults of the recipe, overridden by the YAML file of `--config`, overridden by the command line.
 
+    Args:
+        defaults: Of all options.
+        command_line: Its words; those of this process if None.
+        **texts: What `--help` says: argparse's `prog`, `usage` and `description`.
+
     Raises:
-        ValueError: File or command line have what is no option; the nearest option is suggested.
+        UsageError: File or command line have what is no option (the nearest one is suggested), or a value that an
+            option cannot have.
     """
-    recipe, cea, args = _parsed([], defaults, command_line)
+    recipe, cea, args = _parsed([], defaults, command_line, **texts)
     return recipe, cea, args
 
 
 def parse_with(
     own: type[T], defaults: Mapping[str, Any], command_line: list[str] | None = None, **texts: str
 ) -> tuple[T, Arguments]:
-    """The same for a command with options of its own.
-
-    Args:
-        own: A dataclass of them.
-        defaults: Of all options.
-        command_line: Its words; those of this process if None.
-        **texts: What `--help` says: argparse's `prog`, `usage` and `description`.
-    """
+    """The same for a command with options of its own, `own` a dataclass of them."""
     found, recipe, cea, args = _parsed([own], defaults, command_line, **texts)
     return found, (recipe, cea, args)
 
 
-class GroupedParser(HfArgumentParser):
+class GroupedParser(Parser, HfArgumentParser):
     """A parser whose `--help` lists options by what they are about.
 
     Args:
@@ -165,8 +180,16 @@ class GroupedParser(HfArgumentParser):
         super().__init__(**options)
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
-        # A switch that is on by default has a second option that turns it off.
-        name = str(names[0]).lstrip("-").replace("-", "_").removeprefix("no_")
+        name = str(names[0]).lstrip("-")
+        if options.get("action") == "store_false":
+            # The second option of a switch that is on by default, for which `false` does as well.
+            return super().add_argument(*names, **{**options, "help": SUPPRESS})
+        if name in IN_A_RECIPE:
+            options["help"] = IN_A_RECIPE[name]
+        if choices := options.get("choices") or NAMES.get(name):
+            options["help"] = f"{options['help']} One of {', '.join(map(str, choices))}."
+        if "type" in options:
+            options.setdefault("metavar", "NAME" if choices else VALUES.get(options["type"], "TEXT"))
         title = self._titles.get(name)
         if title is None:
             return super().add_argument(*names, **options)
@@ -174,30 +197,43 @@ class GroupedParser(HfArgumentParser):
             self._groups = {one: self.add_argument_group(one) for one in dict.fromkeys(self._titles.values())}
         return self._groups[title].add_argument(*names, **options)
 
+    def _check_value(self, action: Action, value: Any) -> None:
+        if action.choices is not None:
+            check_choice(action.dest, value, map(str, action.choices), or_callable=False)
 
-def _parsed(more: list[type], defaults: Mapping[str, Any], command_line: list[str] | None, **texts: str) -> list[Any]:
-    of_trainer, of_selection = (set(one.__dataclass_fields__) for one in (TrainingArguments, SelectionOptions))
-    groups: dict[str, Collection[str]] = {
+
+def _groups(more: list[type]) -> dict[str, Collection[str]]:
+    of_recipe, of_trainer, of_selection = (
+        one.__dataclass_fields__ for one in (RecipeArguments, TrainingArguments, SelectionOptions)
+    )
+    return {
         "this command": ["config", *(one.name for own in more for one in fields(own))],
-        "data, model and captions": list(RecipeArguments.__dataclass_fields__),
-        "Cross-attentive Embedding Augmentation": list(CEAOptions.__dataclass_fields__),
+        "data and model": [name for name in of_recipe if name not in OF_CAPTIONS],
         "selection": of_selection,
-        "loops and scoring": VeCAFArguments.__dataclass_fields__.keys() - of_trainer - of_selection,
+        "loops and scoring": VeCAFArguments.__dataclass_fields__.keys() - of_trainer.keys() - of_selection.keys(),
+        "Cross-attentive Embedding Augmentation (CEA) and captions": [*OF_CAPTIONS, *CEAOptions.__dataclass_fields__],
         "training, as in transformers' TrainingArguments": of_trainer,
     }
+
+
+def _parsed(more: list[type], defaults: Mapping[str, Any], command_line: list[str] | None, **texts: str) -> list[Any]:
     types: Any = [*more, RecipeArguments, CEAOptions, VeCAFArguments]
     # Without abbreviations: what has been given must be known by its name.
-    parser = GroupedParser(groups, dataclass_types=types, allow_abbrev=False, **texts)
-    parser.add_argument("--config", help="YAML file of options, overridden by the command line.")
+    parser = GroupedParser(_groups(more), dataclass_types=types, allow_abbrev=False, **{"usage": USAGE, **texts})
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options, overridden by the command line.")
     parser.set_defaults(**defaults)
+    try:
+        return _filled(parser, command_line)
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        raise UsageError(sentence(error)) from error
+
+
+def _filled(parser: GroupedParser, command_line: list[str] | None) -> list[Any]:
     known, unknown = parser.parse_known_args(command_line)
     for word in unknown:
         check_choice("a word of the command line", word.split("=")[0], [f"--{name}" for name in vars(known)])
     if known.config is not None:
-        with open(known.config, encoding="utf-8") as file:
-            values = yaml.safe_load(file) or {}
-        if not isinstance(values, dict):
-            raise ValueError(f"{known.config} holds a {type(values).__name__}; it must have lines of `option: value`")
+        values = read_config(known.config)
         for key in values:
             check_choice(f"a key of {known.config}", key, vars(known))
         parser.set_defaults(**overridden(values), **values)
@@ -209,6 +245,15 @@ def _parsed(more: list[type], defaults: Mapping[str, Any], command_line: list[st
     if recipe.total_train_batch_size is not None:
         args.per_device_train_batch_size = batch_per_device(recipe.total_train_batch_size, args)
     return found
+
+
+def read_config(file: str) -> dict[str, Any]:
+    """The options in a YAML file."""
+    with open(file, encoding="utf-8") as text:
+        values = yaml.safe_load(text) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds a {type(values).__name__}; it must have lines of `option: value`")
+    return values
 
 
 def overridden(given: Collection[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from vecaf_hf.cost import KINDS, Work
 from vecaf_hf.inspection.budget import Budget
 from vecaf_hf.inspection.embedding_map import BOTH, NEITHER, OTHERS, OURS, EmbeddingMap
-from vecaf_hf.inspection.shares import ClassShare, Histogram
+from vecaf_hf.inspection.shares import ClassShare, Histogram, class_parts
 from vecaf_hf.printable import printable
 from vecaf_hf.reporting.plots import BLUE, GREEN, GREY, LABELLED_CLASSES, LONGEST_NAME, ORANGE, panels
 
@@ -21,6 +21,7 @@ WIDTH = 8.6
 COLOURS = {
     "score": "#D55E00",
     "select": "#E69F00",
+    "caption": "#F0E442",
     "encode_text": "#CC79A7",
     "auxiliary": "#999999",
     "train": "#0072B2",
@@ -74,8 +75,10 @@ def _stacked(
 
 def classes(shares: Sequence[ClassShare]) -> Figure:
     """Each class's part of the pool and of the selection; of many classes those whose parts differ most."""
-    pool, selected = (max(1, sum(getattr(one, of) for one in shares)) for of in ("pool", "selected"))
-    parts = [(one.name, 100 * one.pool / pool, 100 * one.selected / selected) for one in shares]
+    parts = [
+        (one.name, 100 * pool, 100 * selected)
+        for one, (pool, selected) in zip(shares, class_parts(shares), strict=True)
+    ]
     shown = parts
     if len(parts) > LABELLED_CLASSES:
         differing = sorted(range(len(parts)), key=lambda row: -abs(parts[row][2] - parts[row][1]))

@@ -1,22 +1,29 @@
-"""The page of an inspection, and its summary in a terminal."""
+"""The page of an inspection."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from vecaf_hf.cost import KINDS, Work
-from vecaf_hf.inspection.budget import extra_share, summed
 from vecaf_hf.inspection.extremes import CENTROID
 from vecaf_hf.inspection.inspection import Inspection
-from vecaf_hf.inspection.out_of_fold import BOUNDARY, CONFIDENT, FOLDS, LISTED_LABELS, SuspiciousLabel
+from vecaf_hf.inspection.out_of_fold import BOUNDARY, CONFIDENT, FOLDS, LISTED_LABELS
 from vecaf_hf.reporting import inspection_figures as figures
 from vecaf_hf.reporting.contact_sheet import Tile, contact_sheet
 from vecaf_hf.reporting.images import ImageOf
-from vecaf_hf.reporting.page import Page, Picture, Section, Table, links, work_table, write_page
-from vecaf_hf.reporting.summary import table
+from vecaf_hf.reporting.inspection_words import (
+    budget_rows,
+    budget_sentence,
+    class_name,
+    class_rows,
+    duplicates_sentence,
+    labels_sentence,
+    lead,
+    suspicious_rows,
+)
+from vecaf_hf.reporting.page import Page, Picture, Section, Table, work_table, write_page
 
 JSON_FILE = "inspection.json"
 # Rows of the table of classes; more are in the JSON file.
@@ -45,28 +52,6 @@ def page_of(inspection: Inspection, image_of: ImageOf) -> Page:
     return Page(f"Before training: {inspection.strategy}", lead(inspection), [one for one in sections if one])
 
 
-def lead(inspection: Inspection) -> list[str]:
-    """What was looked at."""
-    one = inspection
-    plan = (
-        f"{one.num_loops} loops, each on {one.budget:,} samples of a pool of {one.pool_size:,} "
-        f"({100 * one.budget / one.pool_size:.3g} %). Nothing was trained."
-    )
-    if one.is_part:
-        how = (
-            f"The selection below was made from {one.selected_from:,} random candidates with a budget in proportion, "
-            f"{len(one.selected):,}: it is like the run's first one, not the same."
-        )
-    elif one.scores:
-        how = f"The selection below is the run's first one, from {one.selected_from:,} candidates that were scored."
-    else:
-        how = (
-            f"The first loop's selection needs no scores. For looking, {one.looked_at:,} samples were scored here, a "
-            "random part of the pool and some of the selected; the budget does not have this work."
-        )
-    return [plan, how]
-
-
 # --- Sections ---
 
 
@@ -88,46 +73,6 @@ def _budget(inspection: Inspection) -> Section:
     )
 
 
-def budget_sentence(inspection: Inspection) -> str:
-    """The selection's share, and what else it would buy."""
-    cost = inspection.cost
-    trained = cost.total["train"]
-    text = (
-        f"The selection takes {100 * cost.share('flops'):.1f} % of the run's FLOPs and an estimated "
-        f"{100 * cost.share('seconds'):.1f} % of its time: {cost.forwards:,} forward passes beside the "
-        f"{trained.samples:,} samples trained."
-    )
-    extra = summed(cost.total.values()).seconds - summed(cost.plain.values()).seconds
-    if extra > 0 and trained.seconds > 0:
-        text += f" Plain finetuning could train {100 * extra / trained.seconds:.0f} % more batches in the same time."
-    return text
-
-
-def budget_rows(inspection: Inspection) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: each loop, all loops, and plain finetuning."""
-    cost = inspection.cost
-    header = ["", "scored", "trained", "evaluated", "TFLOPs", "for selection", "seconds", "for selection"]
-
-    def row(name: str, work: Mapping[str, Work]) -> list[str]:
-        found = {kind: work.get(kind, Work()) for kind in KINDS}
-        everything = summed(found.values())
-        return [
-            name,
-            *(f"{found[kind].samples:,}" for kind in ("score", "train", "evaluate")),
-            _amount(everything.flops / 1e12),
-            f"{100 * extra_share(found, 'flops'):.1f} %",
-            _amount(everything.seconds),
-            f"{100 * extra_share(found, 'seconds'):.1f} %",
-        ]
-
-    rows = [row(f"loop {number}", loop) for number, loop in enumerate(cost.loops)]
-    return header, [*rows, row("all loops", cost.total), row("plain finetuning", cost.plain)]
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _classes(inspection: Inspection) -> Section | None:
     shares = inspection.classes
     if not shares:
@@ -144,23 +89,6 @@ def _classes(inspection: Inspection) -> Section | None:
         tables=[Table(header, rows[:LISTED_CLASSES])],
         pictures=[Picture("classes", figures.classes(shares), "Part of each class in pool and selection")],
     )
-
-
-def class_rows(inspection: Inspection) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, one a class."""
-    shares = inspection.classes
-    pool, selected = (max(1, sum(getattr(one, of) for one in shares)) for of in ("pool", "selected"))
-    rows = [
-        [
-            one.name,
-            f"{one.pool:,}",
-            f"{100 * one.pool / pool:.1f} %",
-            f"{one.selected:,}",
-            f"{100 * one.selected / selected:.1f} %",
-        ]
-        for one in shares
-    ]
-    return ["class", "pool", "part", "selected", "part"], rows
 
 
 def _losses(inspection: Inspection) -> Section | None:
@@ -260,21 +188,16 @@ def _duplicates(inspection: Inspection, image_of: ImageOf) -> Section:
     )
 
 
-def duplicates_sentence(inspection: Inspection) -> str:
-    """How many there are, beside chance."""
-    found = inspection.duplicates
-    text = f"{found.samples:,} of {found.looked_at:,} selected samples have a near duplicate among them"
-    if found.samples_at_random is not None:
-        text += f"; of as many random samples of the pool, {found.samples_at_random:,}"
-    return f"{text}."
-
-
 def _labels(inspection: Inspection, image_of: ImageOf) -> Section:
     shown = inspection.suspicious[:LISTED_LABELS]
     tiles = [
         Tile(
             image_of(one.index),
-            [f"#{one.index}", f"label: {_class(inspection, one.label)}", f"like: {_class(inspection, one.other)}"],
+            [
+                f"#{one.index}",
+                f"label: {class_name(inspection, one.label)}",
+                f"like: {class_name(inspection, one.other)}",
+            ],
         )
         for one in shown
     ]
@@ -296,66 +219,8 @@ def _labels(inspection: Inspection, image_of: ImageOf) -> Section:
     )
 
 
-def labels_sentence(inspection: Inspection) -> str:
-    """How many there are."""
-    if not inspection.checked_labels:
-        return "Not looked for: that takes two classes with a few samples each."
-    chosen = sum(one.selected for one in inspection.suspicious)
-    return (
-        f"{len(inspection.suspicious):,} of {inspection.checked_labels:,} labels look wrong, {chosen:,} of them of "
-        "selected samples."
-    )
-
-
-def suspicious_rows(inspection: Inspection, shown: Iterable[SuspiciousLabel]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, one a sample."""
-    rows = [
-        [
-            f"#{one.index}",
-            _class(inspection, one.label),
-            _class(inspection, one.other),
-            f"{one.confidence:.3f}",
-            f"{one.loss:.2f}",
-            "yes" if one.selected else "no",
-        ]
-        for one in shown
-    ]
-    return ["sample", "label", "looks like", "confidence", "loss", "selected"], rows
-
-
-def _class(inspection: Inspection, label: int) -> str:
-    names = inspection.class_names
-    return names[label] if label < len(names) else str(label)
-
-
 def _described(inspection: Inspection, index: int) -> list[str]:
     sample = inspection.samples.get(index)
     if sample is None:
         return []
     return [text for text in (sample.class_name, sample.caption) if text]
-
-
-# --- A terminal ---
-
-
-def summary_of(inspection: Inspection, paths: Iterable[Path] = ()) -> str:
-    """The same in short."""
-    header, rows = budget_rows(inspection)
-    sections = [
-        ("Before training", "\n".join(f"  {text}" for text in lead(inspection))),
-        ("Cost", f"{table([header, *rows])}\n  {budget_sentence(inspection)}"),
-    ]
-    if inspection.classes:
-        header, rows = class_rows(inspection)
-        more = [f"  and {len(rows) - 12} more classes"] if len(rows) > 12 else []
-        sections.append(("Classes", "\n".join([table([header, *rows[:12]]), *more])))
-    sections += [
-        ("Near duplicates", f"  {duplicates_sentence(inspection)}"),
-        ("Suspicious labels", f"  {labels_sentence(inspection)}"),
-    ]
-    if inspection.suspicious:
-        header, rows = suspicious_rows(inspection, inspection.suspicious[:5])
-        sections[-1] = (sections[-1][0], f"{sections[-1][1]}\n{table([header, *rows])}")
-    if paths := list(paths):
-        sections.append(("Files", links(paths)))
-    return "\n".join(f"\n{title}\n{text}" for title, text in sections)

@@ -53,6 +53,7 @@ class Rescoring:
         takes_fraction: Whether the fraction means anything.
         reads_training_losses: Whether the losses that training sees must be recorded.
         begins_with_all: Whether the first loop scores, and so loads, the whole pool.
+        count: Samples that a later loop scores.
         kept: What the next boundary needs, in pool order.
     """
 
@@ -62,8 +63,18 @@ class Rescoring:
 
     def __init__(self, pool: Pool, budget: int, fraction: float | None, allocation: str = "class_proportional") -> None:
         self.pool, self.budget, self.allocation = pool, budget, allocation
-        self.fraction = 1.0 if fraction is None else fraction
+        self.count = self.scored_later(len(pool), budget, fraction)
         self.kept: Candidates | None = None
+
+    @classmethod
+    def scored_later(cls, pool_size: int, budget: int, fraction: float | None) -> int:
+        """Samples that pass the model when a loop begins that is not the first, where all can be loaded."""
+        return pool_size
+
+    @classmethod
+    def scored_first(cls, pool_size: int, budget: int, fraction: float | None) -> int:
+        """The same of the first loop."""
+        return pool_size if cls.begins_with_all else cls.scored_later(pool_size, budget, fraction)
 
     def candidates(self, boundary: Boundary) -> Candidates:
         """All that the loop's selection may choose from, those that cannot be loaded perhaps among them; none, without
@@ -105,6 +116,10 @@ class Sampled(Rescoring):
     takes_fraction = True
     begins_with_all = False
 
+    @classmethod
+    def scored_later(cls, pool_size: int, budget: int, fraction: float | None) -> int:
+        return min(pool_size, max(budget, _part(pool_size, fraction)))
+
     def candidates(self, boundary: Boundary) -> Candidates:
         asked = self.drawn(boundary.seed)
         found = boundary.score(asked)
@@ -119,10 +134,6 @@ class Sampled(Rescoring):
     def drawn(self, seed: int, count: int | None = None) -> Tensor:
         return super().drawn(seed, self.count)
 
-    @property
-    def count(self) -> int:
-        return max(self.budget, round(self.fraction * len(self.pool)))
-
 
 class Stale(Rescoring):
     """The whole pool is scored once. Then a fresh random part is scored anew, samples that the loop before trained on
@@ -135,14 +146,17 @@ class Stale(Rescoring):
     takes_fraction = True
     reads_training_losses = True
 
+    @classmethod
+    def scored_later(cls, pool_size: int, budget: int, fraction: float | None) -> int:
+        return min(pool_size, max(1, _part(pool_size, fraction)))
+
     def candidates(self, boundary: Boundary) -> Candidates:
         if self.kept is None:
             self.kept = boundary.score(self.drawn(boundary.seed)).in_pool_order()
         else:
             trained = boundary.trained(boundary.loop - 1)
-            count = max(1, round(self.fraction * len(self.pool)))
             seen = with_losses(self.kept, trained, boundary.training_losses())
-            self.kept = renewed(seen, boundary.score(self.drawn(boundary.seed, count)))
+            self.kept = renewed(seen, boundary.score(self.drawn(boundary.seed, self.count)))
         return self.kept
 
 
@@ -152,6 +166,10 @@ class Proxy(Rescoring):
 
     What could not be loaded when the pool was scored is no candidate in the whole run.
     """
+
+    @classmethod
+    def scored_later(cls, pool_size: int, budget: int, fraction: float | None) -> int:
+        return 0
 
     def candidates(self, boundary: Boundary) -> Candidates:
         if self.kept is None:
@@ -183,6 +201,10 @@ def renewed(candidates: Candidates, fresh: Candidates) -> Candidates:
     rest = candidates.take(~torch.isin(candidates.indices, fresh.indices)).tensors()
     together: dict[str, Any] = {name: torch.cat([rest[name], values]) for name, values in fresh.tensors().items()}
     return Candidates(**together).in_pool_order()
+
+
+def _part(pool_size: int, fraction: float | None) -> int:
+    return round((1.0 if fraction is None else fraction) * pool_size)
 
 
 def _without(indices: Tensor, others: Tensor) -> Tensor:
