@@ -147,18 +147,18 @@ def test_a_budget_above_the_pool(make):
 
 @pytest.mark.parametrize("fraction", [0.05, 0.1])
 def test_a_part_that_leaves_no_choice(make, fraction):
-    options = {"rescore": "sampled", "scoring_fraction": fraction, "selection_budget": 10}
+    options = {"strategy": "ods", "rescore": "sampled", "scoring_fraction": fraction, "selection_budget": 10}
     message = rf"scoring_fraction is {fraction}, with rescore='sampled' .* of 100 samples, and the budget .* is 10: all"
     with pytest.raises(ValueError, match=message):
         make(**options).check_part_scored(100)
-    make(**options, strategy="random").check_part_scored(100)
+    make(**options | {"strategy": "random"}).check_part_scored(100)
     make(**options | {"rescore": "stale"}).check_part_scored(100)
     make(**options | {"scoring_fraction": 0.11}).check_part_scored(100)
 
 
 def test_the_default_part_leaves_no_choice_to_a_larger_budget(make):
     with pytest.raises(ValueError, match=r"scoring_fraction is 0.25, .* 25 of 100 samples, .* is 30: all"):
-        make(rescore="sampled", selection_fraction=0.3).check_part_scored(100)
+        make(strategy="ods", rescore="sampled", selection_fraction=0.3).check_part_scored(100)
 
 
 @pytest.mark.parametrize("strategy", ["rho_loss", "learn_loss", "ta_vaal"])
@@ -185,7 +185,7 @@ def test_output_dir_may_be_positional(tmp_path):
 
 
 # Options that mean something beside others only.
-NEEDED = {"scoring_fraction": {"rescore": "sampled"}}
+NEEDED = {"scoring_fraction": {"sample_weights": {"strategy": "ods"}, "rescore": "sampled"}}
 
 
 @pytest.mark.parametrize("field", OURS, ids=lambda field: field.name)

@@ -48,7 +48,7 @@ def command(make_vit, tmp_path, monkeypatch):
 
 
 def test_inspect_writes_a_page_and_a_summary(command, tmp_path, capsys):
-    assert cli.main(["inspect", *command]) == 0
+    assert cli.main(["inspect", *command, "--strategy", "ods"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^ *loop 0 +80 +16 +0 ", printed, re.M)
     assert re.search(r"^ *all loops +160 +32 ", printed, re.M)
