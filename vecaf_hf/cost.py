@@ -116,6 +116,13 @@ class CostMeter:
         """Set the counters to zero, but keep the FLOPs per sample that were measured."""
         self.work = {kind: Work() for kind in KINDS}
 
+    def logs(self) -> dict[str, float]:
+        """Scalars for Trainer's log, under `vecaf/`: TFLOPs so far of each kind that was done, and of all together. No
+        seconds, which a resumed run would not repeat."""
+        done = {kind: work.flops / 1e12 for kind, work in self.work.items() if work.samples or work.flops}
+        figures = {f"vecaf/tflops_{kind}": flops for kind, flops in done.items()}
+        return {**figures, "vecaf/tflops": sum(done.values())}
+
     def state(self) -> dict[str, Any]:
         self._book()
         work = {kind: asdict(work) for kind, work in self.work.items()}

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback
 from vecaf_hf.beside_model import LearnsBesideModel
 from vecaf_hf.checkpoint import claim
@@ -30,6 +29,7 @@ from vecaf_hf.loop import (
 )
 from vecaf_hf.loop.agreement import check_same_selection
 from vecaf_hf.loop.state import pool_fingerprint
+from vecaf_hf.plain_arguments import with_defaults
 from vecaf_hf.pushing_trainer import PushingTrainer
 from vecaf_hf.reporting.card import given_to_card, write_card
 from vecaf_hf.reselection import Reselection
@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 class VeCAFTrainer(PushingTrainer):
     """A Trainer that reselects what it trains on at every loop boundary.
 
-    Takes what `transformers.Trainer` takes, with `VeCAFArguments`, and a `CEACallback` among the callbacks for
-    Cross-attentive Embedding Augmentation.
+    Takes what `transformers.Trainer` takes, with `VeCAFArguments` (or plain `TrainingArguments`, for the defaults of
+    ours), and a `CEACallback` among the callbacks for Cross-attentive Embedding Augmentation.
 
     Args:
         model: The pretrained model whose head was fitted to the classes, or None with a `model_init`.
@@ -77,22 +77,21 @@ class VeCAFTrainer(PushingTrainer):
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,
-        args: VeCAFArguments | None = None,
+        args: TrainingArguments | None = None,
         *,
         scoring_dataset: Any = None,
         sample_loss_func: SampleLoss | None = None,
         **kwargs: Any,
     ) -> None:
-        args = args if args is not None else VeCAFArguments(output_dir="tmp_trainer")
-        super().__init__(model, args, sample_loss_func, **kwargs)
+        super().__init__(model, with_defaults(args), sample_loss_func, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
                 "FSDP and DeepSpeed are not supported: the head of a sharded model sees no whole embedding"
             )
-        if args.n_gpu > 1:
+        if self.args.n_gpu > 1:
             raise ValueError(
-                f"one process sees {args.n_gpu} GPUs: start one process per GPU with `accelerate launch`, or choose "
-                "one with CUDA_VISIBLE_DEVICES"
+                f"one process sees {self.args.n_gpu} GPUs: start one process per GPU with `accelerate launch`, or "
+                "choose one with CUDA_VISIBLE_DEVICES"
             )
         self.cea = self._find_cea()
         self._makes_optimizer = self.optimizer is None
@@ -434,6 +433,10 @@ class VeCAFTrainer(PushingTrainer):
 
     def _end_loop(self) -> None:
         self.meter.stop()
+        due = self.control.should_log
+        self.log(self.meter.logs())
+        # Trainer takes any log for the one that is due, that of the losses.
+        self.control.should_log = due
 
     def _select(self, run: RunState, loop: int) -> None:
         schedule = self._schedule

@@ -18,7 +18,7 @@ SECTION = re.compile(r"^<!-- vecaf_hf:(\w+) -->\r?$.*?^<!-- /vecaf_hf:\1 -->(?=\
 LISTS = ("tags", "datasets", "metrics")
 RESULTS = "model-index"
 # The repository in the lines of code that load the model.
-REPOSITORY = re.compile(r'((?:from_pretrained\(|model=|hf_hub_download\()")[^"\n]*')
+REPOSITORY = re.compile(r'((?:from_pretrained\((?:model, )?|model=|hf_hub_download\()")[^"\n]*')
 
 
 def amended(card: str, fresh: str, given: Collection[str] = ()) -> str:

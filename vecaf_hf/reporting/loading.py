@@ -22,12 +22,19 @@ from safetensors.torch import load_file
 
 model.load_state_dict(load_file(hf_hub_download("{0}", "model.safetensors")))"""
 
+ADAPTER = """from peft import PeftModel
+
+# Into the model that it was made for, as that was before the finetuning.
+model = PeftModel.from_pretrained(model, "{0}")"""
+
 
 def library_of(model: Any) -> str | None:
     """The library that loads the model's checkpoint by its config; None for a bare module's weights.
 
     That of a timm model too, wrapped as it is: its weights are named by the wrapper, and timm itself cannot load them.
     """
+    if hasattr(model, "get_base_model"):
+        return "peft"
     return "transformers" if isinstance(model, PreTrainedModel) else None
 
 
@@ -37,8 +44,8 @@ def loading_code(model: Any, has_processor: bool, repo_id: str) -> str:
     Args:
         has_processor: Whether its image processor is saved with it.
     """
-    if library_of(model) is None:
-        return STATE.format(repo_id)
+    if library_of(model) != "transformers":
+        return (ADAPTER if library_of(model) == "peft" else STATE).format(repo_id)
     if model.config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         return AUTO.replace("AutoModelForImageClassification", type(model).__name__).format(repo_id)
     # A wrapped timm model keeps its processor in its config.

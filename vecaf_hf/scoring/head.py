@@ -28,14 +28,21 @@ def find_head(model: nn.Module, name: str | None = None) -> nn.Module:
         modules = dict(model.named_modules())
         if name not in modules:
             raise ValueError(f"head is {name!r}, and {type(model).__name__} has no such module")
-        return modules[name]
-    return _timm_head(model.timm_model) if hasattr(model, "timm_model") else _named_head(model)
+        return _that_learns(modules[name])
+    return _that_learns(_timm_head(model.timm_model) if hasattr(model, "timm_model") else _named_head(model))
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:
     """The model that has the head: PEFT wraps it."""
     base: Any = getattr(model, "get_base_model", None)
     return model if base is None else base()
+
+
+def _that_learns(head: nn.Module) -> nn.Module:
+    """The head itself, or the copy of it that PEFT trains beside the original (`modules_to_save`)."""
+    copies: Any = getattr(head, "modules_to_save", None)
+    active: Any = getattr(head, "active_adapters", None)
+    return copies[active[0]] if isinstance(copies, nn.ModuleDict) and active else head
 
 
 def _timm_head(model: Any) -> nn.Module:
