@@ -185,7 +185,7 @@ def test_output_dir_may_be_positional(tmp_path):
 
 
 # Options that mean something beside others only.
-NEEDED = {"scoring_fraction": {"sample_weights": {"strategy": "ods"}, "rescore": "sampled"}}
+NEEDED = {"scoring_fraction": {"rescore": "sampled"}, "sample_weights": {"strategy": "ods"}}
 
 
 @pytest.mark.parametrize("field", OURS, ids=lambda field: field.name)
