@@ -40,8 +40,8 @@ class CEAOptions:
         metadata={
             "help": "How text embeddings come into the image embedding space: ridge, procrustes, learned (trained "
             "with the model), dual (for CLIP and SigLIP: fitted on the encoder's own image embeddings), identity (the "
-            "paper; sizes must agree). Refitted at each loop boundary, except learned. Measured: learned is some 5 points "
-            "worse, procrustes and ridge are alike."
+            "paper; sizes must agree). Refitted at each loop boundary, except learned. Measured: learned is some 5 "
+            "points worse, procrustes and ridge are alike."
         },
     )
     toward: str = field(
