@@ -3,7 +3,7 @@
     python recipes/ablations.py
 
 Each grid in configs/ablations that has run left a `results.json` below results/ablations. A variant is compared, seed
-by seed, with the run that has the defaults: `ods` where it is of that strategy, else `balanced`.
+by seed, with a reference: the `ods` of base.yaml where it is of that strategy, else `balanced`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tables and plots of a grid that `compare.py` has run, from its `results.json`.
 
-python recipes/comparison.py recipes/results/fashion_mnist
+python recipes/comparison.py recipes/results/several_epochs
 """
 
 from __future__ import annotations

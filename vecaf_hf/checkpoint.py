@@ -72,6 +72,12 @@ def whole_checkpoints(output_dir: Path) -> list[Path]:
     return [folder for folder in found if _step(folder) >= 0 and find_damage(folder) is None]
 
 
+def checkpoints_of_run(output_dir: Path) -> list[Path]:
+    """The whole ones of the run that wrote here last, in the order of their steps; all, where it has left no id."""
+    run = _latest_run(str(output_dir))
+    return [folder for folder in whole_checkpoints(output_dir) if run is None or _state(folder).get("run") == run]
+
+
 def claim(output_dir: str, run: str) -> None:
     """Note which run writes its checkpoints here from now on: those of earlier ones are no longer resumed by True."""
     Path(output_dir).mkdir(parents=True, exist_ok=True)

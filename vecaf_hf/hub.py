@@ -23,9 +23,11 @@ from vecaf_hf.reporting.card import CARD
 
 Answer = TypeVar("Answer")
 
-# Seconds before the tries after a 429 that does not say how long to wait, where huggingface_hub itself does not try
-# again: it does for uploads, not when it creates a repository or commits.
+# Seconds before the tries after an answer that may change and does not say how long to wait, where huggingface_hub
+# itself does not try again: it does for uploads, not when it creates a repository or commits.
 WAITS = (2, 8, 30)
+# What httpx raises where no answer comes, of whichever httpx this huggingface_hub stands on.
+CONNECTION_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 # Longer than this, a run does not wait for its push.
 LONGEST_WAIT = 300
 REASONS = {
@@ -94,8 +96,11 @@ def push_run(
             commit_message=commit_message,
         )
     except PushError as error:
-        again = f"{error}. All of the run is in {printable(folder)}; push it again with `vecaf-hf push "
-        raise PushError(f"{again}{shlex.quote(printable(folder))}`", error.kind, error.permanent) from error.__cause__
+        named = {"--repo_id": repo_id, "--revision": revision}
+        words = [printable(folder), *(word for name, value in named.items() if value for word in (name, value))]
+        command = shlex.join(["vecaf-hf", "push", *map(printable, words), *(["--private"] if private else [])])
+        again = f"{error}. All of the run is in {printable(folder)}; push it again with `{command}`"
+        raise PushError(again, error.kind, error.permanent) from error.__cause__
 
 
 def read_card(folder: Path) -> str | None:
@@ -151,16 +156,19 @@ def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """The Hub's answer; if it has had too many requests, asked again when it says, or after a while."""
+    """The Hub's answer; if it is too busy, fails or cannot be reached, asked again when it says, or after a while."""
     for wait in WAITS:
         try:
             return ask()
         except HfHubHTTPError as error:
             asked = error.response.headers.get("Retry-After", "")
             seconds = int(asked) if asked.isdecimal() else wait
-            if error.response.status_code != 429 or seconds > LONGEST_WAIT:
+            status = error.response.status_code
+            if (status != 429 and status < 500) or seconds > LONGEST_WAIT:
                 raise
             time.sleep(seconds)
+        except CONNECTION_ERROR:
+            time.sleep(wait)
     return ask()
 
 

@@ -7,8 +7,13 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+ROOT = r"(?:file://)?(?:~?/|[A-Za-z]:[\\/])"
+# A value that is a path as a whole, blanks included.
+WHOLE = re.compile(ROOT + r".*", re.DOTALL)
+# In a text: from a quote to the next one of its kind.
+QUOTED = re.compile(rf"""(?P<quote>["'`])(?P<path>{ROOT}(?:(?!(?P=quote)).)*)(?=(?P=quote))""")
 # In a text: what begins like an absolute path, where a word begins. Not the rest of an address, nor a fraction.
-IN_TEXT = re.compile(r"""(?<![^\s"'(=\[,])(?:~?/|[A-Za-z]:\\)[^\s"'()\[\],:;|<>]+""")
+IN_TEXT = re.compile(rf"""(?<![^\s"'`(=\[,:])(?!(?<=:)//){ROOT}[^\s"'`()\[\],:;|<>]+""")
 # Keys of a config whose value is where something was loaded from.
 PLACES = ("name_or_path", "path", "file", "dir")
 
@@ -34,6 +39,9 @@ def without_paths(value: Any, folders: Collection[str]) -> Any:
         return value
     if any(value == folder or value.startswith(f"{folder}/") for folder in folders):
         return _last_part(value)
+    if WHOLE.fullmatch(value):
+        return _last_part(value)
+    value = QUOTED.sub(lambda found: found["quote"] + _last_part(found["path"]), value)
     return IN_TEXT.sub(lambda found: _last_part(found[0]), value)
 
 

@@ -1,4 +1,5 @@
-"""What of a run leaves the machine: the model, its card and pictures; no pickle, no log, no path of this machine."""
+"""What of a run leaves the machine: the model, its card and pictures; no pickled arguments, no log, no path of this
+machine. Checkpoints, where they are asked for, hold torch's own states of optimizer, schedule and generators."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from huggingface_hub import CommitOperationAdd
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
-from vecaf_hf.checkpoint import RUN_FILE, whole_checkpoints
+from vecaf_hf.checkpoint import RUN_FILE, checkpoints_of_run
 from vecaf_hf.local_paths import without_paths, without_places
 from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE
 from vecaf_hf.reporting.card import PLOTS
@@ -46,8 +47,8 @@ def run_files(folder: Path, strategy: HubStrategy) -> Files:
             f"model, or one of its {PREFIX_CHECKPOINT_DIR}-N folders"
         )
     if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-        # Of those that take one place in the repository, the last one does.
-        for checkpoint in whole_checkpoints(folder):
+        checkpoints = checkpoints_of_run(folder)
+        for checkpoint in checkpoints[-1:] if strategy == HubStrategy.CHECKPOINT else checkpoints:
             files |= checkpoint_in(checkpoint, strategy)
     return files
 

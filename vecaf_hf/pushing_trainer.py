@@ -37,6 +37,8 @@ class PushingTrainer(ScoringTrainer):
         reached keeps from no training: the repository is made with the first push that comes through."""
         if not self.is_world_process_zero():
             return
+        # Of a run that was killed while it pushed.
+        shutil.rmtree(Path(str(self.args.output_dir)) / ON_THE_WAY, ignore_errors=True)
         try:
             self.hub_model_id = self._make_repository(token, private)
         except PushError as error:
@@ -48,6 +50,7 @@ class PushingTrainer(ScoringTrainer):
         """Trainer's, whose push may fail: what a script does next, such as saving its metrics, is done all the same."""
         super().save_model(output_dir, _internal_call=True)
         if self.args.push_to_hub and not _internal_call:
+            self._told.clear()  # Nothing comes after it that would push again.
             with self._going_on("the model is saved"):
                 self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -129,6 +132,7 @@ class PushingTrainer(ScoringTrainer):
                     revision=self.args.hub_revision,
                     commit_message=f"Training in progress, {point}",
                 )
+                self._told.clear()
         finally:
             shutil.rmtree(links, ignore_errors=True)
 
@@ -150,7 +154,7 @@ class PushingTrainer(ScoringTrainer):
 
     @contextmanager
     def _going_on(self, consolation: str) -> Iterator[None]:
-        """Errors inside the block become a warning, one for each kind, and the run goes on."""
+        """Errors inside the block become a warning, one for each kind until a push arrives, and the run goes on."""
         try:
             yield
         except Exception as error:

@@ -26,6 +26,8 @@ class ResumingTrainer(Trainer):
 
     model: Any
     _resume_folder: str | None = None
+    # Whether the model is that of the best checkpoint, which Trainer loads when the training has ended.
+    best_is_loaded = False
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trainer's training. With True it resumes from the last whole checkpoint in `output_dir`, and begins at the
@@ -42,6 +44,7 @@ class ResumingTrainer(Trainer):
             # A run before this one may have used up their patience.
             for callback in self._patient_callbacks():
                 callback.early_stopping_patience_counter = 0
+        self.best_is_loaded = False
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
@@ -121,3 +124,4 @@ class ResumingTrainer(Trainer):
     def _load_best_model(self) -> None:
         if not reload_model(self.model, str(self.state.best_model_checkpoint)):
             super()._load_best_model()
+        self.best_is_loaded = True

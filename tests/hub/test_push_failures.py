@@ -62,6 +62,21 @@ def test_too_many_requests_are_waited_out(hub, waits, finished, step):
     assert len(waits) == 2 and set(waits) <= {17, 18}
 
 
+@pytest.mark.parametrize("status", [503, 0])
+@pytest.mark.parametrize("step", ["create", "commit"])
+def test_a_short_failure_is_waited_out(hub, waits, finished, step, status):
+    hub.fail(step, status, times=2)
+    finished.push_to_hub()
+    assert hub.commits == ["End of training"] and waits == [2, 8]
+
+
+def test_the_advice_names_what_was_given(hub, finished):
+    finished.save_model()
+    hub.fail("commit", 403)
+    with pytest.raises(PushError, match="--repo_id team/shirts --revision v2 --private`"):
+        push_run(finished.args.output_dir, repo_id="team/shirts", revision="v2", private=True)
+
+
 def test_an_hour_is_not_waited(hub, waits, finished):
     hub.fail("commit", 429, times=1, Retry_After="3600")
     with pytest.raises(PushError, match="wait a while"):
@@ -134,8 +149,8 @@ def test_a_wrong_token_shows_before_training(hub, make_vit, make_trainer, status
 
 
 @pytest.mark.parametrize("status", [500, 0])
-def test_a_hub_that_cannot_be_reached_keeps_from_no_training(hub, make_vit, make_trainer, caplog, status):
-    hub.fail("create", status)
+def test_a_hub_that_cannot_be_reached_keeps_from_no_training(hub, waits, make_vit, make_trainer, caplog, status):
+    hub.fail("create", status, times=4)
     trainer = make_trainer(make_vit(), push_to_hub=True, hub_always_push=True, save_strategy="steps", save_steps=4)
     assert any("The run goes on" in record.getMessage() for record in caplog.records)
     trainer.train()

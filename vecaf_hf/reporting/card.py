@@ -76,7 +76,7 @@ def _rendered(trainer: VeCAFTrainer, given: Mapping[str, Any], plots: list[str])
     args, state = trainer.args, trainer.state
     weights = model_origin(trainer.model, given.get("finetuned_from"))
     data = dataset_origin(trainer.train_dataset, _first(given.get("dataset_tags")), _first(given.get("dataset")))
-    best_step = state.best_global_step if args.load_best_model_at_end else None
+    best_step = state.best_global_step if trainer.best_is_loaded else None
     metrics = final_metrics(state.log_history, best_step)
     records, strategy = trainer.loop_records, args.to_dict()["strategy"]
     name = given.get("model_name") or (args.hub_model_id or Path(str(args.output_dir)).name).split("/")[-1]

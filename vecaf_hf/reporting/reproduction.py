@@ -70,6 +70,9 @@ def _cea_as_code(cea: CEACallback) -> str:
         f"    captions={_literal(cea.captions)}," if isinstance(cea.captions, str) else "    captions=...,  # a list",
         *(f"    {name}={_literal(value)}," for name, value in options.items()),
     ]
+    if cea.captioner is not None:
+        captioner = hub_id(cea.captioner.name_or_path)
+        lines.append(f"    captioner={_literal(captioner)}," if captioner else "    captioner=...,  # not on the Hub")
     return "\n".join(["cea = CEACallback(", *lines, ")"])
 
 

@@ -26,7 +26,7 @@ class SelectionOptions:
         metadata={
             "help": "How samples are selected: the name of a registered strategy, or (from Python) a callable "
             "(candidates, budget, options, generator) -> Selection or indices. The paper's is ods, which scores "
-            "the pool, and was no better beyond the noise on any pool measured; balanced scores nothing."
+            "the pool, and was nowhere measured better than balanced beyond the noise; balanced scores nothing."
         },
     )
     loss_weighting: str = field(
