@@ -21,6 +21,8 @@ KINDS = {
     "train": "forward and backward passes of finetuning",
     "evaluate": "forward passes of evaluation",
 }
+# Kinds whose results outlive a run that is killed.
+CACHED = {"caption", "encode_text"}
 
 
 @dataclass
@@ -117,9 +119,10 @@ class CostMeter:
         self.work = {kind: Work() for kind in KINDS}
 
     def logs(self) -> dict[str, float]:
-        """Scalars for Trainer's log, under `vecaf/`: TFLOPs so far of each kind that was done, and of all together. No
-        seconds, which a resumed run would not repeat."""
-        done = {kind: work.flops / 1e12 for kind, work in self.work.items() if work.samples or work.flops}
+        """Scalars for Trainer's log, under `vecaf/`: TFLOPs so far of each kind that was done, and of these together.
+        Nothing that a resumed run would not repeat: no seconds, and no texts and captions, which a cache keeps."""
+        repeated = {kind: work for kind, work in self.work.items() if kind not in CACHED}
+        done = {kind: work.flops / 1e12 for kind, work in repeated.items() if work.samples or work.flops}
         figures = {f"vecaf/tflops_{kind}": flops for kind, flops in done.items()}
         return {**figures, "vecaf/tflops": sum(done.values())}
 

@@ -160,6 +160,7 @@ def make_trainer(case: Case, materials: Path, folder: Path, seed: int) -> VeCAFT
         "save_strategy": "steps",
         "save_steps": 1,
         "logging_steps": 1,
+        "strategy": "ods",
         **{"use_cpu": True, "report_to": "none", "disable_tqdm": True, "remove_unused_columns": False},
     }
     options = {**defaults, **case.options}

@@ -135,7 +135,7 @@ def test_a_part_of_the_pool_is_filled_up_under_the_head_that_was_fitted(
 
     options: dict[str, Any] = {"rescore": "sampled", "scoring_fraction": 0.6, "head_warmup": True, "strategy": checked}
     # So few that one which cannot be loaded is missed.
-    monkeypatch.setattr(Sampled, "count", 30)
+    monkeypatch.setattr(Sampled, "scored_later", classmethod(lambda *_: 30))
     options |= {"selection_budget": 30, "num_loops": 1, "max_steps": 1, "on_bad_sample": "skip"}
     trainer = make_trainer(make_vit(), pool=pool, **options)
     trainer.train()

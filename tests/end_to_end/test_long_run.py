@@ -57,6 +57,7 @@ def train_long(pixels: Tensor, targets: Tensor, names: list[str], folder: Path) 
         per_device_eval_batch_size=POOL,
         save_steps=100,
         save_total_limit=1,
+        strategy="ods",
         sample_weights="mass",
         logging_steps=2,
         **{"use_cpu": True, "report_to": "none", "disable_tqdm": True, "remove_unused_columns": False},
