@@ -8,9 +8,9 @@ by seed, with a reference: the `ods` of base.yaml where it is of that strategy, 
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, stdev, variance
@@ -18,6 +18,8 @@ from typing import Any
 
 from comparison import Results, ends, markdown, mean_curve, with_error
 from matplotlib.figure import Figure
+
+from vecaf_hf.terminal import Parser, run_in_terminal
 
 RECIPES = Path(__file__).parent
 GRIDS, RESULTS = RECIPES / "configs" / "ablations", RECIPES / "results" / "ablations"
@@ -70,7 +72,8 @@ def figure(grids: Mapping[str, Results]) -> Figure:
         axes.errorbar(fmean(found), place, xerr=stdev(found) / len(found) ** 0.5, fmt="o", ms=4, color=colour)
     axes.set_yticks(range(len(rows)), [f"{grid}: {name.split('/')[1]}" for grid, name in rows], fontsize="small")
     axes.axvline(0, color="#999999", linewidth=0.8, linestyle="--")
-    axes.axvspan(-2 * pooled_error(grids), 2 * pooled_error(grids), color="#999999", alpha=0.15, linewidth=0)
+    noise = 2 * pooled_error(grids)
+    axes.axvspan(-noise, noise, color="#999999", alpha=0.15, linewidth=0)
     axes.set(xlabel=f"validation accuracy above `{SCORING}` or `{FREE}`, points; grey: within twice the pooled error")
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
@@ -92,8 +95,8 @@ def readme_part(grids: Mapping[str, Results]) -> str:
     return f"{BEGIN}\n" + "\n".join(parts) + f"\n{END}"
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+def command() -> None:
+    Parser(description=__doc__).parse_args()
     grids = finished()
     figure(grids).savefig(RESULTS / "ablations.png", dpi=110)
     readme = RECIPES / "README.md"
@@ -101,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_in_terminal(Path(sys.argv[0]).name, command))

@@ -37,9 +37,7 @@ def without_paths(value: Any, folders: Collection[str]) -> Any:
         return [without_paths(held, folders) for held in value]
     if not isinstance(value, str):
         return value
-    if any(value == folder or value.startswith(f"{folder}/") for folder in folders):
-        return _last_part(value)
-    if WHOLE.fullmatch(value):
+    if WHOLE.fullmatch(value) or any(value == folder or value.startswith(f"{folder}/") for folder in folders):
         return _last_part(value)
     value = QUOTED.sub(lambda found: found["quote"] + _last_part(found["path"]), value)
     return IN_TEXT.sub(lambda found: _last_part(found[0]), value)

@@ -1,5 +1,5 @@
 """A command in a terminal: its help, and how it ends: in a sentence and an exit code, where its user can mend what is
-wrong. Imports nothing that takes time."""
+wrong."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -14,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from own_processes import environment
 
 SCRIPT = Path(__file__).parent / "train_two_loops.py"
-ROOT = Path(__file__).parents[2]
 ALONE = [sys.executable]
 ACCELERATE = [
     *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
@@ -63,19 +62,11 @@ class Ended:
 
 def start(launcher: list[str], folder: Path, *runs: list[str]) -> Ended:
     """These runs, one after another in the same processes, all of which have ended with the launcher."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(folder / "hf"),
-        "CUDA_VISIBLE_DEVICES": "",
-        "ACCELERATE_USE_CPU": "true",
-    }
     folder.mkdir(exist_ok=True)
     words = [word for options in runs for word in ("+", *options)][1:]
     running = subprocess.Popen(
         [*launcher, str(SCRIPT), str(folder), *words],
-        env=environment,
+        env=environment(folder),
         cwd=folder,
         text=True,
         stdout=subprocess.PIPE,

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
+from resumed_runs import assert_same_run, losses
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -116,13 +117,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     whole.train()
     resumed = trainer(1, "resumed")
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    others = resumed.model.state_dict()
-    for name, values in whole.model.state_dict().items():
-        assert torch.equal(values, others[name]), name
-    pairs = zip(whole.selection_history, resumed.selection_history, strict=True)
-    assert all(torch.equal(mine.indices, yours.indices) for mine, yours in pairs)
-    losses = [[log["loss"] for log in one.state.log_history if "loss" in log] for one in (whole, resumed)]
-    assert losses[0] == losses[1] and len(losses[0]) == 8
+    assert_same_run(whole, resumed)
+    assert len(losses(whole, "loss")) == 8
 
 
 def test_the_best_adapter_is_loaded_at_the_end(

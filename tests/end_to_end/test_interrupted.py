@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from own_processes import ROOT, environment
 from resumed_runs import assert_same_run
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, TrainerCallback, ViTImageProcessor
@@ -21,10 +22,10 @@ from transformers import PreTrainedModel, TrainerCallback, ViTImageProcessor
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.checkpoint import whole_checkpoints
 from vecaf_hf.interruption import interruptible
+from vecaf_hf.recipe.resume_command import shortened
 from vecaf_hf.terminal import Interrupted
 
 MakeTrainer = Callable[..., VeCAFTrainer]
-ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("interrupted_run.py")
 TIMEOUT = 240
 
@@ -158,17 +159,9 @@ def options_of(model: Path, output: Path, **more: Any) -> list[str]:
 
 
 def started(command: list[str], home: Path, *signals: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(home / "hf"),
-        "CUDA_VISIBLE_DEVICES": "",
-        "ACCELERATE_USE_CPU": "true",
-        "SIGNALS": " ".join(signals),
-    }
+    with_signals = environment(home) | {"SIGNALS": " ".join(signals)}
     return subprocess.run(
-        command, env=environment, cwd=home, capture_output=True, text=True, timeout=TIMEOUT, start_new_session=True
+        command, env=with_signals, cwd=home, capture_output=True, text=True, timeout=TIMEOUT, start_new_session=True
     )
 
 
@@ -245,8 +238,7 @@ def test_two_processes_stop_after_the_same_step_and_one_speaks(model: Path, tmp_
     done = started([*launcher, *options], tmp_path, "2:15:1")
     assert done.returncode == 1 and re.search(r"exitcode *: 143", done.stderr), done.stderr[-4000:]
     again = command_in(done, 2)
-    assert Path(again[0]).name in {"python3", Path(sys.executable).name}
-    assert again[1:] == [*launcher[1:], *options, "--resume_from_checkpoint", "true"]
+    assert again == [*shortened(launcher), *options, "--resume_from_checkpoint", "true"]
     done = started(again, tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
     assert left_behind(tmp_path / "run") == left_behind(tmp_path / "whole")
