@@ -1,6 +1,4 @@
-"""One option at a time: the ablations' results as one figure, and one table for each in recipes/README.md.
-
-    python recipes/ablations.py
+"""One option at a time: the ablations' results as one figure and one table for each, which `readme.py` writes.
 
 Each grid in configs/ablations that has run left a `results.json` below results/ablations. A variant is compared, seed
 by seed, with a reference: the `ods` of base.yaml where it is of that strategy, else `balanced`.
@@ -9,8 +7,6 @@ by seed, with a reference: the `ods` of base.yaml where it is of that strategy, 
 from __future__ import annotations
 
 import json
-import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, stdev, variance
@@ -19,11 +15,8 @@ from typing import Any
 from comparison import Results, ends, markdown, mean_curve, with_error
 from matplotlib.figure import Figure
 
-from vecaf_hf.terminal import Parser, run_in_terminal
-
 RECIPES = Path(__file__).parent
 GRIDS, RESULTS = RECIPES / "configs" / "ablations", RECIPES / "results" / "ablations"
-BEGIN, END = "<!-- ablations -->\n", "<!-- /ablations -->"
 SCORING, FREE = "ods", "balanced"
 
 
@@ -86,22 +79,10 @@ def finished() -> dict[str, Results]:
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
 
 
-def readme_part(grids: Mapping[str, Results]) -> str:
+def tables(grids: Mapping[str, Results]) -> str:
     """The pooled error, and for each grid the first line of its YAML and its table."""
     parts = [f"The standard error of a difference, pooled over all rows, is {pooled_error(grids):.1f}.\n"]
     for name, results in grids.items():
         first = (GRIDS / f"{name}.yaml").read_text().splitlines()[0].removeprefix("# ")
         parts.append(f"**`{name}`**. {first}\n\n{table(results)}\n")
-    return f"{BEGIN}\n" + "\n".join(parts) + f"\n{END}"
-
-
-def command() -> None:
-    Parser(description=__doc__).parse_args()
-    grids = finished()
-    figure(grids).savefig(RESULTS / "ablations.png", dpi=110)
-    readme = RECIPES / "README.md"
-    readme.write_text(re.sub(f"(?s){BEGIN}.*?{END}", lambda _: readme_part(grids), readme.read_text()))
-
-
-if __name__ == "__main__":
-    sys.exit(run_in_terminal(Path(sys.argv[0]).name, command))
+    return "\n".join(parts)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -29,8 +29,8 @@ FREE = ("full", "random", "balanced", "infobatch")
 NOTES = {
     "rho_loss": "fits its small model on the validation split: whatever is read there, as its learning rate and its "
     "batches and cost until an accuracy, is not held out.",
-    "infobatch": "prunes among the samples that the run has trained on: where it is shorter than an epoch these are "
-    "few, and it is nearly `full`.",
+    "infobatch": "saves batches where epochs are counted; here every method makes the same number of them, and what it "
+    "prunes makes room for other samples. Where a run is shorter than an epoch, it is nearly `full`.",
 }
 # Of seeds, for the error of a ratio.
 RESAMPLES = 1000
@@ -86,13 +86,35 @@ def to_target(accuracy: Array, work: Array, target: Array) -> Array:
     return np.where(reached.any(1), done, np.nan)
 
 
-def part_of_whole(runs: Sequence[Run], reference: Sequence[Run], measure: str) -> tuple[float, float]:
-    """What a method takes until its mean curve first reaches the accuracy that the reference's ends with, as a part of
-    what the reference's whole run takes; and its standard error.
+class Part(NamedTuple):
+    """What a method takes until an accuracy, as a part of a whole run; its standard error; and the share of the
+    resamples that get there, of which the error is."""
 
-    NaN where the mean curve, or that of most resamples, never reaches it. The reference's own part is below 1 where its
-    curve has been there before its end: that much is noise. The error is by bootstrap: seeds are drawn anew, the same
-    ones of both; it is that of the resamples which reach the target, and 0 for a single seed.
+    value: float
+    error: float
+    share: float
+
+    @property
+    def never(self) -> bool:
+        return bool(np.isnan(self.value))
+
+    def __str__(self) -> str:
+        if self.never:
+            return "never"
+        error = "" if np.isnan(self.error) else f" ± {self.error:.2f}"
+        return f"{self.value:.2f}{error}" + (f" (in {self.share:.0%})" if self.share < 1 else "")
+
+
+NEVER = Part(float("nan"), float("nan"), 0.0)
+
+
+def part_of_whole(runs: Sequence[Run], reference: Sequence[Run], measure: str) -> Part:
+    """What a method takes until its mean curve first reaches the accuracy that the reference's ends with, as a part of
+    what the reference's whole run takes.
+
+    NEVER where the mean curve, or that of most resamples, does not reach it. The reference's own part is below 1 where
+    its curve has been there before its end: that much is noise. The error is by bootstrap, seeds are drawn anew, the
+    same ones of both; NaN for a single seed.
     """
     seeds = len(runs)
     drawn = np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))
@@ -101,9 +123,10 @@ def part_of_whole(runs: Sequence[Run], reference: Sequence[Run], measure: str) -
     parts = to_target(mine["accuracy"], mine[measure], its["accuracy"][:, -1]) / its[measure][:, -1]
     reached = parts[1:][np.isfinite(parts[1:])]
     if np.isnan(parts[0]) or 2 * len(reached) < RESAMPLES:
-        return float("nan"), float("nan")
+        return NEVER
     # The seeds' own mean is nearer to them than the true one, as where a variance is divided by n - 1.
-    return float(parts[0]), float(reached.std() * (seeds / max(seeds - 1, 1)) ** 0.5)
+    error = reached.std() * (seeds / (seeds - 1)) ** 0.5 if seeds > 1 else float("nan")
+    return Part(float(parts[0]), float(error), len(reached) / RESAMPLES)
 
 
 def ends(runs: Sequence[Run]) -> list[float]:
@@ -156,9 +179,23 @@ def table(results: Results, pool: str) -> str:
             reference = found[opponent]["runs"]
             pairs = zip(ends(runs), ends(reference), strict=True)
             cells.append(with_error([one - other for one, other in pairs], sign="+") if method != opponent else "")
-            cells += [_part(*part_of_whole(runs, reference, measure), len(runs)) for measure in MEASURES.values()]
+            cells += [str(part_of_whole(runs, reference, measure)) for measure in MEASURES.values()]
         rows.append(cells)
     return markdown([header, *rows])
+
+
+def short_table(results: Results) -> str:
+    """One row a method on a pool, of what the READMEs speak of."""
+    header = ["pool", "method", "batches", "test accuracy, %", f"less `{REFERENCE}`'s, paired", "all-in TFLOPs"]
+    rows = [[*header, f"cost until `{REFERENCE}`'s last accuracy, of its whole run"]]
+    for name in sorted(results, key=lambda name: (name.split("/")[0], -fmean(ends(results[name]["runs"])))):
+        pool, method = name.split("/")
+        runs, its = results[name]["runs"], results[f"{pool}/{REFERENCE}"]["runs"]
+        difference = "" if method == REFERENCE else with_error(np.subtract(ends(runs), ends(its)).tolist(), sign="+")
+        curve = mean_curve(runs)
+        cells = [f"`{pool}`", f"`{method}`", f"{curve['step'][-1]:.0f}", with_error(ends(runs)), difference]
+        rows.append([*cells, f"{curve['flops'][-1] / 1e12:.2f}", str(part_of_whole(runs, its, MEASURES["cost"]))])
+    return markdown(rows)
 
 
 def notes(results: Results, pool: str) -> str:
@@ -189,10 +226,6 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A table; the first row is its header."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _part(value: float, error: float, seeds: int) -> str:
-    return "never" if np.isnan(value) else f"{value:.2f}" if seeds == 1 else f"{value:.2f} ± {error:.2f}"
 
 
 def styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -236,12 +269,13 @@ def bars_figure(results: Results, pools: Sequence[str], methods: Sequence[str]) 
         runs = {method: entry["runs"] for method, entry in methods_of(results, pool).items()}
         for row, (name, measure) in enumerate(MEASURES.items()):
             axes = panels[row][column]
-            parts, errors = np.transpose([part_of_whole(mine, runs[REFERENCE], measure) for mine in runs.values()])
+            parts = [part_of_whole(mine, runs[REFERENCE], measure) for mine in runs.values()]
+            values, errors = np.nan_to_num([(part.value, part.error) for part in parts]).T
             colour = "#0072B2" if row == 0 else "#009E73"
             places = [methods.index(method) for method in runs]
-            axes.barh(places, np.nan_to_num(parts), xerr=np.nan_to_num(errors), color=colour, ecolor="#999999")
+            axes.barh(places, values, xerr=errors, color=colour, ecolor="#999999")
             for place, part in zip(places, parts, strict=True):
-                axes.text(0, place, "  never" if np.isnan(part) else "", va="center", fontsize="small")
+                axes.text(0, place, "  never" if part.never else "", va="center", fontsize="small")
             axes.axvline(1, color="#999999", linewidth=0.8, linestyle="--")
             axes.set(title=pool.replace("_", "-") if row == 0 else "", xlabel=f"{name}, of `{REFERENCE}`'s")
             axes.set_yticks(range(len(methods)), methods)

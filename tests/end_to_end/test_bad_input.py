@@ -1060,7 +1060,7 @@ OPTIONS = [
     Case(
         "a strategy misspelt",
         lambda b: b.train(strategy="odds"),
-        r"strategy is 'odds' \(did you mean 'ods'\?\); choose one of ods, loss_balanced, activeft",
+        r"strategy is 'odds' \(did you mean 'ods'\?\); choose one of ods, loss_balanced, trimmed, activeft",
     ),
     Case("in capitals", lambda b: b.train(strategy="ODS"), r"strategy is 'ODS' \(did you mean 'ods'\?\)"),
     Case(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import threading
 import time
@@ -165,20 +166,24 @@ def test_the_error_of_a_ratio_is_that_of_seeds_drawn_anew():
     reference = runs([0.0, 0.4], [0.0, 0.4])
     # Alone the seeds cross at batches 10 and 20, together at 10 + 10 * (0.4 - 0.3) / (0.6 - 0.3) = 13.3, of 20. Of the
     # resamples half are both of them, a quarter each seed twice.
-    part, error = part_of_whole(runs([0.4, 0.8], [0.2, 0.4]), reference, "step")
+    part, error, share = part_of_whole(runs([0.4, 0.8], [0.2, 0.4]), reference, "step")
     drawn = [10 / 20, 20 / 20, *[(10 + 10 / 3) / 20] * 2]
     assert part == pytest.approx(2 / 3) and error == pytest.approx(np.std(drawn) * 2**0.5, rel=0.05)
+    assert share == 1
     # The mean curve reaches it, but only 47 % of the resamples do.
     skewed = runs(*[[0.0, end] for end in (0.95, 0.26, 0.2, 0.38, 0.22)])
-    assert np.isnan(part_of_whole(skewed, runs(*[[0.0, 0.4]] * 5), "step")).all()
+    assert part_of_whole(skewed, runs(*[[0.0, 0.4]] * 5), "step").never
     # The other way round neither is there a ratio.
     skewed = runs(*[[0.0, end] for end in (0.125, 0.47, 0.5, 0.41, 0.49)])
-    assert np.isnan(part_of_whole(skewed, runs(*[[0.0, 0.4]] * 5), "step")).all()
+    assert part_of_whole(skewed, runs(*[[0.0, 0.4]] * 5), "step").never
     # A quarter of the resamples reaches it; of those of three seeds 20 of 27 do.
-    assert np.isnan(part_of_whole(runs([0.0, 0.5], [0.0, 0.2]), reference, "step")).all()
-    three = runs([0.0, 0.5], [0.0, 0.25], [0.0, 0.5])
-    assert part_of_whole(three, runs(*[[0.0, 0.4]] * 3), "step")[0] == pytest.approx((10 + 10 * 0.4 / 1.25 * 3) / 20)
-    assert part_of_whole(runs([0.4, 0.8]), runs([0.0, 0.4]), "step") == (0.5, 0)
+    assert str(part_of_whole(runs([0.0, 0.5], [0.0, 0.2]), reference, "step")) == "never"
+    three = part_of_whole(runs([0.0, 0.5], [0.0, 0.25], [0.0, 0.5]), runs(*[[0.0, 0.4]] * 3), "step")
+    assert three.value == pytest.approx((10 + 10 * 0.4 / 1.25 * 3) / 20)
+    assert three.share == pytest.approx(20 / 27, abs=0.05)
+    # A reader is told that the error is of these alone.
+    assert re.fullmatch(r"0\.98 ± 0\.0\d \(in 7\d%\)", str(three))
+    assert str(part_of_whole(runs([0.4, 0.8]), runs([0.0, 0.4]), "step")) == "0.50"
 
 
 def test_a_cost_table_by_hand():
@@ -531,10 +536,25 @@ def test_an_ablation_is_compared_seed_by_seed_with_its_strategys_defaults():
     assert pooled_error({"one": results}) == pytest.approx((200 / 2 / 2) ** 0.5)
 
 
-def test_the_ablations_in_the_readme_are_those_that_ran():
-    from ablations import finished, readme_part
+def test_the_tables_in_the_readme_are_those_of_the_results():
+    from readme import PART, README, with_tables
 
-    assert readme_part(finished()) in (RECIPES / "README.md").read_text()
+    text = README.read_text()
+    assert {part[2] for part in PART.finditer(text)} == {one.name for one in (RECIPES / "results").iterdir()}
+    assert with_tables(text) == text, "run `python recipes/readme.py`"
+
+
+def test_a_short_table_by_hand():
+    from comparison import short_table
+
+    results = {
+        "clean/full": entry([[0.2, 0.5], [0.2, 0.7]], [0.6, 0.8]),
+        "clean/ods": entry([[0.6, 0.8], [0.6, 0.8]], [0.7, 0.7]),
+    }
+    lines = short_table(results).splitlines()
+    full, ods = ([one.strip() for one in line.strip("|").split("|")][:6] for line in lines[2:])
+    assert full == ["`clean`", "`full`", "20", "70.0 ± 10.0", "", "2.00"]
+    assert ods == ["`clean`", "`ods`", "20", "70.0 ± 0.0", "+0.0 ± 10.0", "2.00"]
 
 
 @pytest.mark.parametrize(

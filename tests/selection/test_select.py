@@ -152,6 +152,8 @@ BAD_OPTIONS = [
     ("random_fraction", -0.1),
     ("random_fraction", 1.0),
     ("random_fraction", float("nan")),
+    ("trimmed_fraction", -0.1),
+    ("trimmed_fraction", 1.0),
 ]
 
 

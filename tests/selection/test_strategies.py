@@ -264,6 +264,7 @@ def test_what_costs_no_forward_pass():
         "balanced",
         "infobatch",
         "loss_balanced",
+        "trimmed",
         "full",
     }
 

@@ -81,3 +81,20 @@ def shares(budget: int, claims: Tensor, capacities: Tensor) -> Tensor:
         extra = budget - int(given.sum())
         given[remainder.argsort(descending=True, stable=True)[:extra]] += 1
     return given
+
+
+def first_of_classes(order: Tensor, classes: Tensor, due: Tensor) -> Tensor:
+    """Rows of the samples that come first in their classes, class by class.
+
+    Args:
+        order: What comes first has the smallest. [M].
+        classes: From 0 on. LongTensor [M].
+        due: How many of each class, at most its size. LongTensor [C].
+
+    Returns:
+        LongTensor [due's sum].
+    """
+    rows = order.argsort(stable=True)
+    rows = rows[classes[rows].argsort(stable=True)]
+    sizes = torch.bincount(classes, minlength=len(due)).tolist()
+    return torch.cat([of_class[:count] for of_class, count in zip(rows.split(sizes), due.tolist(), strict=True)])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.candidates import Candidates
-from vecaf_hf.selection.allocation import shares
+from vecaf_hf.selection.allocation import first_of_classes, shares
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.weighting import loss_weights
@@ -35,13 +35,9 @@ def loss_balanced(
     claims = torch.ones(len(sizes))
     if seen.any():
         claims = class_means(classes, seen, loss_weights(losses[seen], options.loss_weighting).double())
-    # By class, and in each at random, unseen ones first.
-    rows = torch.randperm(len(losses), generator=generator)
-    rows = rows[seen[rows].long().argsort(stable=True)]
-    rows = rows[classes[rows].argsort(stable=True)]
-    due = shares(budget, claims, sizes).tolist()
-    chosen = [of_class[:count] for of_class, count in zip(rows.split(sizes.tolist()), due, strict=True)]
-    return Selection(candidates.indices.cpu()[torch.cat(chosen)])
+    # At random, unseen ones first.
+    order = torch.randperm(len(losses), generator=generator).argsort() + len(losses) * seen.long()
+    return Selection(candidates.indices.cpu()[first_of_classes(order, classes, shares(budget, claims, sizes))])
 
 
 def class_means(labels: Tensor, seen: Tensor, weights: Tensor) -> Tensor:

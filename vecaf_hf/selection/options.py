@@ -110,6 +110,13 @@ class SelectionOptions:
             "many of each class, where each sample has one. Measured with ods: no gain."
         },
     )
+    trimmed_fraction: float = field(
+        default=0.2,
+        metadata={
+            "help": "Part of each class, in [0, 1), that trimmed leaves out once a third of the run is over: about as "
+            "many as there are wrong labels."
+        },
+    )
 
     def __post_init__(self) -> None:
         check_choice("loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
@@ -126,6 +133,9 @@ class SelectionOptions:
             raise ValueError(
                 f"random_fraction is {self.random_fraction}; it must be less than 1 (all at random: strategy='random')"
             )
+        check_at_least("trimmed_fraction", self.trimmed_fraction, 0)
+        if self.trimmed_fraction >= 1:
+            raise ValueError(f"trimmed_fraction is {self.trimmed_fraction}; it must be less than 1, which is all")
         if self.random_fraction and self.sample_weights == "mass":
             raise ValueError(
                 "random_fraction and sample_weights='mass' do not go together: a sample drawn at random stands for no "

@@ -25,6 +25,7 @@ from vecaf_hf.selection.random import balanced, random
 from vecaf_hf.selection.rho_loss import rho_loss
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.topk_loss import topk_loss
+from vecaf_hf.selection.trimmed import trimmed
 from vecaf_hf.selection.uncertainty import el2n, entropy, margin
 from vecaf_hf.validation import check_choice, check_options, whole
 
@@ -84,6 +85,7 @@ CANDIDATES_PER_SAMPLE = 10
 STRATEGIES: dict[str, Strategy] = {
     "ods": Strategy(ods, frozenset({"embeddings", "losses"}), allocates=True, weighs=True),
     "loss_balanced": Strategy(loss_balanced, frozenset({"training_losses"}), wants=frozenset({"labels"})),
+    "trimmed": Strategy(trimmed, frozenset({"training_losses", "progress", "labels"})),
     "activeft": Strategy(activeft, frozenset({"embeddings"}), weighs=True),
     "random": Strategy(random, frozenset()),
     "balanced": Strategy(balanced, frozenset({"labels"})),

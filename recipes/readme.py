@@ -1,0 +1,43 @@
+"""The results' tables in recipes/README.md, and the ablations' figure, anew from the results' files.
+
+    python recipes/readme.py
+
+A table stands between `<!-- results NAME -->` and `<!-- /results -->`: that of the `results.json` in results/NAME, or,
+for `ablations`, those of all ablations that have run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import ablations
+from comparison import short_table
+
+from vecaf_hf.terminal import Parser, run_in_terminal
+
+RECIPES = Path(__file__).parent
+README = RECIPES / "README.md"
+PART = re.compile(r"(?s)(<!-- results (\w+) -->\n).*?(<!-- /results -->)")
+
+
+def table(name: str) -> str:
+    if name == "ablations":
+        return ablations.tables(ablations.finished())
+    return short_table(json.loads((RECIPES / "results" / name / "results.json").read_text())) + "\n"
+
+
+def with_tables(text: str) -> str:
+    return PART.sub(lambda part: f"{part[1]}\n{table(part[2])}\n{part[3]}", text)
+
+
+def command() -> None:
+    Parser(description=__doc__).parse_args()
+    ablations.figure(ablations.finished()).savefig(ablations.RESULTS / "ablations.png", dpi=110)
+    README.write_text(with_tables(README.read_text()))
+
+
+if __name__ == "__main__":
+    sys.exit(run_in_terminal(Path(sys.argv[0]).name, command))

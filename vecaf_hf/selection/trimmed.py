@@ -1,0 +1,56 @@
+"""Class balance without the samples whose labels look wrong: the losses that training saw tell them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.allocation import first_of_classes, shares
+from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.selection import Selection
+
+# Part of the run after which all of `trimmed_fraction` is left out; before, a part of it by progress: a model that has
+# seen little tells wrong labels from hard samples badly (Co-teaching's drop rate, arXiv 1804.06872).
+RAMP = 1 / 3
+
+
+def trimmed(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
+    """Random subsets, the same number of each class, without the largest losses that training saw in a class.
+
+    Iterative trimmed loss minimization (arXiv 1810.11874) by class, and no forward pass. Of a class's samples that
+    training has seen, `trimmed_fraction` have the largest losses and are left out, as long as the others are enough for
+    the class's share. Samples that training has not seen yet come first, the others are as likely as each other.
+    """
+    assert candidates.training_losses is not None and candidates.progress is not None
+    if candidates.classes is None:
+        raise ValueError("strategy 'trimmed' needs labels that are one class per sample")
+    candidates.check_not_negative("training_losses")
+    losses = candidates.training_losses.cpu()
+    _, classes, sizes = candidates.classes.cpu().unique(return_inverse=True, return_counts=True)
+    part = options.trimmed_fraction * min(1.0, candidates.progress / RAMP)
+    # Unseen ones, seen ones, the largest losses; at random in each.
+    stage = losses.isfinite().long() + largest_of_classes(losses, classes, part).long()
+    order = torch.randperm(len(losses), generator=generator) + len(losses) * stage
+    due = shares(budget, torch.ones(len(sizes)), sizes)
+    return Selection(candidates.indices.cpu()[first_of_classes(order, classes, due)])
+
+
+def largest_of_classes(losses: Tensor, classes: Tensor, part: float) -> Tensor:
+    """Which samples have the largest losses of their classes.
+
+    Args:
+        losses: At least 0, NaN where unknown. [M].
+        classes: From 0 on. LongTensor [M].
+        part: Of a class's known losses, rounded down; among equal ones the lower index is larger.
+
+    Returns:
+        BoolTensor [M].
+    """
+    known = losses.isfinite()
+    count = int(classes.max()) + 1
+    due = (part * torch.bincount(classes[known], minlength=count).double()).long()
+    order = losses.nan_to_num(nan=-1.0).argsort(descending=True, stable=True).argsort()
+    largest = torch.zeros(len(losses), dtype=torch.bool)
+    largest[first_of_classes(order, classes, due)] = True
+    return largest
