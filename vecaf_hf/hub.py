@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -16,12 +17,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 from transformers.trainer_utils import HubStrategy
 
-from vecaf_hf.printable import printable
+from vecaf_hf.printable import listed, printable
 from vecaf_hf.pushed_files import addition, run_files, saved_arguments
-from vecaf_hf.reporting.amending import amended, has_own_text, with_repository
+from vecaf_hf.reporting.amending import left_out, merged, with_repository
 from vecaf_hf.reporting.card import CARD
 
 Answer = TypeVar("Answer")
+
+logger = logging.getLogger(__name__)
 
 # Seconds before the tries after an answer that may change and does not say how long to wait, where huggingface_hub
 # itself does not try again: it does for uploads, not when it creates a repository or commits.
@@ -63,6 +66,7 @@ def push_run(
     private: bool | None = None,
     revision: str | None = None,
     commit_message: str = "End of training",
+    given: Collection[str] = (),
 ) -> CommitInfo:
     """Push a finished run from its folder: model, card, pictures, arguments and metrics, in one commit.
 
@@ -74,6 +78,7 @@ def push_run(
         token: By default the one that is logged in with, or HF_TOKEN.
         private: Whether a repository that is made for it is private.
         revision: A branch that exists.
+        given: Metadata of the run's card that wins over what the card on the Hub says, such as `license`.
 
     Raises:
         ValueError: The folder holds no model.
@@ -94,6 +99,7 @@ def push_run(
             token=token,
             revision=revision or saved.get("hub_revision"),
             commit_message=commit_message,
+            given=given,
         )
     except PushError as error:
         named = {"--repo_id": repo_id, "--revision": revision}
@@ -128,8 +134,9 @@ def push(
     token: str | None,
     revision: str | None,
     commit_message: str,
+    given: Collection[str] = (),
 ) -> CommitInfo:
-    """Commit files and card. A card that somebody has written in on the Hub is amended, unless ours is written in too.
+    """Commit files and card. A card that is there is amended; what it keeps against the run's is told in the log.
 
     Raises:
         PushError: They did not arrive.
@@ -139,10 +146,21 @@ def push(
         operations = list(additions)
         if card is not None:
             there = _card_on_hub(api, repo_id, revision)
-            card = with_repository(amended(there, card) if there and not has_own_text(card) else card, repo_id)
+            if there is not None:
+                _tell(repo_id, left_out(there, card, given))
+                card = merged(there, card, given)
+            card = with_repository(card, repo_id)
             operations.append(CommitOperationAdd(CARD, card.encode("utf-8", "surrogateescape")))
         return _patiently(
             lambda: api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision)
+        )
+
+
+def _tell(repo_id: str, left: Sequence[str]) -> None:
+    if left:
+        logger.warning(
+            "the card of %s keeps what it says; of the run's %s it lacks %s. Edit it on the Hub if it should not",
+            *(printable(repo_id), CARD, printable(listed(left), 500)),
         )
 
 

@@ -17,7 +17,7 @@ from transformers.utils import PushInProgress
 
 from vecaf_hf.hub import PushError, make_repository, push, push_run, read_card
 from vecaf_hf.pushed_files import addition, checkpoint_in, documents_in, linked, model_in
-from vecaf_hf.reporting.card import CARD
+from vecaf_hf.reporting.card import CARD, keys_given
 from vecaf_hf.scoring_trainer import ScoringTrainer
 
 logger = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ class PushingTrainer(ScoringTrainer):
             private=private,
             revision=revision,
             commit_message=commit_message or "End of training",
+            given=keys_given(kwargs),
         )
         return job() if blocking else self._pusher.submit(job)
 

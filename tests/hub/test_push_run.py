@@ -148,6 +148,60 @@ def test_what_somebody_wrote_here_is_pushed(hub, folder):
     assert text_on(hub, f"{OWNER}/run").endswith(WRITTEN)
 
 
+def test_written_in_here_and_there_the_hubs_stays_and_is_told(hub, folder, caplog):
+    push_run(folder)
+    repo, local = f"{OWNER}/run", folder / "README.md"
+    hub.repos[repo]["README.md"] = (text_on(hub, repo).replace("---\n", "---\nlicense: mit\n", 1) + WRITTEN).encode()
+    mine = local.read_text().replace("---\n", "---\nlicense: cc0-1.0\n", 1) + "\nMine.\n"
+    local.write_text(mine)
+    push_run(folder)
+    card = text_on(hub, repo)
+    assert WRITTEN in card and "Mine." not in card and ModelCard(card).data.license == "mit"
+    (told,) = caplog.messages
+    assert "lacks license 'cc0-1.0' (there: 'mit'), the text beside its sections. Edit" in told
+    assert local.read_text() == mine
+
+
+def test_metadata_of_the_hub_stays_where_only_the_text_is_written_here(hub, folder):
+    push_run(folder)
+    repo, local = f"{OWNER}/run", folder / "README.md"
+    hub.repos[repo]["README.md"] = text_on(hub, repo).replace("---\n", "---\nlicense: mit\n", 1).encode()
+    local.write_text(local.read_text() + WRITTEN)
+    push_run(folder)
+    assert text_on(hub, repo).endswith(WRITTEN) and ModelCard(text_on(hub, repo)).data.license == "mit"
+
+
+def test_what_is_given_with_the_push_wins_over_the_hubs(hub, finished, caplog):
+    finished.push_to_hub(license="mit", language="de")
+    finished.push_to_hub(license="apache-2.0")
+    data = ModelCard(text_on(hub, f"{OWNER}/run")).data
+    assert data.license == "apache-2.0" and data.language == "de"
+    assert not caplog.messages
+
+
+def test_results_of_earlier_weights_do_not_stay(hub, folder):
+    push_run(folder)
+    repo = f"{OWNER}/run"
+    header = """---
+model-index:
+- name: run
+  results:
+  - task: {type: image-classification}
+    dataset: {name: NAME, type: x, split: test}
+    metrics: [{type: accuracy, value: 0.99}]
+  - task: {type: image-classification}
+    dataset: {name: Shoes, type: shoes}
+    metrics: [{type: accuracy, value: 0.5}]
+---
+"""
+    ours = ModelCard(text_on(hub, repo)).data.eval_results
+    before = header.replace("NAME", ours[0].dataset_name) + "# Mine\n\nGood.\n"
+    hub.repos[repo]["README.md"] = before.encode()
+    push_run(folder)
+    found = [(one.dataset_name, one.metric_value) for one in ModelCard(text_on(hub, repo)).data.eval_results]
+    assert found == [("Shoes", 0.5), *((one.dataset_name, one.metric_value) for one in ours)]
+
+
 def test_own_text_is_told_from_ours(folder):
     card = (folder / "README.md").read_text()
     assert (

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from huggingface_hub.utils import yaml_dump
@@ -25,8 +24,9 @@ def amended(card: str, fresh: str, given: Collection[str] = ()) -> str:
     """A card with its sections and metadata renewed from a fresh one.
 
     Sections of ours stand where they stood; those that somebody has removed stay away, and a card that has none yet
-    gets all of them at its end. In the metadata, lists are brought together and results are renewed; of what else the
-    card says nothing is changed but the keys in `given`.
+    gets all of them at its end. In the metadata, lists are brought together and the results on the fresh card's
+    datasets take the place of the earlier ones, which were of other weights; of what else the card says nothing is
+    changed but the keys in `given`.
 
     Raises:
         ValueError: The card's metadata is no YAML, or no mapping.
@@ -41,10 +41,30 @@ def amended(card: str, fresh: str, given: Collection[str] = ()) -> str:
     else:
         text += _gap(text, newline) + _with(newline, "\n\n".join(sections.values()) + "\n")
     theirs, ours = _read(header), _read(fresh_header)
-    merged = _merged(theirs, ours, given)
-    if merged != theirs or not header:
-        header = f"---{newline}{yaml_dump(merged, sort_keys=False, line_break=newline)}---{newline}"
+    metadata = _merged(theirs, ours, given)
+    if metadata != theirs or not header:
+        header = f"---{newline}{yaml_dump(metadata, sort_keys=False, line_break=newline)}---{newline}"
     return header + text
+
+
+def merged(there: str, here: str, given: Collection[str] = ()) -> str:
+    """The Hub's card renewed from a run's; with the text of the run's where that has been written in, and the Hub's has
+    not.
+
+    Raises:
+        ValueError: A card's metadata is no YAML, or no mapping.
+    """
+    card = amended(there, here, given)
+    return card if has_own_text(there) or not has_own_text(here) else _parted(card)[0] + _parted(here)[1]
+
+
+def left_out(there: str, here: str, given: Collection[str] = ()) -> list[str]:
+    """What `merged` leaves out of what the run's card says: metadata of another value, and text; ready to be told."""
+    theirs, ours = _read(_parted(there)[0]), _read(_parted(here)[0])
+    kept = [key for key in ours if key in theirs and key not in (*LISTS, RESULTS, *given)]
+    found = [f"{key} {ours[key]!r} (there: {theirs[key]!r})" for key in kept if ours[key] != theirs[key]]
+    own = [_own_text(card) for card in (there, here)]
+    return [*found, "the text beside its sections"] if all(own) and own[0] != own[1] else found
 
 
 def with_repository(card: str, repo_id: str) -> str:
@@ -58,8 +78,13 @@ def with_repository(card: str, repo_id: str) -> str:
 
 def has_own_text(card: str) -> bool:
     """Whether a card says more than its sections of ours and one heading."""
+    return bool(_own_text(card))
+
+
+def _own_text(card: str) -> list[str]:
+    """Lines of a card beside its sections of ours and one heading."""
     rest = SECTION.sub("", _parted(card)[1])
-    return len([line for line in rest.splitlines() if line.strip()]) > 1
+    return [line.strip() for line in rest.splitlines() if line.strip()][1:]
 
 
 def _gap(text: str, newline: str) -> str:
@@ -108,16 +133,12 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _with_results(theirs: Any, ours: Any) -> Any:
-    """Their results, of which those that the run has measured again are renewed, and the run's others."""
+    """The run's results, and theirs on other datasets."""
     name, results = model_index_to_eval_results(ours)
     try:
         name, known = model_index_to_eval_results(theirs) if theirs else (name, [])
     except (KeyError, TypeError):
         return ours  # The Hub would refuse theirs.
-
-    def is_known(result: EvalResult) -> bool:
-        return any(result.is_equal_except_value(other) for other in known)
-
-    for place, result in enumerate(known):
-        known[place] = next((new for new in results if new.is_equal_except_value(result)), result)
-    return eval_results_to_model_index(name, [*known, *(new for new in results if not is_known(new))])
+    measured = {result.dataset_name for result in results}
+    others = [result for result in known if result.dataset_name not in measured]
+    return eval_results_to_model_index(name, [*others, *results])

@@ -57,8 +57,7 @@ def write_card(trainer: VeCAFTrainer, folder: Path, given: Mapping[str, Any]) ->
     if path.is_file():
         # Bytes that are no UTF-8 come through too.
         existing = path.read_bytes().decode("utf-8", "surrogateescape")
-        keys = {"base_model" if key == "finetuned_from" else key for key, value in given.items() if value is not None}
-        card = amended(existing, card, given=keys)
+        card = amended(existing, card, given=keys_given(given))
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{CARD}.tmp"
     unfinished.write_bytes(card.encode("utf-8", "surrogateescape"))
@@ -70,6 +69,11 @@ def given_to_card(*args: Any, **kwargs: Any) -> dict[str, Any]:
     """What a call of `Trainer.create_model_card` gives, by name."""
     bound = inspect.signature(Trainer.create_model_card).bind(None, *args, **kwargs).arguments
     return {name: value for name, value in bound.items() if name != "self"}
+
+
+def keys_given(given: Mapping[str, Any]) -> set[str]:
+    """Metadata that arguments of `Trainer.create_model_card` set."""
+    return {"base_model" if key == "finetuned_from" else key for key, value in given.items() if value is not None}
 
 
 def _rendered(trainer: VeCAFTrainer, given: Mapping[str, Any], plots: list[str]) -> str:
