@@ -115,15 +115,15 @@ def read_card(folder: Path) -> str | None:
     return path.read_bytes().decode("utf-8", "surrogateescape") if path.is_file() else None
 
 
-def make_repository(repo: str, token: str | None, private: bool | None) -> str:
-    """The full id of a repository, which is made if it does not exist yet.
+def make_repository(repo: str, token: str | None, private: bool | None, waits: Sequence[int] = WAITS) -> str:
+    """The full id of a repository, which is made if it does not exist yet; `waits` before each further try, seconds.
 
     Raises:
         PushError: It cannot be.
     """
     with _explained(repo):
         api = HfApi(token=token, library_name="vecaf_hf")
-        return _patiently(lambda: api.create_repo(repo, private=private, exist_ok=True)).repo_id
+        return _patiently(lambda: api.create_repo(repo, private=private, exist_ok=True), waits).repo_id
 
 
 def push(
@@ -173,9 +173,9 @@ def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
     return response.content.decode("utf-8", "surrogateescape")
 
 
-def _patiently(ask: Callable[[], Answer]) -> Answer:
+def _patiently(ask: Callable[[], Answer], waits: Sequence[int] = WAITS) -> Answer:
     """The Hub's answer; if it is too busy, fails or cannot be reached, asked again when it says, or after a while."""
-    for wait in WAITS:
+    for wait in waits:
         try:
             return ask()
         except HfHubHTTPError as error:

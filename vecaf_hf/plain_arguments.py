@@ -34,6 +34,9 @@ def with_defaults(args: TrainingArguments | None) -> VeCAFArguments:
             f"args are {type(args).__name__}, and VeCAFArguments has no {', '.join(sorted(unknown))}: derive "
             f"{type(args).__name__} from VeCAFArguments"
         )
+    if 0 < args.max_steps < VeCAFArguments.num_loops:
+        # A few steps, to try a script out.
+        values["num_loops"] = args.max_steps
     made = VeCAFArguments(**values)
     logger.warning(
         "args are %s: VeCAF's options have their defaults, strategy=%r, num_loops=%d and "

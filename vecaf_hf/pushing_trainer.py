@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -15,7 +15,7 @@ from huggingface_hub import CommitOperationAdd
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
-from vecaf_hf.hub import PushError, make_repository, push, push_run, read_card
+from vecaf_hf.hub import WAITS, PushError, make_repository, push, push_run, read_card
 from vecaf_hf.pushed_files import addition, checkpoint_in, documents_in, linked, model_in
 from vecaf_hf.reporting.card import CARD, keys_given
 from vecaf_hf.scoring_trainer import ScoringTrainer
@@ -40,7 +40,8 @@ class PushingTrainer(ScoringTrainer):
         # Of a run that was killed while it pushed.
         shutil.rmtree(Path(str(self.args.output_dir)) / ON_THE_WAY, ignore_errors=True)
         try:
-            self.hub_model_id = self._make_repository(token, private)
+            # Nobody waits for a busy Hub before the first step: the first push tries again, patiently.
+            self.hub_model_id = self._make_repository(token, private, waits=())
         except PushError as error:
             if error.permanent:
                 raise
@@ -137,11 +138,14 @@ class PushingTrainer(ScoringTrainer):
         finally:
             shutil.rmtree(links, ignore_errors=True)
 
-    def _make_repository(self, token: str | None = None, private: bool | None = None) -> str:
+    def _make_repository(
+        self, token: str | None = None, private: bool | None = None, waits: Sequence[int] = WAITS
+    ) -> str:
         return make_repository(
             self.args.hub_model_id or Path(str(self.args.output_dir)).absolute().name,
             token or self.args.hub_token,
             self.args.hub_private_repo if private is None else private,
+            waits,
         )
 
     @cached_property

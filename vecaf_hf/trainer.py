@@ -63,8 +63,8 @@ class VeCAFTrainer(PushingTrainer):
             its mean is the training loss. Without it, `compute_loss_func` applied to each sample (also in
             training, a second time, where `rescore` or the strategy goes by training's losses or the strategy has a
             learner), or else the loss that the model's `problem_type` says.
-        **kwargs: Of `transformers.Trainer`: `train_dataset`, `eval_dataset`, `data_collator`, `processing_class`,
-            `compute_metrics`, `callbacks`, ...
+        data_collator, train_dataset, eval_dataset, **kwargs: Of `transformers.Trainer`, `processing_class`,
+            `compute_metrics`, `callbacks`, ... among them.
 
     Raises:
         ValueError: The dataset is no map-style dataset, the head cannot be found, captions are missing, sizes do not
@@ -78,12 +78,17 @@ class VeCAFTrainer(PushingTrainer):
         self,
         model: PreTrainedModel | nn.Module | None = None,
         args: TrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
         *,
         scoring_dataset: Any = None,
         sample_loss_func: SampleLoss | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, with_defaults(args), sample_loss_func, **kwargs)
+        # What scripts for Trainer give by position.
+        data = {"data_collator": data_collator, "train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        super().__init__(model, with_defaults(args), sample_loss_func, **data, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
                 "FSDP and DeepSpeed are not supported: the head of a sharded model sees no whole embedding"

@@ -31,6 +31,7 @@ from transformers import (
 
 from vecaf_hf import VeCAFArguments, VeCAFTrainer
 from vecaf_hf.plain_arguments import with_defaults
+from vecaf_hf.recipe.building import collate
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("user_script.py")
@@ -203,6 +204,17 @@ def test_the_log_tells_once_what_was_chosen(
     for chosen in ("strategy='balanced'", "num_loops=3", "selection_fraction=0.1"):
         assert chosen in told[0]
     assert trainer.args.budget(len(train)) == 12
+
+
+def test_a_few_steps_to_try_a_script_out(make_vit: MakeModel, train: Dataset, tmp_path: Path) -> None:
+    """And Trainer's arguments by position."""
+    args = TrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=2, remove_unused_columns=False
+    )
+    trainer = VeCAFTrainer(make_vit(), args, collate, train, train)
+    trainer.train()
+    assert trainer.state.global_step == 2 and [record.loop for record in trainer.loop_records] == [0, 1]
+    assert trainer.data_collator is collate and trainer.eval_dataset is train
 
 
 def test_a_subclass_with_options_of_its_own_is_told_to_derive_from_ours(tmp_path: Path) -> None:

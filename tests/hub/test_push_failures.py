@@ -153,6 +153,7 @@ def test_a_hub_that_cannot_be_reached_keeps_from_no_training(hub, waits, make_vi
     hub.fail("create", status, times=4)
     trainer = make_trainer(make_vit(), push_to_hub=True, hub_always_push=True, save_strategy="steps", save_steps=4)
     assert any("The run goes on" in record.getMessage() for record in caplog.records)
+    assert waits == []
     trainer.train()
     assert hub.commits == ["Training in progress, step 4", "Training in progress, step 8"]
     assert trainer.hub_model_id == REPO
