@@ -37,6 +37,13 @@ def variants(results: Results) -> list[str]:
     return [name for name, entry in results.items() if name.split("/")[1] != reference(entry)]
 
 
+def label(results: Results, name: str) -> str:
+    """A run's name, with its pool where there are several."""
+    pool, method = name.split("/")
+    several = len({other.split("/")[0] for other in results}) > 1
+    return f"`{method}` on `{pool}`" if several else f"`{method}`"
+
+
 def table(results: Results) -> str:
     """One row a run: accuracy, difference, cost."""
     rows = [["run", "validation accuracy, %", "less the reference's, paired", "all-in TFLOPs"]]
@@ -44,7 +51,7 @@ def table(results: Results) -> str:
         method, against = name.split("/")[1], reference(entry)
         difference = f"{with_error(differences(results, name), sign='+')} (`{against}`)" if method != against else ""
         work = mean_curve(entry["runs"])["flops"][-1] / 1e12
-        rows.append([f"`{method}`", with_error(ends(entry["runs"])), difference, f"{work:.2f}"])
+        rows.append([label(results, name), with_error(ends(entry["runs"])), difference, f"{work:.2f}"])
     return markdown(rows)
 
 
@@ -63,7 +70,7 @@ def figure(grids: Mapping[str, Results]) -> Figure:
         found = differences(grids[grid], name)
         colour = ("#0072B2", "#D55E00")[list(grids).index(grid) % 2]
         axes.errorbar(fmean(found), place, xerr=stdev(found) / len(found) ** 0.5, fmt="o", ms=4, color=colour)
-    axes.set_yticks(range(len(rows)), [f"{grid}: {name.split('/')[1]}" for grid, name in rows], fontsize="small")
+    axes.set_yticks(range(len(rows)), [f"{grid}: {label(grids[grid], name).replace('`', '')}" for grid, name in rows], fontsize="small")
     axes.axvline(0, color="#999999", linewidth=0.8, linestyle="--")
     noise = 2 * pooled_error(grids)
     axes.axvspan(-noise, noise, color="#999999", alpha=0.15, linewidth=0)
