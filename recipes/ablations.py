@@ -70,7 +70,8 @@ def figure(grids: Mapping[str, Results]) -> Figure:
         found = differences(grids[grid], name)
         colour = ("#0072B2", "#D55E00")[list(grids).index(grid) % 2]
         axes.errorbar(fmean(found), place, xerr=stdev(found) / len(found) ** 0.5, fmt="o", ms=4, color=colour)
-    axes.set_yticks(range(len(rows)), [f"{grid}: {label(grids[grid], name).replace('`', '')}" for grid, name in rows], fontsize="small")
+    names = [f"{grid}: {label(grids[grid], name).replace('`', '')}" for grid, name in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize="small")
     axes.axvline(0, color="#999999", linewidth=0.8, linestyle="--")
     noise = 2 * pooled_error(grids)
     axes.axvspan(-noise, noise, color="#999999", alpha=0.15, linewidth=0)

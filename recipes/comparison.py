@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -102,7 +102,7 @@ class Part(NamedTuple):
         if self.never:
             return "never"
         error = "" if np.isnan(self.error) else f" ± {self.error:.2f}"
-        return f"{self.value:.2f}{error}" + (f" (in {self.share:.0%})" if self.share < 1 else "")
+        return f"{self.value:.2f}{error}" + (f" (in {min(self.share, 0.99):.0%})" if self.share < 1 else "")
 
 
 NEVER = Part(float("nan"), float("nan"), 0.0)
@@ -140,6 +140,15 @@ def with_error(values: Sequence[float], sign: str = "") -> str:
     return mean if len(values) == 1 else f"{mean} ± {stdev(values) / len(values) ** 0.5:.1f}"
 
 
+def _less(runs: Sequence[Run], others: Sequence[Run]) -> str:
+    """Seed by seed."""
+    return with_error([one - other for one, other in zip(ends(runs), ends(others), strict=True)], sign="+")
+
+
+def _split(entries: Iterable[Mapping[str, Any]]) -> str:
+    return "test" if all(run["test"] is not None for entry in entries for run in entry["runs"]) else "validation"
+
+
 def methods_of(results: Results, pool: str) -> dict[str, Mapping[str, Any]]:
     return {name.split("/")[1]: found for name, found in results.items() if name.split("/")[0] == pool}
 
@@ -162,8 +171,7 @@ def table(results: Results, pool: str) -> str:
     """One row a method: accuracy, rate, work, and what it takes until its mean validation curve first reaches the
     accuracy that a reference's ends with, as a part of what the reference's whole run takes."""
     found = methods_of(results, pool)
-    tested = all(run["test"] is not None for entry in found.values() for run in entry["runs"])
-    header = ["method", f"{'test' if tested else 'validation'} accuracy, %", "n", "learning rate", "samples scored"]
+    header = ["method", f"{_split(found.values())} accuracy, %", "n", "learning rate", "samples scored"]
     header += ["all-in TFLOPs"]
     opponents = references(found)
     for method in opponents:
@@ -177,23 +185,23 @@ def table(results: Results, pool: str) -> str:
         cells += [f"{scored:,.0f}", f"{mean_curve(runs)['flops'][-1] / 1e12:.2f}"]
         for opponent in opponents:
             reference = found[opponent]["runs"]
-            pairs = zip(ends(runs), ends(reference), strict=True)
-            cells.append(with_error([one - other for one, other in pairs], sign="+") if method != opponent else "")
+            cells.append(_less(runs, reference) if method != opponent else "")
             cells += [str(part_of_whole(runs, reference, measure)) for measure in MEASURES.values()]
         rows.append(cells)
     return markdown([header, *rows])
 
 
 def short_table(results: Results) -> str:
-    """One row a method on a pool, of what the READMEs speak of."""
-    header = ["pool", "method", "batches", "test accuracy, %", f"less `{REFERENCE}`'s, paired", "all-in TFLOPs"]
+    """One row a method on a pool, of what the READMEs speak of; every pool has REFERENCE."""
+    header = ["pool", "method", "learning rate", "batches", f"{_split(results.values())} accuracy, %"]
+    header += [f"less `{REFERENCE}`'s, paired", "all-in TFLOPs"]
     rows = [[*header, f"cost until `{REFERENCE}`'s last accuracy, of its whole run"]]
     for name in sorted(results, key=lambda name: (name.split("/")[0], -fmean(ends(results[name]["runs"])))):
         pool, method = name.split("/")
         runs, its = results[name]["runs"], results[f"{pool}/{REFERENCE}"]["runs"]
-        difference = "" if method == REFERENCE else with_error(np.subtract(ends(runs), ends(its)).tolist(), sign="+")
         curve = mean_curve(runs)
-        cells = [f"`{pool}`", f"`{method}`", f"{curve['step'][-1]:.0f}", with_error(ends(runs)), difference]
+        cells = [f"`{pool}`", f"`{method}`", rate(results[name]), f"{curve['step'][-1]:.0f}", with_error(ends(runs))]
+        cells.append("" if method == REFERENCE else _less(runs, its))
         rows.append([*cells, f"{curve['flops'][-1] / 1e12:.2f}", str(part_of_whole(runs, its, MEASURES["cost"]))])
     return markdown(rows)
 

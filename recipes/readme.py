@@ -35,8 +35,9 @@ def with_tables(text: str) -> str:
 
 def command() -> None:
     Parser(description=__doc__).parse_args()
+    text = with_tables(README.read_text())
     ablations.figure(ablations.finished()).savefig(ablations.RESULTS / "ablations.png", dpi=110)
-    README.write_text(with_tables(README.read_text()))
+    README.write_text(text)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,12 @@ class Candidates:
         for name in ("losses", "relevance"):
             self.check_not_negative(name)
 
+    def needed_classes(self, strategy: str) -> Tensor:
+        """`classes`; a ValueError that names the strategy where there are none."""
+        if self.classes is None:
+            raise ValueError(f"strategy {strategy!r} needs labels that are one class per sample")
+        return self.classes
+
     def check_not_negative(self, name: str) -> None:
         """Raise a ValueError that names the sample if a field of one number per sample has a negative one."""
         values: Tensor | None = getattr(self, name)

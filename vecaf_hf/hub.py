@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -17,9 +18,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 from transformers.trainer_utils import HubStrategy
 
-from vecaf_hf.printable import listed, printable
+from vecaf_hf.printable import printable
 from vecaf_hf.pushed_files import addition, run_files, saved_arguments
-from vecaf_hf.reporting.amending import left_out, merged, with_repository
+from vecaf_hf.reporting.amending import decided, merged, with_repository
 from vecaf_hf.reporting.card import CARD
 
 Answer = TypeVar("Answer")
@@ -136,7 +137,8 @@ def push(
     commit_message: str,
     given: Collection[str] = (),
 ) -> CommitInfo:
-    """Commit files and card. A card that is there is amended; what it keeps against the run's is told in the log.
+    """Commit files and card. A card that is there is amended; where the two contradict each other, the log tells once
+    what was decided.
 
     Raises:
         PushError: They did not arrive.
@@ -144,24 +146,32 @@ def push(
     with _explained(repo_id):
         api = HfApi(token=token, library_name="vecaf_hf")
         operations = list(additions)
+        told: list[str] = []
         if card is not None:
             there = _card_on_hub(api, repo_id, revision)
             if there is not None:
-                _tell(repo_id, left_out(there, card, given))
-                card = merged(there, card, given)
+                told, card = _with_theirs(there, card, given)
             card = with_repository(card, repo_id)
             operations.append(CommitOperationAdd(CARD, card.encode("utf-8", "surrogateescape")))
-        return _patiently(
+        commit = _patiently(
             lambda: api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision)
         )
+    for decision in told:
+        _tell(repo_id, decision)
+    return commit
 
 
-def _tell(repo_id: str, left: Sequence[str]) -> None:
-    if left:
-        logger.warning(
-            "the card of %s keeps what it says; of the run's %s it lacks %s. Edit it on the Hub if it should not",
-            *(printable(repo_id), CARD, printable(listed(left), 500)),
-        )
+def _with_theirs(there: str, card: str, given: Collection[str]) -> tuple[list[str], str]:
+    try:
+        return decided(there, card, given), merged(there, card, given)
+    except ValueError as error:
+        raise ValueError(f"the card on the Hub or the run's: {error}") from error
+
+
+@cache
+def _tell(repo_id: str, decision: str) -> None:
+    """Once in a process: a run may push with every save."""
+    logger.warning("the card of %s on the Hub: %s", printable(repo_id), printable(decision, 500))
 
 
 def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:

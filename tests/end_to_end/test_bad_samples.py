@@ -84,8 +84,7 @@ def test_a_systematic_failure_shows_on_a_few_samples(
         return {"pixel_values": batch["picture"]}
 
     trainer = make_trainer(make_vit(), pool=train.with_transform(broken))
-    hint = r"\(if a transform reads that column, set remove_unused_columns=False\)"
-    with pytest.raises(ValueError, match=rf"cannot load sample 0.*KeyError: 'picture' {hint}.*and 6 more"):
+    with pytest.raises(ValueError, match=r"cannot load sample 0.*KeyError: 'picture'.*and 6 more"):
         trainer.train()
     assert len(tried) <= 16
 

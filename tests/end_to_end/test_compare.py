@@ -552,9 +552,10 @@ def test_a_short_table_by_hand():
         "clean/ods": entry([[0.6, 0.8], [0.6, 0.8]], [0.7, 0.7]),
     }
     lines = short_table(results).splitlines()
-    full, ods = ([one.strip() for one in line.strip("|").split("|")][:6] for line in lines[2:])
-    assert full == ["`clean`", "`full`", "20", "70.0 ± 10.0", "", "2.00"]
-    assert ods == ["`clean`", "`ods`", "20", "70.0 ± 0.0", "+0.0 ± 10.0", "2.00"]
+    full, ods = ([one.strip() for one in line.strip("|").split("|")][:7] for line in lines[2:])
+    assert full == ["`clean`", "`full`", "0.01", "20", "70.0 ± 10.0", "", "2.00"]
+    assert ods == ["`clean`", "`ods`", "0.01", "20", "70.0 ± 0.0", "+0.0 ± 10.0", "2.00"]
+    assert "test accuracy" in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard
 from local_hub import OWNER, TOKEN
 
 from vecaf_hf import cli
@@ -148,18 +148,25 @@ def test_what_somebody_wrote_here_is_pushed(hub, folder):
     assert text_on(hub, f"{OWNER}/run").endswith(WRITTEN)
 
 
-def test_written_in_here_and_there_the_hubs_stays_and_is_told(hub, folder, caplog):
-    push_run(folder)
+def test_written_in_here_and_there(hub, folder, caplog):
+    """What is edited here again is pushed again; that other text was there is told, and other metadata stays."""
     repo, local = f"{OWNER}/run", folder / "README.md"
-    hub.repos[repo]["README.md"] = (text_on(hub, repo).replace("---\n", "---\nlicense: mit\n", 1) + WRITTEN).encode()
-    mine = local.read_text().replace("---\n", "---\nlicense: cc0-1.0\n", 1) + "\nMine.\n"
-    local.write_text(mine)
+    written = local.read_text()
+    for text in ("Mine.", "Mine again."):
+        local.write_text(f"{written}\n{text}\n")
+        push_run(folder)
+        assert f"\n{text}\n" in text_on(hub, repo)
+    theirs = text_on(hub, repo).replace("---\n", "---\nlicense: mit\n", 1) + WRITTEN
+    hub.repos[repo]["README.md"] = theirs.encode()
+    local.write_text(written.replace("---\n", "---\nlicense: cc0-1.0\n", 1) + "\nMine at last.\n")
     push_run(folder)
     card = text_on(hub, repo)
-    assert WRITTEN in card and "Mine." not in card and ModelCard(card).data.license == "mit"
-    (told,) = caplog.messages
-    assert "lacks license 'cc0-1.0' (there: 'mit'), the text beside its sections. Edit" in told
-    assert local.read_text() == mine
+    assert "Mine at last." in card and WRITTEN not in card and ModelCard(card).data.license == "mit"
+    assert "license stays 'mit' (the run's: 'cc0-1.0')" in caplog.text
+    assert "its text is the run's now, and the former one in the repository's history" in caplog.text
+    caplog.clear()
+    push_run(folder)
+    assert not caplog.messages
 
 
 def test_metadata_of_the_hub_stays_where_only_the_text_is_written_here(hub, folder):
@@ -172,34 +179,39 @@ def test_metadata_of_the_hub_stays_where_only_the_text_is_written_here(hub, fold
 
 
 def test_what_is_given_with_the_push_wins_over_the_hubs(hub, finished, caplog):
-    finished.push_to_hub(license="mit", language="de")
-    finished.push_to_hub(license="apache-2.0")
+    finished.push_to_hub(license="mit", language="de", model_name="shoes")
+    finished.push_to_hub(
+        license="apache-2.0", tasks="image-feature-extraction", model_name="shirts", finetuned_from="a/b"
+    )
     data = ModelCard(text_on(hub, f"{OWNER}/run")).data
-    assert data.license == "apache-2.0" and data.language == "de"
+    assert (data.license, data.language, data.base_model) == ("apache-2.0", "de", "a/b")
+    assert (data.pipeline_tag, data.model_name) == ("image-feature-extraction", "shirts")
     assert not caplog.messages
 
 
-def test_results_of_earlier_weights_do_not_stay(hub, folder):
+@pytest.mark.parametrize("same", [True, False])
+def test_results_of_earlier_weights_do_not_stay(hub, folder, caplog, same):
+    """Those of the same weights do, whoever measured them."""
     push_run(folder)
-    repo = f"{OWNER}/run"
-    header = """---
-model-index:
-- name: run
-  results:
-  - task: {type: image-classification}
-    dataset: {name: NAME, type: x, split: test}
-    metrics: [{type: accuracy, value: 0.99}]
-  - task: {type: image-classification}
-    dataset: {name: Shoes, type: shoes}
-    metrics: [{type: accuracy, value: 0.5}]
----
-"""
-    ours = ModelCard(text_on(hub, repo)).data.eval_results
-    before = header.replace("NAME", ours[0].dataset_name) + "# Mine\n\nGood.\n"
-    hub.repos[repo]["README.md"] = before.encode()
+    repo, local = f"{OWNER}/run", folder / "README.md"
+    card = ModelCard(text_on(hub, repo))
+    shoes = EvalResult(
+        task_type="image-classification",
+        dataset_type="shoes",
+        dataset_name="Shoes",
+        metric_type="f1",
+        metric_value=0.5,
+    )
+    card.data.eval_results = [*card.data.eval_results, shoes]
+    hub.repos[repo]["README.md"] = str(card).encode()
+    if not same:
+        here = ModelCard(local.read_text())
+        here.data.eval_results[0].metric_value = 0.125
+        local.write_text(str(here))
     push_run(folder)
-    found = [(one.dataset_name, one.metric_value) for one in ModelCard(text_on(hub, repo)).data.eval_results]
-    assert found == [("Shoes", 0.5), *((one.dataset_name, one.metric_value) for one in ours)]
+    names = {one.dataset_name for one in ModelCard(text_on(hub, repo)).data.eval_results}
+    assert ("Shoes" in names) == same
+    assert ("results of earlier weights are gone: f1 on Shoes" in caplog.text) != same
 
 
 def test_own_text_is_told_from_ours(folder):
@@ -207,6 +219,7 @@ def test_own_text_is_told_from_ours(folder):
     assert (
         not has_own_text(card) and has_own_text(card + WRITTEN) and has_own_text(amended("# My model\n\nGood.", card))
     )
+    assert has_own_text("Do not use: trained on leaked data.")
 
 
 # --- In a process of its own ---

@@ -95,3 +95,8 @@ def test_a_class_for_each_sample_is_needed():
             ),
             2,
         )
+
+
+def test_nothing_left_out_is_drawn_at_random_again():
+    with pytest.raises(ValueError, match="random_fraction would bring back what strategy 'trimmed' leaves out"):
+        SelectionOptions(strategy="trimmed", random_fraction=0.3)

@@ -51,8 +51,6 @@ class IndexedDataset(Dataset):
             except Exception as error:
                 # Of any type: a decoder's, the file system's, the user's transform's.
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
-                if isinstance(error, KeyError):
-                    reason += " (if a transform reads that column, set remove_unused_columns=False)"
                 return draw.position, Unloadable(reason, traceback.format_exc())
 
 

@@ -7,9 +7,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
+from huggingface_hub import EvalResult
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from huggingface_hub.utils import yaml_dump
+
+from vecaf_hf.printable import listed
 
 # A section between its marks, of which nothing is shown. A mark is a line of its own: no name of data can forge one.
 SECTION = re.compile(r"^<!-- vecaf_hf:(\w+) -->\r?$.*?^<!-- /vecaf_hf:\1 -->(?=\r?$)", re.MULTILINE | re.DOTALL)
@@ -24,9 +27,9 @@ def amended(card: str, fresh: str, given: Collection[str] = ()) -> str:
     """A card with its sections and metadata renewed from a fresh one.
 
     Sections of ours stand where they stood; those that somebody has removed stay away, and a card that has none yet
-    gets all of them at its end. In the metadata, lists are brought together and the results on the fresh card's
-    datasets take the place of the earlier ones, which were of other weights; of what else the card says nothing is
-    changed but the keys in `given`.
+    gets all of them at its end. In the metadata, lists are brought together and results are renewed; where one has
+    another value now, the weights are others, and what else was measured of the earlier ones goes. Of what else the
+    card says nothing is changed but the keys in `given`.
 
     Raises:
         ValueError: The card's metadata is no YAML, or no mapping.
@@ -48,23 +51,25 @@ def amended(card: str, fresh: str, given: Collection[str] = ()) -> str:
 
 
 def merged(there: str, here: str, given: Collection[str] = ()) -> str:
-    """The Hub's card renewed from a run's; with the text of the run's where that has been written in, and the Hub's has
-    not.
+    """The Hub's card renewed from a run's; with the text of the run's where somebody has written in that.
 
     Raises:
         ValueError: A card's metadata is no YAML, or no mapping.
     """
     card = amended(there, here, given)
-    return card if has_own_text(there) or not has_own_text(here) else _parted(card)[0] + _parted(here)[1]
+    return _parted(card)[0] + _parted(here)[1] if has_own_text(here) else card
 
 
-def left_out(there: str, here: str, given: Collection[str] = ()) -> list[str]:
-    """What `merged` leaves out of what the run's card says: metadata of another value, and text; ready to be told."""
+def decided(there: str, here: str, given: Collection[str] = ()) -> list[str]:
+    """What `merged` decides where the Hub's card and the run's contradict each other, ready to be told."""
     theirs, ours = _read(_parted(there)[0]), _read(_parted(here)[0])
     kept = [key for key in ours if key in theirs and key not in (*LISTS, RESULTS, *given)]
-    found = [f"{key} {ours[key]!r} (there: {theirs[key]!r})" for key in kept if ours[key] != theirs[key]]
-    own = [_own_text(card) for card in (there, here)]
-    return [*found, "the text beside its sections"] if all(own) and own[0] != own[1] else found
+    found = [f"{key} stays {theirs[key]!r} (the run's: {ours[key]!r})" for key in kept if ours[key] != theirs[key]]
+    if dropped := _dropped(theirs.get(RESULTS), ours.get(RESULTS)):
+        found.append(f"results of earlier weights are gone: {listed(dropped, 5)}")
+    if _own_text(here) and _own_text(there) not in ([], _own_text(here)):
+        found.append("its text is the run's now, and the former one in the repository's history")
+    return found
 
 
 def with_repository(card: str, repo_id: str) -> str:
@@ -83,8 +88,8 @@ def has_own_text(card: str) -> bool:
 
 def _own_text(card: str) -> list[str]:
     """Lines of a card beside its sections of ours and one heading."""
-    rest = SECTION.sub("", _parted(card)[1])
-    return [line.strip() for line in rest.splitlines() if line.strip()][1:]
+    lines = [line.strip() for line in SECTION.sub("", _parted(card)[1]).splitlines() if line.strip()]
+    return lines[1:] if lines and lines[0].startswith("# ") else lines
 
 
 def _gap(text: str, newline: str) -> str:
@@ -120,7 +125,7 @@ def _merged(theirs: Mapping[str, Any], ours: Mapping[str, Any], given: Collectio
         if key in LISTS:
             merged[key] = list(dict.fromkeys([*_listed(merged.get(key)), *_listed(value)]))
         elif key == RESULTS:
-            merged[key] = _with_results(merged.get(key), value)
+            merged[key] = _with_results(merged.get(key), value, renamed="model_name" in given)
         elif key in given:
             merged[key] = value
         else:
@@ -132,13 +137,33 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _with_results(theirs: Any, ours: Any) -> Any:
-    """The run's results, and theirs on other datasets."""
+def _with_results(theirs: Any, ours: Any, renamed: bool) -> Any:
+    """The run's results, and theirs that may still be of these weights; under their name, or the run's if renamed."""
     name, results = model_index_to_eval_results(ours)
+    their_name, known = _results(theirs)
+    kept = [] if _of_other_weights(known, results) else _others(known, results)
+    return eval_results_to_model_index(name if renamed else their_name or name, [*kept, *results])
+
+
+def _dropped(theirs: Any, ours: Any) -> list[str]:
+    """Their results that do not stay beside the run's."""
+    results, known = _results(ours)[1], _results(theirs)[1]
+    gone = _others(known, results) if _of_other_weights(known, results) else []
+    return [f"{one.metric_type} on {one.dataset_name}" for one in gone]
+
+
+def _results(index: Any) -> tuple[str | None, list[EvalResult]]:
     try:
-        name, known = model_index_to_eval_results(theirs) if theirs else (name, [])
+        return model_index_to_eval_results(index) if index else (None, [])
     except (KeyError, TypeError):
-        return ours  # The Hub would refuse theirs.
-    measured = {result.dataset_name for result in results}
-    others = [result for result in known if result.dataset_name not in measured]
-    return eval_results_to_model_index(name, [*others, *results])
+        return None, []  # The Hub would refuse them.
+
+
+def _others(known: list[EvalResult], results: list[EvalResult]) -> list[EvalResult]:
+    return [one for one in known if not any(one.is_equal_except_value(new) for new in results)]
+
+
+def _of_other_weights(known: list[EvalResult], results: list[EvalResult]) -> bool:
+    """Whether something that was measured then has another value now."""
+    pairs = ((old, new) for old in known for new in results if old.is_equal_except_value(new))
+    return any(old.metric_value != new.metric_value for old, new in pairs)

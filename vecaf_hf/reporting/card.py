@@ -35,6 +35,8 @@ PAPER = "https://arxiv.org/abs/2401.07853"
 TASK = "image-classification"
 # Stands for the repository until there is one.
 NO_REPOSITORY = "USER/MODEL"
+# Metadata of another name than the argument of `Trainer.create_model_card` that sets it.
+KEYS = {"finetuned_from": "base_model", "tasks": "pipeline_tag"}
 # Characters of a list of names.
 LONGEST_LIST = 300
 
@@ -73,7 +75,7 @@ def given_to_card(*args: Any, **kwargs: Any) -> dict[str, Any]:
 
 def keys_given(given: Mapping[str, Any]) -> set[str]:
     """Metadata that arguments of `Trainer.create_model_card` set."""
-    return {"base_model" if key == "finetuned_from" else key for key, value in given.items() if value is not None}
+    return {KEYS.get(name, name) for name, value in given.items() if value is not None}
 
 
 def _rendered(trainer: VeCAFTrainer, given: Mapping[str, Any], plots: list[str]) -> str:

@@ -35,7 +35,7 @@ def loss_balanced(
     claims = torch.ones(len(sizes))
     if seen.any():
         claims = class_means(classes, seen, loss_weights(losses[seen], options.loss_weighting).double())
-    # At random, unseen ones first.
+    # At random, unseen ones first. Places in the permutation, for the draws to be those of earlier versions.
     order = torch.randperm(len(losses), generator=generator).argsort() + len(losses) * seen.long()
     return Selection(candidates.indices.cpu()[first_of_classes(order, classes, shares(budget, claims, sizes))])
 

@@ -18,9 +18,7 @@ def random(candidates: Candidates, budget: int, options: SelectionOptions, gener
 
 def balanced(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """K random samples, the same number of each class as far as the class has them."""
-    if candidates.classes is None:
-        raise ValueError("strategy 'balanced' needs labels that are one class per sample")
-    cells = class_cells(candidates.classes, torch.ones(len(candidates)), budget, "class")
+    cells = class_cells(candidates.needed_classes("balanced"), torch.ones(len(candidates)), budget, "class")
     rows = torch.cat([cell.rows[_draw(len(cell.rows), cell.budget, generator)] for cell in cells])
     return Selection(candidates.indices.cpu()[rows])
 

@@ -18,16 +18,18 @@ RAMP = 1 / 3
 def trimmed(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Random subsets, the same number of each class, without the largest losses that training saw in a class.
 
-    Iterative trimmed loss minimization (arXiv 1810.11874) by class, and no forward pass. Of a class's samples that
+    After trimmed loss minimization (arXiv 1810.11874), by class and without a forward pass. Of a class's samples that
     training has seen, `trimmed_fraction` have the largest losses and are left out, as long as the others are enough for
-    the class's share. Samples that training has not seen yet come first, the others are as likely as each other.
+    the class's share: of a class that is taken whole nothing is. Samples that training has not seen yet come first, the
+    others are as likely as each other.
+
+    A loss is that of the step that saw the sample last. Losses fall, and who is left out is not seen again: most of the
+    left out are those that were the worst of an early loop, and they stay so.
     """
     assert candidates.training_losses is not None and candidates.progress is not None
-    if candidates.classes is None:
-        raise ValueError("strategy 'trimmed' needs labels that are one class per sample")
     candidates.check_not_negative("training_losses")
     losses = candidates.training_losses.cpu()
-    _, classes, sizes = candidates.classes.cpu().unique(return_inverse=True, return_counts=True)
+    _, classes, sizes = candidates.needed_classes("trimmed").cpu().unique(return_inverse=True, return_counts=True)
     part = options.trimmed_fraction * min(1.0, candidates.progress / RAMP)
     # Unseen ones, seen ones, the largest losses; at random in each.
     stage = losses.isfinite().long() + largest_of_classes(losses, classes, part).long()
