@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,21 @@ from comparison import summary_of, write_report
 from grid import Cell, Grid
 
 from vecaf_hf import VeCAFTrainer
+from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.data.domains import domain_shares
 from vecaf_hf.printable import listed
 from vecaf_hf.recipe import build_trainer, parse
 from vecaf_hf.recipe.options import Arguments
+from vecaf_hf.recipe.targets import Target
 from vecaf_hf.terminal import Interrupted, Parser, UsageError, run_in_terminal
 
 logger = logging.getLogger(__name__)
 
 # Seconds until another look, while other processes are at all that is left.
 WAITING = 5
+
+# (results, folder) -> what is printed of the tables that it wrote there.
+Report = Callable[[dict[str, Any], Path], str]
 
 
 class Curve(TrainerCallback):
@@ -77,7 +84,15 @@ def arguments_of(grid: Grid, cell: Cell, **options: Any) -> Arguments:
 
 
 def check(grid: Grid) -> None:
-    """Raise a UsageError where a method on a pool has what is no option or no value of it: not in each of its runs."""
+    """Raise a UsageError where a method on a pool has what is no option or no value of it, or a target: not in each of
+    its runs."""
+    if grid.targets and not grid.tests:
+        raise UsageError(f"test_split is none, and the targets {listed(grid.targets)} are read with the test split")
+    for name, values in grid.targets.items():
+        try:
+            Target(**values)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"target {name!r}: {error}") from error
     for pool, method in grid.groups():
         try:
             arguments_of(grid, grid.tuning(pool, method)[0])
@@ -97,20 +112,31 @@ def run(grid: Grid, cell: Cell) -> None:
         trainer.evaluate()
     if grid.tests:
         trainer.save_model(str(grid.model(cell)))
-    seconds = time.perf_counter() - begun
-    write(grid.file(cell), {"options": grid.recorded(cell), "curve": curve.points, "seconds": seconds})
+    result: dict[str, Any] = {"options": grid.recorded(cell), "curve": curve.points}
+    if shares := domain_shares(trainer.train_dataset, [one.indices for one in trainer.selection_history]):
+        result["domains"] = shares
+    write(grid.file(cell), {**result, "seconds": time.perf_counter() - begun})
     shutil.rmtree(str(trainer.args.output_dir), ignore_errors=True)
 
 
 def test(grid: Grid, cell: Cell) -> None:
-    """Evaluate a picked cell's model on the test split, once; the method's last one deletes the models of all."""
+    """Evaluate a picked cell's model on the test split and the targets, once; the method's last one deletes the models
+    of all."""
     result = grid.result(cell)
     assert result is not None
     trainer, split = trainer_of(grid, cell, model_name_or_path=str(grid.model(cell)), text_encoder="none")
-    result["test"] = trainer.evaluate(split, metric_key_prefix="test")["test_accuracy"]
+    result["test"] = accuracy_on(trainer, split)
+    image = grid.settings(cell).get("image_column", CEAOptions.image_column)
+    for name, values in grid.targets.items():
+        target = Target(**values).of(split, image, str(trainer.args.label_column))
+        result.setdefault("targets", {})[name] = accuracy_on(trainer, target)
     write(grid.file(cell), result)
     if all("test" in (grid.result(one) or {}) for one in grid.picked(cell.pool, cell.method) or []):
         shutil.rmtree(grid.models(cell.pool, cell.method), ignore_errors=True)
+
+
+def accuracy_on(trainer: VeCAFTrainer, split: Any) -> float:
+    return trainer.evaluate(split, metric_key_prefix="test")["test_accuracy"]
 
 
 def write(file: Path, values: dict[str, Any]) -> None:
@@ -177,7 +203,8 @@ def summary(grid: Grid) -> dict[str, Any]:
     return found
 
 
-def main(file: Path, report_only: bool = False) -> None:
+def main(file: Path, report_only: bool = False, report: Report | None = None) -> None:
+    """Do what is missing of a grid, and write its report: this recipe's, unless another is given."""
     grid = Grid.load(file)
     if not report_only:
         check(grid)
@@ -189,18 +216,18 @@ def main(file: Path, report_only: bool = False) -> None:
         if not results:
             raise SystemExit(f"no method of {file} is through yet: run it without --report")
         write(grid.report / "results.json", results)
-        print(write_report(results, grid.report))
+        print((report or write_report)(results, grid.report))
 
 
-def command() -> None:
-    parser = Parser(description=__doc__)
+def command(description: str | None = __doc__, report: Report | None = None) -> None:
+    parser = Parser(description=description)
     parser.add_argument("grid", type=Path, metavar="GRID", help="The grid's YAML file, such as those in configs/.")
     parser.add_argument(
         "--report", action="store_true", help="Report on the methods that are through, and run nothing."
     )
     asked = parser.parse_args()
     try:
-        main(asked.grid, asked.report)
+        main(asked.grid, asked.report, report)
     except KeyboardInterrupt:
         again = "stopped: started again, the grid goes on with the runs that are missing"
         raise Interrupted(again, signal.SIGINT) from None

@@ -48,6 +48,7 @@ class Grid:
         learning_rates: Tried for each method on each pool.
         tuning_seeds: Pick the rate.
         seeds: Run at the picked rate; the tuning seeds among them.
+        targets: Domains that the picked runs' models see with the test split: name -> what `Target` is made of.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class Grid:
     learning_rates: list[float]
     seeds: list[int]
     tuning_seeds: list[int] = field(default_factory=lambda: [0])
+    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, file: Path) -> Grid:
@@ -97,7 +99,8 @@ class Grid:
 
     def recorded(self, cell: Cell) -> dict[str, Any]:
         """Those of a cell's options that its result holds: whatever the result depends on."""
-        return {name: value for name, value in self.settings(cell).items() if name not in OF_THE_MACHINE}
+        values = self.settings(cell) | ({"targets": self.targets} if self.targets else {})
+        return {name: value for name, value in values.items() if name not in OF_THE_MACHINE}
 
     def file(self, cell: Cell) -> Path:
         return self.folder / f"{cell.name}.json"
@@ -180,8 +183,9 @@ def _check(file: Path, values: Mapping[str, Any]) -> None:
         raise ValueError(
             f"options of {file} is {values['options']!r}; it must have lines of `option: value`, or be {{}}"
         )
-    for name in ("methods", "pools"):
-        if not (isinstance(values[name], dict) and all(isinstance(one, dict) for one in values[name].values())):
+    for name in ("methods", "pools", "targets"):
+        given = values.get(name, {})
+        if not (isinstance(given, dict) and all(isinstance(one, dict) for one in given.values())):
             raise ValueError(f"{name} of {file} is {values[name]!r}; it must be names, each with its options or {{}}")
     for name in ("learning_rates", "seeds", "tuning_seeds"):
         if not (isinstance(values.get(name, [0]), list) and values.get(name, [0])):

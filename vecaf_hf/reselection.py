@@ -117,6 +117,8 @@ class Reselection:
                 others.
         """
         seed = seed_of(self.pool.seed, loop)
+        if self.cea is not None:
+            self.cea.enter_loop(loop)
         # Transforms, models and strategies may draw from the global generators: not at the training's expense.
         with seeded(seed):
             if self.args.single_run and earlier:
@@ -186,9 +188,10 @@ class Reselection:
         candidates, parts = self._unscored(), [torch.empty(0, dtype=torch.long)]
         # These load in the first loop whatever they load at all.
         scores_all = self.strategy.needs_forward and self.rescoring.begins_with_all
-        # What training decides, only the boundary itself can tell.
-        is_trained = "training_losses" in self.strategy.reads
-        if self.args.single_run or self.strategy.takes_all or scores_all or is_trained:
+        # What training or captions decide, only the boundary itself can tell.
+        by_captions = self.cea is not None and self.cea.has_affinity and not self.strategy.needs_forward
+        is_later = by_captions or "training_losses" in self.strategy.reads
+        if self.args.single_run or self.strategy.takes_all or scores_all or is_later:
             loops = 1
         for seed in (seed_of(self.pool.seed, loop) for loop in range(1, loops)):
             if self.strategy.needs_forward:
@@ -200,7 +203,7 @@ class Reselection:
 
     def _select_from(self, candidates: Candidates, seed: int, progress: float, earlier: list[Selection]) -> Selection:
         candidates, strategy = self._completed(candidates, progress, earlier), self._strategy_of(len(earlier))
-        if self.cea is not None and candidates.embeddings is not None:
+        if self.cea is not None:
             candidates = self.cea.before_selection(candidates, "logits" in self.strategy.needs)
 
         def run() -> Selection:

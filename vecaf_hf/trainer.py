@@ -30,6 +30,7 @@ from vecaf_hf.loop import (
 from vecaf_hf.loop.agreement import check_same_selection
 from vecaf_hf.loop.state import pool_fingerprint
 from vecaf_hf.plain_arguments import with_defaults
+from vecaf_hf.printable import listed
 from vecaf_hf.pushing_trainer import PushingTrainer
 from vecaf_hf.reporting.card import given_to_card, write_card
 from vecaf_hf.reselection import Reselection
@@ -40,7 +41,7 @@ from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.scoring.warmup import linear_head, linear_of
 from vecaf_hf.scoring_trainer import PROXY_WITHOUT_CLASSES
 from vecaf_hf.seeding import seed_of, seeded
-from vecaf_hf.selection import STRATEGIES, Selection, find_strategy
+from vecaf_hf.selection import STRATEGIES, Selection, Strategy, find_strategy
 
 if TYPE_CHECKING:
     from vecaf_hf.inspection import Inspection
@@ -180,9 +181,9 @@ class VeCAFTrainer(PushingTrainer):
         found = [callback for callback in self.callback_handler.callbacks if isinstance(callback, CEACallback)]
         if len(found) > 1:
             raise ValueError("there are two CEACallbacks: keep one")
-        if found and found[0].options.domain_affinity is not None and self.args.strategy in STRATEGIES.keys() - {"ods"}:
-            raise ValueError(f"domain_affinity acts on the weights of strategy 'ods', not on {self.args.strategy!r}")
         strategy = find_strategy(self.args.strategy)
+        if found and found[0].has_affinity:
+            self._check_affinity(found[0], strategy)
         moves = "embeddings" in strategy.reads and "logits" not in strategy.needs
         if found and found[0].options.act_on == ["selection"] and not moves:
             raise ValueError(
@@ -190,6 +191,20 @@ class VeCAFTrainer(PushingTrainer):
                 "nothing would be moved: add 'training', or leave CEA out"
             )
         return found[0] if found else None
+
+    def _check_affinity(self, cea: CEACallback, strategy: Strategy) -> None:
+        if "relevance" not in strategy.reads:
+            heeding = listed(repr(name) for name, one in STRATEGIES.items() if "relevance" in one.reads)
+            raise ValueError(
+                f"domain_affinity acts on what {heeding} weigh or draw by, and strategy {self.args.strategy!r} does "
+                "neither: choose one of these, or leave domain_affinity unset"
+            )
+        if not strategy.needs_forward and cea.is_captioned_by_class:
+            raise ValueError(
+                f"domain_affinity goes by captions with strategy {self.args.strategy!r}, which scores no images, and "
+                f"captions={cea.captions!r} is the same for all samples of a class: give captions of the images, or "
+                "set strategy='ods'"
+            )
 
     def _make_schedule(self) -> LoopSchedule:
         pool, split_batches = self._pool, self.accelerator.split_batches
@@ -344,7 +359,8 @@ class VeCAFTrainer(PushingTrainer):
         self._reselection.try_out(probe)
         if self.cea is not None:
             assert probe.embeddings is not None
-            self.cea.prepare(self._head, probe.embeddings.shape[1], self.accelerator, self.meter)
+            dimension, loops = probe.embeddings.shape[1], schedule.num_loops
+            self.cea.prepare(self._head, dimension, self.accelerator, self.meter, loops, schedule.seed)
         if self.args.on_bad_sample == "raise" and not self._resume_folder:
             self._check_trainable(self._reselection.foreseen(schedule.num_loops))
         self._run = self._resumed(self._resume_folder) if self._resume_folder else RunState(self._identity())

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import datasets
@@ -18,6 +19,9 @@ from vecaf_hf.augmentation import CEACallback, TextEncoder, augmenter
 from vecaf_hf.augmentation.alignment import ridge
 from vecaf_hf.augmentation.augmenter import Augmenter
 from vecaf_hf.augmentation.captions import CaptionTable
+from vecaf_hf.augmentation.counted_map import CountedMap
+from vecaf_hf.augmentation.domain_map import STEPS
+from vecaf_hf.augmentation.domains import Domains
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
@@ -26,6 +30,7 @@ N, D, DT = 12, 5, 3
 ROWS = torch.tensor([0, 1, -1, 2, 0, 3, -1, 4, 1, 2, 3, 0])
 LABELS = torch.tensor([0, 1, 2, 0, 0, 1, 2, 1, 1, 0, 1, 0])
 PROMPT = "It snows."
+PROMPTS = [PROMPT, "It rains.", "It is foggy."]
 
 
 def randn(*shape: int, seed: int) -> torch.Tensor:
@@ -33,7 +38,10 @@ def randn(*shape: int, seed: int) -> torch.Tensor:
 
 
 def make_table() -> CaptionTable:
-    return CaptionTable(ROWS, randn(5, DT, seed=1), randn(5, DT, seed=2))
+    """Of five captions; each stands with the first prompt in one loop and with the second in the next."""
+    return CaptionTable(
+        ROWS, randn(5, DT, seed=1), randn(10, DT, seed=2), torch.stack([ROWS, torch.where(ROWS < 0, -1, ROWS + 5)])
+    )
 
 
 def make_candidates(indices: list[int] | None = None) -> Candidates:
@@ -42,7 +50,11 @@ def make_candidates(indices: list[int] | None = None) -> Candidates:
 
 
 def make_augmenter(**options) -> Augmenter:
-    made = Augmenter(CEAOptions(domain_prompt=PROMPT, **options), make_table(), D, LABELS)
+    domains = Domains.deal(PROMPTS, N, 3, seed=0)
+    mapping = None
+    if options.get("toward") == "learned_difference":
+        mapping = CountedMap(D, len(PROMPTS), 0, Accelerator(cpu=True), CostMeter())
+    made = Augmenter(CEAOptions(domain_prompt=PROMPTS, **options), make_table(), D, LABELS, domains, mapping, seed=6)
     made.aligner.set(randn(D, DT, seed=4), randn(D, seed=5))
     return made
 
@@ -61,28 +73,31 @@ def class_mean(label: int) -> torch.Tensor:
     return sum(texts) / len(texts) if texts else torch.zeros(DT)
 
 
-def by_hand(candidates: Candidates, place: str, options: CEAOptions) -> torch.Tensor:
+def by_hand(candidates: Candidates, place: str, made: Augmenter) -> torch.Tensor:
     """Eq. 8 and 9, sample by sample, in float64."""
-    table, embeddings = make_table(), candidates.embeddings.double()
+    table, embeddings, options = make_table(), candidates.embeddings.double(), made.options
+    prompted = table.prompted[5 * (made.loop % 2) :]
     captioned = [r for r, i in enumerate(candidates.indices.tolist()) if ROWS[i] >= 0]
     scores = {}
     for r in captioned:
-        source = table.prompted if "attention" in options.prompt_in else table.plain
+        source = prompted if "attention" in options.prompt_in else table.plain
         text = align(source[ROWS[candidates.indices[r]]])
         e = embeddings[r]
         scores[r] = math.exp(float(e @ text / (e.norm() * text.norm())))
     moved = embeddings.clone()
     for r in captioned:
         index, e = int(candidates.indices[r]), embeddings[r]
-        source = table.prompted if place in options.prompt_in else table.plain
+        source = prompted if place in options.prompt_in else table.plain
         target = align(source[ROWS[index]])
         ratio = e.norm() / target.norm()
         if options.toward == "caption":
             direction = target * ratio - e
         else:
             plain = table.plain[ROWS[index]]
-            reference = align(plain if options.toward == "difference" else class_mean(int(LABELS[index])))
+            reference = align(class_mean(int(LABELS[index])) if options.toward == "instance" else plain)
             direction = (target - reference) * ratio
+            if options.toward == "random":
+                direction = direction.norm() * made.line.double()
         share = scores[r] / sum(scores.values())
         alpha = {
             "none": 1.0,
@@ -93,15 +108,15 @@ def by_hand(candidates: Candidates, place: str, options: CEAOptions) -> torch.Te
     return moved.float()
 
 
-@pytest.mark.parametrize("toward", ["caption", "difference", "instance"])
+@pytest.mark.parametrize("toward", ["caption", "difference", "instance", "random"])
 @pytest.mark.parametrize("attention", ["mean_one", "paper", "none"])
 @pytest.mark.parametrize("prompt_in", [[], ["selection"], ["attention"], ["training", "selection", "attention"]])
 @pytest.mark.parametrize("step_size", [0.2, 0.9])
 def test_augment_is_equations_8_and_9_sample_by_sample(toward, attention, prompt_in, step_size):
     made = make_augmenter(toward=toward, attention=attention, prompt_in=prompt_in, step_size=step_size)
-    candidates = make_candidates()
+    candidates, made.loop = make_candidates(), 3
     found = made.augment(candidates)
-    torch.testing.assert_close(found.embeddings, by_hand(candidates, "selection", made.options), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.embeddings, by_hand(candidates, "selection", made), rtol=1e-5, atol=1e-5)
     assert torch.equal(found.indices, candidates.indices)
     missing = ROWS[candidates.indices] < 0
     assert int(missing.sum()) == 2
@@ -117,7 +132,7 @@ def test_the_prompt_acts_only_where_it_should(place, prompt_in):
     expected = make_table().of(candidates.indices, prompted=place in prompt_in)
     assert torch.equal(texts.targets[texts.target_rows][captioned], expected[captioned])
     moved = made.moved(candidates.embeddings, texts).detach()
-    torch.testing.assert_close(moved, by_hand(candidates, place, made.options), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(moved, by_hand(candidates, place, made), rtol=1e-5, atol=1e-5)
 
 
 @given(chunk=st.integers(1, 9), order=st.permutations(range(N)))
@@ -136,14 +151,94 @@ def test_candidates_without_any_caption_stay_as_they_are():
     assert torch.equal(make_augmenter().augment(candidates).embeddings, candidates.embeddings)
 
 
-def test_affinity_is_relative_to_the_aligned_prompt():
-    made, candidates, domain = make_augmenter(domain_affinity=0.5), make_candidates(), randn(DT, seed=8)
-    found = made.with_affinity(candidates, domain)
-    text = align(domain)
-    cosines = [float(e @ text / (e.norm() * text.norm())) for e in candidates.embeddings.double()]
-    expected = torch.tensor([math.exp((cosine - max(cosines)) / 0.5) for cosine in cosines])
+def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(one.double() @ other.double() / (one.double().norm() * other.double().norm()))
+
+
+@pytest.mark.parametrize("domains", [1, 3])
+def test_affinity_is_relative_to_the_nearest_aligned_prompt(domains):
+    made, candidates, texts = make_augmenter(domain_affinity=0.5), make_candidates(), randn(domains, DT, seed=8)
+    found = made.with_affinity(candidates, texts)
+    cosines = [max(cosine(e, align(text)) for text in texts) for e in candidates.embeddings]
+    expected = torch.tensor([math.exp((one - max(cosines)) / 0.5) for one in cosines])
     torch.testing.assert_close(found.relevance, expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(found.embeddings, candidates.embeddings)
+
+
+def test_affinity_of_samples_that_are_not_scored_is_that_of_their_captions():
+    made, texts = make_augmenter(domain_affinity=0.5), randn(2, DT, seed=8)
+    candidates = replace(make_candidates(), embeddings=None)
+    found, plain = made.with_affinity(candidates, texts), make_table().plain
+    cosines = {
+        int(index): max(cosine(plain[ROWS[index]], text) for text in texts)
+        for index in candidates.indices
+        if ROWS[index] >= 0
+    }
+    mean = sum(cosines.values()) / len(cosines)
+    expected = [
+        math.exp((cosines.get(index, mean) - max(cosines.values())) / 0.5) for index in candidates.indices.tolist()
+    ]
+    torch.testing.assert_close(found.relevance, torch.tensor(expected), rtol=1e-5, atol=1e-6)
+    assert found.embeddings is None
+
+
+def shift(made: Augmenter, candidates: Candidates) -> torch.Tensor:
+    return made.augment(candidates).embeddings - candidates.embeddings
+
+
+def test_the_random_shift_is_as_long_as_the_differences_and_one_direction_for_all():
+    candidates = make_candidates()
+    difference, control = (shift(make_augmenter(toward=toward), candidates) for toward in ("difference", "random"))
+    torch.testing.assert_close(control.norm(dim=1), difference.norm(dim=1), rtol=1e-4, atol=1e-5)
+    captioned = make_table().captioned(candidates.indices)
+    directions = normalize(control[captioned], dim=1)
+    torch.testing.assert_close(directions, directions[:1].expand_as(directions), rtol=0, atol=1e-4)
+    assert float((normalize(difference[captioned], dim=1) @ directions[0]).max()) < 0.99
+
+
+def test_the_random_direction_is_the_seeds():
+    options = CEAOptions(domain_prompt=PROMPT, toward="random")
+    lines = [Augmenter(options, make_table(), D, None, seed=seed).line for seed in (1, 1, 2)]
+    assert torch.equal(lines[0], lines[1]) and not torch.equal(lines[0], lines[2])
+    assert float(lines[0].norm()) == pytest.approx(1)
+
+
+def fit_map(made: Augmenter, loop: int) -> None:
+    made.loop = loop
+    made.fit_map(make_candidates([i for i in range(N) if ROWS[i] >= 0]))
+
+
+def test_a_learned_map_moves_each_sample_into_its_own_domain():
+    made, candidates = make_augmenter(toward="learned_difference", attention="none", step_size=0.4), make_candidates()
+    fit_map(made, 1)
+    expected = candidates.embeddings.clone()
+    for row, index in enumerate(candidates.indices.tolist()):
+        if ROWS[index] >= 0:
+            e = candidates.embeddings[row]
+            goal = made.mapping.network(e[None], made._domains.in_loop(1)[[index]])[0]
+            expected[row] = e + 0.4 * (goal * e.norm() - e)
+    torch.testing.assert_close(made.augment(candidates).embeddings, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_learned_map_acts_where_the_prompt_does():
+    made, candidates = make_augmenter(toward="learned_difference", prompt_in=["training"]), make_candidates()
+    fit_map(made, 0)
+    assert not shift(made, candidates).any()
+    assert made.texts(candidates, "training").alpha.any()
+
+
+def test_a_learned_map_is_its_data_its_seed_and_its_loop():
+    states = []
+    for loop in (0, 2, 0):
+        made = make_augmenter(toward="learned_difference")
+        torch.manual_seed(len(states))
+        before = torch.get_rng_state()
+        fit_map(made, loop)
+        assert torch.equal(torch.get_rng_state(), before)
+        states.append(made.mapping.state())
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[2][name]), name
+    assert not torch.equal(states[0]["map.out.weight"], states[1]["map.out.weight"])
 
 
 def test_alignment_rows_are_captioned_and_spread_evenly():
@@ -163,9 +258,10 @@ def test_only_a_learned_alignment_keeps_its_first_fit(alignment, refits):
     assert made.aligner.weight.requires_grad is (alignment == "learned")
 
 
-def test_instance_without_labels_is_refused_before_anything_is_encoded():
-    callback = CEACallback(StubEncoder(), ["a", "b"], toward="instance")
-    with pytest.raises(ValueError, match=r'"instance" needs one class per sample.*set label_column'):
+@pytest.mark.parametrize("toward", ["instance", "learned_difference"])
+def test_classes_that_are_not_there_are_told_before_anything_is_encoded(toward):
+    callback = CEACallback(StubEncoder(), ["a", "b"], toward=toward, domain_prompt=PROMPT)
+    with pytest.raises(ValueError, match=rf'"{toward}" needs one class per sample.*set label_column'):
         callback.read_captions(range(2), None, [])
     assert callback.encoder.forwards == 0
 
@@ -175,11 +271,11 @@ def test_instance_needs_labels():
         Augmenter(CEAOptions(toward="instance"), make_table(), D, None)
 
 
-@pytest.mark.parametrize("toward", ["caption", "difference", "instance"])
+@pytest.mark.parametrize("toward", ["difference", "instance", "random"])
 def test_texts_of_some_samples_hold_each_distinct_text_once(toward):
     made, candidates = make_augmenter(toward=toward), make_candidates()
     whole = made.texts(candidates, "training")
-    assert len(whole.targets) < len(candidates) and len(whole.references) < len(candidates)
+    assert len(whole.targets) < len(candidates) and 0 < len(whole.references) < len(candidates)
     rows = torch.tensor([5, 0])
     for part in (rows, slice(1, 4)):
         moved = made.moved(candidates.embeddings[part], whole.take(part))
@@ -207,8 +303,16 @@ def test_texts_of_some_samples_hold_each_distinct_text_once(toward):
         ({"step_size": math.nan}, "step_size is nan"),
         ({"alignment_samples": 1}, "alignment_samples is 1; it must be at least 2"),
         ({"domain_affinity": 0.0, "domain_prompt": PROMPT}, "domain_affinity is 0.0; it must be positive"),
-        ({"domain_affinity": 0.1}, "domain_affinity need a domain_prompt"),
-        ({"toward": "difference"}, r'"difference" and domain_affinity need a domain_prompt'),
+        ({"domain_affinity": 0.1}, "domain_affinity needs a domain_prompt"),
+        *(
+            ({"toward": toward}, f'toward="{toward}" needs a domain_prompt')
+            for toward in ("difference", "learned_difference", "random")
+        ),
+        *(
+            ({"domain_prompt": prompt}, "it must be a sentence, a list of sentences, or None")
+            for prompt in ("", " ", 3, [], ["It snows.", " "], ["It snows.", None], {"It snows."})
+        ),
+        ({"domain_prompt": ["It", "snows."]}, r"domain_prompt has 2 prompts, and 'It' is a single word: .* quotes"),
     ],
 )
 def test_an_option_without_meaning_is_named(options, message):
@@ -355,9 +459,16 @@ def test_candidates_of_a_selection_by_logits_are_left_alone():
 
 
 def test_affinity_comes_with_a_selection():
-    callback = make_callback(make_head(), domain_prompt=PROMPT, domain_affinity=0.3)
+    callback = make_callback(make_head(), domain_prompt=PROMPTS, domain_affinity=0.3)
     candidates = callback.before_selection(make_candidates())
     assert candidates.relevance is not None and float(candidates.relevance.max()) == 1
+    unscored = callback.before_selection(replace(make_candidates(), embeddings=None))
+    assert unscored.relevance is not None and len(unscored.relevance.unique()) > 3
+
+
+def test_candidates_that_are_not_scored_are_left_alone():
+    candidates = replace(make_candidates(), embeddings=None)
+    assert make_callback(make_head(), domain_prompt=PROMPT).before_selection(candidates) is candidates
 
 
 def test_the_hook_goes_with_the_end_of_training(run):
@@ -383,6 +494,40 @@ def test_texts_are_counted_where_they_are_encoded():
     assert meter.work["encode_text"].samples == 4
 
 
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        ({}, 2 * 2),
+        ({"domain_affinity": 0.1}, 2 * 2 + 1),
+        ({"prompt_in": []}, 2),
+        ({"prompt_in": [], "domain_affinity": 0.1}, 2 + 1),
+        ({"prompt_in": ["selection"], "act_on": ["training"]}, 2),
+        ({"prompt_in": ["attention"], "attention": "none"}, 2),
+        ({"prompt_in": ["attention"]}, 2 * 2),
+    ],
+)
+def test_no_text_is_encoded_that_nothing_goes_by(options, texts):
+    callback, meter = CEACallback(StubEncoder(), ["a", "b", "a"], domain_prompt=PROMPT, **options), CostMeter()
+    callback.read_captions(range(3), None, [])
+    callback.prepare(make_head(), D, Accelerator(cpu=True), meter)
+    assert meter.work["encode_text"].samples == texts
+
+
+def test_another_seed_deals_the_prompts_out_anew():
+    callback = CEACallback(StubEncoder(), [f"caption {i}" for i in range(N)], domain_prompt=PROMPTS)
+    callback.read_captions(range(N), None, [])
+
+    def texts(loop: int, seed: int) -> torch.Tensor:
+        callback.prepare(make_head(), D, Accelerator(cpu=True), CostMeter(), loops=4, seed=seed)
+        callback.enter_loop(loop)
+        return callback.augmenter.table.of(torch.arange(N), prompted=True, loop=callback.augmenter.loop)
+
+    first, second, other = texts(0, 0), texts(1, 0), texts(0, 1)
+    assert bool((first != second).any(dim=1).all())
+    assert 0 < int((first != other).any(dim=1).sum()) < N
+    assert torch.equal(texts(3, 0), first)
+
+
 def test_figures_of_a_loop(run):
     _, callback, selected = run
     figures = callback.begin_loop(selected, refit=False)
@@ -393,7 +538,16 @@ def test_figures_of_a_loop(run):
     assert figures["cea_missing_captions"] == 1 and figures["cea_truncated_captions"] == 0
 
 
-@pytest.mark.parametrize("options", [{}, {"toward": "difference", "domain_prompt": PROMPT}, {"toward": "instance"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"toward": "difference", "domain_prompt": PROMPT},
+        {"toward": "instance"},
+        {"toward": "random", "domain_prompt": PROMPTS},
+        {"toward": "learned_difference", "domain_prompt": PROMPTS},
+    ],
+)
 def test_a_resumed_loop_moves_its_batches_alike(options):
     head, selected = make_head().train(), make_candidates()
     callback = make_callback(head, **options)
@@ -408,6 +562,30 @@ def test_a_resumed_loop_moves_its_batches_alike(options):
     assert resumed.augmenter.fitted
     for name, tensor in callback.state().items():
         assert torch.equal(resumed.state()[name], tensor), name
+
+
+def test_what_a_learned_map_does_is_counted_and_its_gradient_is_the_embeddings():
+    head, selected = make_head().train(), make_candidates()
+    callback = make_callback(head, toward="learned_difference", domain_prompt=PROMPTS)
+    meter = callback.augmenter.mapping.meter
+    callback.begin_loop(selected, refit=True)
+    network, captioned = callback.augmenter.mapping.network, len(selected) - 1
+    per_sample = 2 * (network.hidden.weight.numel() + network.out.weight.numel())
+    fitted = STEPS * captioned
+    assert meter.work["auxiliary"].samples == fitted + len(selected)
+    before = meter.work["auxiliary"].flops
+    # Forward, and back to the weights of both layers and to what is hidden, not to the embeddings.
+    training = 3 * per_sample - 2 * network.hidden.weight.numel()
+    # And the classes' logits: forward, and back to the mapped embeddings.
+    training += 2 * 2 * D * (int(LABELS.max()) + 1)
+    assert before == fitted * training + len(selected) * per_sample
+    inputs = selected.embeddings.clone().requires_grad_()
+    with callback.batch(selected.indices):
+        head(inputs).square().sum().backward()
+    assert meter.work["auxiliary"].samples == fitted + 2 * len(selected)
+    assert meter.work["auxiliary"].flops - before == 2 * len(selected) * per_sample
+    assert meter.work["auxiliary"].seconds > 0
+    assert inputs.grad is not None and all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_a_learned_alignment_is_trained_by_the_loss():

@@ -5,7 +5,8 @@ import pytest
 import torch
 from datasets import Features, Image, Value
 
-from vecaf_hf.augmentation.captions import CaptionTable, caption_table, find_captions, with_prompt
+from vecaf_hf.augmentation.captions import CaptionTable, caption_table, find_captions, with_captions, with_prompt
+from vecaf_hf.augmentation.domains import Domains
 
 NAMES = ["cat", "dog"]
 
@@ -150,12 +151,55 @@ def test_each_distinct_caption_is_encoded_once():
 
 def test_prompted_captions_stand_beside_the_plain_ones():
     encoder = StubEncoder()
-    table = caption_table(["dog", "a cat", "dog"], "It's foggy.", encoder)
+    table = caption_table(["dog", "a cat", "dog"], Domains.deal(["It's foggy."], 3, 5, 0), encoder)
     assert encoder.asked == [["dog", "a cat"], ["dog. It's foggy.", "a cat. It's foggy."]]
     assert table.plain.shape == table.prompted.shape == (2, 2)
     rows = torch.tensor([2, 1])
     assert torch.equal(table.of(rows, prompted=True), table.prompted[[0, 1]])
     assert torch.equal(table.of(rows, prompted=False), table.plain[[0, 1]])
+
+
+PROMPTS = ["It snows.", "It rains!", "It is foggy."]
+
+
+@pytest.mark.parametrize("loops", [1, 2, 3, 5])
+def test_only_pairs_of_caption_and_prompt_that_occur_are_encoded(loops):
+    """Sample by sample and loop by loop, the text is the sample's own with the prompt that it was dealt."""
+    encoder, captions = StubEncoder(), ["dog", None, "a cat", "dog", "bird", None, "a cat", "ant"]
+    domains = Domains.deal(PROMPTS, len(captions), loops, seed=3)
+    table = caption_table(captions, domains, encoder)
+    expected = {
+        (caption, PROMPTS[int(domains.in_loop(loop)[index])])
+        for loop in range(loops)
+        for index, caption in enumerate(captions)
+        if caption
+    }
+    plain, prompted = encoder.asked
+    assert plain == ["dog", "a cat", "bird", "ant"]
+    assert sorted(prompted) == sorted(with_prompt(*pair) for pair in expected)
+    for loop in range(loops):
+        for index, caption in enumerate(captions):
+            if caption is not None:
+                text = with_prompt(caption, PROMPTS[int(domains.in_loop(loop)[index])])
+                found = table.of(torch.tensor([index]), prompted=True, loop=loop)[0]
+                torch.testing.assert_close(found, table.prompted[prompted.index(text)])
+    texts, rows = table.texts(prompted=True, loop=0)
+    assert (rows < 0).nonzero()[:, 0].tolist() == [1, 5] and int(rows.max()) < len(texts)
+
+
+def test_captions_that_come_in_rounds_have_the_prompts_of_their_samples():
+    captions, encoder = ["dog", "a cat", None, "ant", "bird"], StubEncoder()
+    domains = Domains.deal(PROMPTS, 5, 2, seed=1)
+    whole = caption_table(captions, domains, encoder)
+    table = CaptionTable.empty(5, 2)
+    for part in ([3, 2], [0], [1, 4]):
+        table = with_captions(table, torch.tensor(part), [captions[index] for index in part], domains, encoder)
+    indices = torch.tensor([0, 1, 3, 4])
+    for loop in range(3):
+        for prompted in (False, True):
+            found, expected = (one.of(indices, prompted, loop) for one in (table, whole))
+            torch.testing.assert_close(found, expected)
+    assert table.rows[2] == -1 and bool((table.prompted_rows[:, 2] == -1).all())
 
 
 def test_a_pool_without_any_caption():
@@ -173,7 +217,7 @@ def test_an_embedding_that_is_not_finite_names_its_caption():
 
 
 def test_a_sample_without_a_caption_has_some_finite_text():
-    table = CaptionTable(torch.tensor([-1, 0]), torch.ones(1, 3), torch.ones(1, 3))
+    table = CaptionTable(torch.tensor([-1, 0]), torch.ones(1, 3), torch.ones(1, 3), torch.tensor([[-1, 0]]))
     assert table.of(torch.tensor([0]), prompted=True).shape == (1, 3)
 
 

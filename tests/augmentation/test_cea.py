@@ -12,9 +12,11 @@ from vecaf_hf.augmentation.cea import (
     attention,
     augmented,
     domain_affinity,
+    domain_similarity,
     rescaled,
     toward_caption,
     toward_difference,
+    toward_random,
 )
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -153,6 +155,16 @@ def test_what_target_and_reference_share_cancels():
     assert torch.equal(toward_difference(e, shared, shared), torch.zeros_like(e))
 
 
+def test_the_control_is_as_long_as_the_difference_and_has_one_direction():
+    e, t, r, line = samples(5), samples(5, seed=1), samples(5, seed=2), samples(1, seed=3)[0]
+    line = line / norm(line)
+    difference = toward_difference(e, t, r)
+    control = toward_random(difference, line)
+    for i in range(5):
+        assert norm(control[i]) == pytest.approx(norm(difference[i]))
+        assert dot(control[i], line) == pytest.approx(norm(difference[i]))
+
+
 def jacobians(move, e) -> torch.Tensor:
     """d move(e)_i / d e_i of each row. [n, d, d]."""
     whole = torch.autograd.functional.jacobian(move, e)
@@ -183,11 +195,17 @@ def test_the_texts_have_a_gradient_for_a_learned_alignment():
 # --- Section 3.3 ---
 
 
+@pytest.mark.parametrize("domains", [1, 3])
+def test_a_sample_is_as_similar_to_domains_as_to_the_nearest(domains):
+    e, texts = samples(8), samples(domains, seed=1)
+    expected = [max(dot(row, text) / (norm(row) * norm(text)) for text in texts) for row in e]
+    torch.testing.assert_close(domain_similarity(e, texts), torch.tensor(expected, dtype=torch.float64), **CLOSE)
+
+
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 2.0])
 def test_domain_affinity_is_the_exponential_of_the_cosine_up_to_one_factor(temperature):
-    e, domain = samples(8), samples(1, seed=1)[0]
-    cosines = [dot(row, domain) / (norm(row) * norm(domain)) for row in e]
+    cosines = [0.3, -0.9, 0.31, 0.0]
     expected = [math.exp((cosine - max(cosines)) / temperature) for cosine in cosines]
-    found = domain_affinity(e, domain, temperature)
+    found = domain_affinity(torch.tensor(cosines, dtype=torch.float64), temperature)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), **CLOSE)
     assert float(found.max()) == 1

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
 from vecaf_hf.data.pools import IMBALANCE, POOLS, make_pool, varied
@@ -13,7 +13,7 @@ CLASSES, PER_CLASS = 4, 200
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     """Every image has its own number in its pixels."""
-    features = Features({"image": Image(), "label": ClassLabel(num_classes=CLASSES)})
+    features = Features({"image": Image(), "label": ClassLabel(num_classes=CLASSES), "caption": Value("string")})
     images = []
     for number in range(CLASSES * PER_CLASS):
         pixels = np.full((12, 12), 40, np.uint8)
@@ -21,7 +21,8 @@ def dataset() -> Dataset:
         pixels[5, 5], pixels[6, 6] = number % 100, number // 100
         images.append(Pillow.fromarray(pixels))
     labels = [number % CLASSES for number in range(CLASSES * PER_CLASS)]
-    return Dataset.from_dict({"image": images, "label": labels}, features=features)
+    captions = [f"a thing of class {label}" for label in labels]
+    return Dataset.from_dict({"image": images, "label": labels, "caption": captions}, features=features)
 
 
 def pool_of(dataset: Dataset, name: str, seed: int = 0) -> Dataset:

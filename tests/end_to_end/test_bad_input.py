@@ -829,19 +829,25 @@ CAPTIONS = [
     Case(
         "an affinity without a prompt",
         lambda b: b.cea(domain_affinity=0.1),
-        r"domain_affinity need a domain_prompt",
+        r"domain_affinity needs a domain_prompt",
     ),
     Case(
         "a difference without a prompt",
         lambda b: b.cea(toward="difference"),
-        r"toward=\"difference\" .* need a domain_prompt",
+        r"toward=\"difference\" needs a domain_prompt",
     ),
     Case("a blank prompt", lambda b: b.cea(domain_prompt=" "), r"domain_prompt is ' '; it must be a sentence"),
     Case("a prompt that is no text", lambda b: b.cea(domain_prompt=3), r"domain_prompt is 3; it must be a sentence"),
     Case(
         "an affinity that no strategy reads",
-        lambda b: b.cea(domain_prompt=PROMPT, domain_affinity=0.1, strategy="random"),
-        r"domain_affinity acts on the weights of strategy 'ods', not on 'random'",
+        lambda b: b.cea(domain_prompt=PROMPT, domain_affinity=0.1, strategy="margin"),
+        r"domain_affinity acts on what 'ods', 'random', 'balanced' weigh or draw by, and strategy 'margin' does nei",
+    ),
+    Case(
+        "an affinity to captions that are the same for a class",
+        lambda b: b.cea(domain_prompt=PROMPT, domain_affinity=0.1, strategy="balanced"),
+        r"domain_affinity goes by captions with strategy 'balanced', which scores no images, and captions='a photo of "
+        r"a \{label\}' is the same for all samples of a class: give captions of the images, or set strategy='ods'",
     ),
     *(
         Case(

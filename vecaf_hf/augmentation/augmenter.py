@@ -10,9 +10,21 @@ from torch.nn.functional import cosine_similarity
 
 from vecaf_hf.augmentation.alignment import ALIGNMENTS, Aligner
 from vecaf_hf.augmentation.captions import CaptionTable
-from vecaf_hf.augmentation.cea import attention, augmented, domain_affinity, toward_caption, toward_difference
-from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.augmentation.cea import (
+    attention,
+    augmented,
+    domain_affinity,
+    domain_similarity,
+    toward_caption,
+    toward_difference,
+    toward_random,
+)
+from vecaf_hf.augmentation.counted_map import CountedMap
+from vecaf_hf.augmentation.domains import Domains
+from vecaf_hf.augmentation.options import BY_CLASS, CEAOptions
 from vecaf_hf.candidates import Candidates, evenly_spaced
+from vecaf_hf.seeding import seed_of
+from vecaf_hf.vectors import unit
 
 # Candidates augmented at once: bounds the memory for their text embeddings.
 CHUNK_ROWS = 2**16
@@ -27,6 +39,7 @@ class Texts:
         target_rows: Row of each sample's target. LongTensor [n].
         references: Distinct text embeddings to move away from; empty to move away from the image embedding. [v, d_t].
         reference_rows: Row of each sample's reference, all 0 without references. LongTensor [n].
+        domains: Row of each sample's domain prompt, all 0 without several. LongTensor [n].
         alpha: Strength of the pull, 0 for samples without a caption. [n].
     """
 
@@ -34,6 +47,7 @@ class Texts:
     target_rows: Tensor
     references: Tensor
     reference_rows: Tensor
+    domains: Tensor
     alpha: Tensor
 
     def take(self, rows: Tensor | slice) -> Texts:
@@ -42,6 +56,7 @@ class Texts:
             self,
             target_rows=self.target_rows[rows],
             reference_rows=self.reference_rows[rows],
+            domains=self.domains[rows],
             alpha=self.alpha[rows],
         )
 
@@ -56,20 +71,43 @@ class Augmenter:
         options: What to do.
         table: Text embeddings of the pool's captions.
         dimension: d, of the image embeddings.
-        labels: Class of each sample, for `toward="instance"`. LongTensor [N].
+        labels: Class of each sample, for `toward="instance"` and `"learned_difference"`. LongTensor [N].
+        domains: Domain of each sample; None where no prompted caption is needed.
+        mapping: From embeddings to those in a domain, for `toward="learned_difference"`.
+        seed: Of the direction of `toward="random"`.
+
+    Attributes:
+        loop: That is going on: it says which domain a sample goes by.
+        aligner: From texts to image embeddings.
+        line: Random direction, of length one. [d].
     """
 
-    def __init__(self, options: CEAOptions, table: CaptionTable, dimension: int, labels: Tensor | None) -> None:
-        self.options = options
+    def __init__(
+        self,
+        options: CEAOptions,
+        table: CaptionTable,
+        dimension: int,
+        labels: Tensor | None,
+        domains: Domains | None = None,
+        mapping: CountedMap | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.options, self.loop = options, 0
         self.aligner = Aligner(table.plain.shape[1], dimension, trained=options.alignment == "learned")
         self.fitted = False
-        self._labels = labels
+        self.line = unit(torch.randn(dimension, generator=torch.Generator().manual_seed(seed_of(seed))))
+        self.mapping, self._labels, self._domains = mapping, labels, domains
         self.take(table)
 
     def take(self, table: CaptionTable) -> None:
         """Go by these captions from now on."""
         self.table = table
-        self._class_texts = _class_means(table, self._labels) if self.options.toward == "instance" else None
+        by_class = self.options.toward in BY_CLASS
+        self._class_texts = _class_means(table, self._labels, self.options.toward) if by_class else None
+
+    def to(self, device: torch.device) -> None:
+        self.aligner.to(device)
+        self.line = self.line.to(device)
 
     def alignment_rows(self, candidates: Candidates) -> Tensor:
         """Rows of the candidates that an alignment is fitted on: evenly spaced among those with a caption."""
@@ -83,28 +121,56 @@ class Augmenter:
         self.aligner.set(*ALIGNMENTS[self.options.alignment](sources, embeddings))
         self.fitted = True
 
+    @torch.no_grad()
+    def fit_map(self, candidates: Candidates) -> None:
+        """Train the map, if there is one and a prompt acts, on these candidates, which have captions."""
+        if self.mapping is None or self._domains is None:
+            return
+        assert candidates.embeddings is not None and self._class_texts is not None and self._labels is not None
+        indices = candidates.indices
+        prompted, plain = (self._aligned(self.table.of(indices, where, self.loop)) for where in (True, False))
+        self.mapping.fit(
+            candidates.embeddings,
+            prompted - plain,
+            self._domains.in_loop(self.loop)[indices],
+            self._aligned(self._class_texts),
+            self._labels[indices],
+            self.loop,
+        )
+
     def texts(self, candidates: Candidates, place: str) -> Texts:
         """What pulls at these samples in `training` or in `selection`."""
         indices, options = candidates.indices, self.options
-        alpha = self._alpha(candidates)
-        targets, target_rows = _distinct(self.table.texts(place in options.prompt_in), self.table.rows[indices])
+        alpha, prompted = self._alpha(candidates), place in options.prompt_in
+        if options.toward == "learned_difference" and not prompted:
+            alpha = torch.zeros_like(alpha)
+        targets, target_rows = self._texts_of(indices, prompted)
         references, reference_rows = targets[:0], torch.zeros_like(target_rows)
-        if options.toward == "difference":
-            references, reference_rows = _distinct(self.table.texts(prompted=False), self.table.rows[indices])
+        if options.toward in ("difference", "random"):
+            references, reference_rows = self._texts_of(indices, prompted=False)
         elif options.toward == "instance":
             assert self._class_texts is not None and self._labels is not None
             references, reference_rows = _distinct(self._class_texts, self._labels[indices])
-        return Texts(targets, target_rows, references, reference_rows, alpha)
+        domains = self._domains.in_loop(self.loop)[indices] if self._domains else torch.zeros_like(indices)
+        return Texts(targets, target_rows, references, reference_rows, domains, alpha)
+
+    def _texts_of(self, indices: Tensor, prompted: bool) -> tuple[Tensor, Tensor]:
+        texts, rows = self.table.texts(prompted, self.loop)
+        return _distinct(texts, rows[indices])
 
     def moved(self, embeddings: Tensor, texts: Texts) -> Tensor:
         """Eq. 9. Embeddings, texts and aligner on one device. [n, d] -> [n, d]."""
+        return augmented(embeddings, self._direction(embeddings, texts), texts.alpha, self.options.step_size)
+
+    def _direction(self, embeddings: Tensor, texts: Texts) -> Tensor:
+        if self.mapping is not None:
+            return toward_caption(embeddings, self.mapping(embeddings, texts.domains))
         targets = self.aligner(texts.targets[texts.target_rows])
         if len(texts.references) == 0:
-            direction = toward_caption(embeddings, targets)
-        else:
-            references = self.aligner(texts.references[texts.reference_rows])
-            direction = toward_difference(embeddings, targets, references)
-        return augmented(embeddings, direction, texts.alpha, self.options.step_size)
+            return toward_caption(embeddings, targets)
+        references = self.aligner(texts.references[texts.reference_rows])
+        difference = toward_difference(embeddings, targets, references)
+        return toward_random(difference, self.line) if self.options.toward == "random" else difference
 
     @torch.no_grad()
     def augment(self, candidates: Candidates) -> Candidates:
@@ -119,12 +185,25 @@ class Augmenter:
         return replace(candidates, embeddings=moved)
 
     @torch.no_grad()
-    def with_affinity(self, candidates: Candidates, domain: Tensor) -> Candidates:
-        """The candidates with their affinity to the domain whose prompt has this text embedding. [d_t]."""
-        assert candidates.embeddings is not None and self.options.domain_affinity is not None
-        aligned = self.aligner(domain.to(self.aligner.weight.device)).cpu()
-        relevance = domain_affinity(candidates.embeddings, aligned, self.options.domain_affinity)
-        return replace(candidates, relevance=relevance)
+    def with_affinity(self, candidates: Candidates, domains: Tensor) -> Candidates:
+        """The candidates with their affinity to the domains whose prompts have these text embeddings, by their image
+        embeddings, or by their captions where they have not been scored. [D, d_t]."""
+        assert self.options.domain_affinity is not None
+        if candidates.embeddings is None:
+            similarities = self._similarity_of_captions(candidates.indices, domains)
+        else:
+            similarities = domain_similarity(candidates.embeddings, self._aligned(domains))
+        return replace(candidates, relevance=domain_affinity(similarities, self.options.domain_affinity))
+
+    def _similarity_of_captions(self, indices: Tensor, domains: Tensor) -> Tensor:
+        """That of a sample without a caption is the others' mean. LongTensor [n], [D, d_t] -> [n]."""
+        captioned = self.table.captioned(indices)
+        found = domain_similarity(self.table.plain, domains)[self.table.rows[indices]]
+        return torch.where(captioned, found, found[captioned].mean().nan_to_num())
+
+    def _aligned(self, texts: Tensor) -> Tensor:
+        """On the CPU. [n, d_t] -> [n, d]."""
+        return self.aligner(texts.to(self.aligner.weight.device)).cpu()
 
     @torch.no_grad()
     def _alpha(self, candidates: Candidates) -> Tensor:
@@ -138,7 +217,7 @@ class Augmenter:
         cosines = [
             cosine_similarity(
                 candidates.embeddings[part].to(device),
-                self.aligner(self.table.of(candidates.indices[part], prompted).to(device)),
+                self.aligner(self.table.of(candidates.indices[part], prompted, self.loop).to(device)),
             ).cpu()
             for part in rows.split(CHUNK_ROWS)
         ]
@@ -146,10 +225,10 @@ class Augmenter:
         return alpha
 
 
-def _class_means(table: CaptionTable, labels: Tensor | None) -> Tensor:
+def _class_means(table: CaptionTable, labels: Tensor | None, toward: str) -> Tensor:
     """Mean text embedding of each class's captions. [C, d_t]."""
     if labels is None:
-        raise ValueError('toward="instance" needs one class per sample, and no labels could be read: set label_column')
+        raise ValueError(f'toward="{toward}" needs one class per sample, and no labels could be read: set label_column')
     captioned = table.rows >= 0
     classes, rows = labels[captioned], table.rows[captioned]
     sums = torch.zeros(int(labels.max()) + 1, table.plain.shape[1])

@@ -18,8 +18,10 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from vecaf_hf.augmentation.augmenter import Augmenter, Texts
 from vecaf_hf.augmentation.captioner import Captioner
 from vecaf_hf.augmentation.captioning import PoolCaptions, raw_images
-from vecaf_hf.augmentation.captions import AUTO, TEMPLATE, find_captions
-from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.augmentation.captions import AUTO, LABEL_FIELD, TEMPLATE, find_captions
+from vecaf_hf.augmentation.counted_map import CountedMap
+from vecaf_hf.augmentation.domains import Domains
+from vecaf_hf.augmentation.options import BY_CLASS, CEAOptions
 from vecaf_hf.augmentation.pool_texts import PoolTexts
 from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.beside_model import LearnsBesideModel
@@ -44,7 +46,8 @@ class CEACallback(LearnsBesideModel):
             the captioner, or "a photo of a {label}" without one.
         captioner: With "auto", what captions the images of the dataset's `image_column`: a Hub id, a local folder, or a
             `Captioner`. `caption_when` says which images.
-        **options: Fields of `CEAOptions`, for example `step_size=0.2`, `domain_prompt="It's a snowy day."`.
+        **options: Fields of `CEAOptions`, for example `step_size=0.2`, `domain_prompt="It's a snowy day."` or a list of
+            such sentences.
 
     Raises:
         ValueError: An option is not one of its choices, or needs a `domain_prompt` or captioner that is not given.
@@ -84,7 +87,19 @@ class CEACallback(LearnsBesideModel):
         self._position: Tensor | None = None  # [N], row of a sample in _texts
         self._texts: Texts | None = None  # of the loop's selected samples
         self._batch: Tensor | None = None
-        self._domain: Tensor | None = None
+        self._prompts: Tensor | None = None  # [D, d_t], where they weigh the selection
+
+    @property
+    def has_affinity(self) -> bool:
+        """Whether candidates are given their affinity to the domains."""
+        return self.options.domain_affinity is not None
+
+    @property
+    def is_captioned_by_class(self) -> bool:
+        """Whether all samples of a class have the same caption, made of its name."""
+        if not isinstance(self.captions, str) or self.captioner is not None:
+            return False
+        return self.captions == AUTO or LABEL_FIELD in self.captions
 
     # --- Before training ---
 
@@ -96,9 +111,10 @@ class CEACallback(LearnsBesideModel):
                 an image tower that are not there.
         """
         column, images = self.options.image_column, None
-        if self.options.toward == "instance" and labels is None:
+        if self.options.toward in BY_CLASS and labels is None:
             raise ValueError(
-                'toward="instance" needs one class per sample, and no labels can be read: set label_column'
+                f'toward="{self.options.toward}" needs one class per sample, and no labels can be read: set '
+                "label_column"
             )
         if self.options.alignment == "dual":
             images = raw_images(dataset, column, 'alignment="dual"', 'set image_column, or use alignment="ridge"')
@@ -114,19 +130,34 @@ class CEACallback(LearnsBesideModel):
             load = raw_images(dataset, column, "a captioner", "set image_column, or pass captions as a list")
             captions = PoolCaptions(self.captioner, load)
         self._labels = labels
-        self._pool = PoolTexts(self.encoder, captions, len(dataset), self.options.domain_prompt, images)
+        self._pool = PoolTexts(self.encoder, captions, len(dataset), images)
 
-    def prepare(self, head: nn.Module, dimension: int, accelerator: Accelerator, meter: CostMeter) -> None:
-        """Encode the captions and set the hook on the head, which takes embeddings of this dimension."""
-        assert self._pool is not None
+    def prepare(
+        self, head: nn.Module, dimension: int, accelerator: Accelerator, meter: CostMeter, loops: int = 1, seed: int = 0
+    ) -> None:
+        """Encode the captions and set the hook on the head.
+
+        Args:
+            head: Takes embeddings of this dimension.
+            dimension: d.
+            accelerator: The processes that train together.
+            meter: Counts texts, and what a learned map costs.
+            loops: Of the run; with `seed` they say which domain prompt each sample goes by.
+            seed: Of whatever is random.
+        """
+        options, pool = self.options, self._pool
+        assert pool is not None
         self._accelerator, self._texts = accelerator, None
         self._check_learned(accelerator)
-        self._pool.begin(accelerator, meter)
-        self._domain = self._pool.of_prompt() if self.options.domain_affinity and self.options.domain_prompt else None
-        self.augmenter = Augmenter(self.options, self._pool.table, dimension, self._labels)
-        self.augmenter.aligner.to(accelerator.device)
+        domains = Domains.deal(options.prompts, pool.size, loops, seed) if options.reads_prompted else None
+        pool.begin(accelerator, meter, domains)
+        self._prompts = pool.of_prompts(options.prompts) if self.has_affinity else None
+        is_learned = options.toward == "learned_difference"
+        mapping = CountedMap(dimension, len(options.prompts), seed, accelerator, meter) if is_learned else None
+        self.augmenter = Augmenter(options, pool.table, dimension, self._labels, domains, mapping, seed)
+        self.augmenter.to(accelerator.device)
         if self.options.alignment == "identity":
-            self.augmenter.fit(self._pool.table.plain, torch.zeros(1, dimension))
+            self.augmenter.fit(pool.table.plain, torch.zeros(1, dimension))
         self._detach()
         self._hook = head.register_forward_pre_hook(self._move_head_input)
 
@@ -163,15 +194,23 @@ class CEACallback(LearnsBesideModel):
 
     # --- At a loop boundary ---
 
+    def enter_loop(self, loop: int) -> None:
+        """The boundary at which this loop begins is reached: samples go by its domain prompts from now on."""
+        assert self.augmenter is not None
+        self.augmenter.loop = loop
+
     def before_selection(self, candidates: Candidates, go_by_logits: bool = False) -> Candidates:
         """Refit the alignment on the candidates, and return them as the selection should see them: where it goes by
-        logits, which are those of plain embeddings, unmoved; so are they as long as none has been captioned."""
+        logits, which are those of plain embeddings, unmoved; so are they as long as none has been captioned. Those that
+        have not been scored have their affinity to the domains at most."""
         assert self.augmenter is not None
+        if candidates.embeddings is None:
+            return candidates if self._prompts is None else self.augmenter.with_affinity(candidates, self._prompts)
         if self.options.caption_when == "selected" and not self.augmenter.table.captioned(candidates.indices).any():
             return candidates
         self._fit(candidates)
-        if self._domain is not None:
-            candidates = self.augmenter.with_affinity(candidates, self._domain)
+        if self._prompts is not None:
+            candidates = self.augmenter.with_affinity(candidates, self._prompts)
         moves = "selection" in self.options.act_on and not go_by_logits
         return self.augmenter.augment(candidates) if moves else candidates
 
@@ -224,6 +263,7 @@ class CEACallback(LearnsBesideModel):
             "bias": self.augmenter.aligner.bias.detach(),
             "indices": held,
             **vars(self._texts.take(self._position[held])),
+            **({} if self.augmenter.mapping is None else self.augmenter.mapping.state()),
             **self._pool.state(),
         }
         return {name: tensor.cpu() for name, tensor in tensors.items()}
@@ -234,6 +274,8 @@ class CEACallback(LearnsBesideModel):
         self.augmenter.take(self._pool.load_state(state))
         self.augmenter.aligner.set(state["weight"], state["bias"])
         self.augmenter.fitted = True
+        if self.augmenter.mapping is not None:
+            self.augmenter.mapping.load_state(state)
         self._hold(state["indices"], Texts(**{name: state[name] for name in Texts.__dataclass_fields__}))
 
     def _fit(self, candidates: Candidates) -> None:
@@ -249,6 +291,7 @@ class CEACallback(LearnsBesideModel):
         if self.options.alignment == "dual":
             sources = pool.of_images(candidates.indices[rows])
         augmenter.fit(sources, candidates.embeddings[rows])
+        augmenter.fit_map(candidates.take(rows))
 
     def _hold(self, indices: Tensor, texts: Texts) -> None:
         assert self._pool is not None

@@ -10,6 +10,7 @@ import datasets
 import torch
 from torch import Tensor
 
+from vecaf_hf.augmentation.domains import Domains
 from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.data.columns import read_column
 from vecaf_hf.vectors import unit
@@ -103,18 +104,22 @@ class CaptionTable:
     Args:
         rows: Row of each sample's caption, -1 for none. LongTensor [N].
         plain: Embeddings of the captions, unit rows: encoders differ in scale by orders of magnitude. [U, d_t].
-        prompted: Embeddings of the captions with the domain prompt; the plain ones without a prompt. [U, d_t].
+        prompted: Embeddings of captions with a domain prompt, of the pairs that occur; the plain ones without prompts.
+            [V, d_t].
+        prompted_rows: Row of each sample's prompted caption, -1 for none, in a first loop and those after it until the
+            prompts come round again. LongTensor [P, N].
     """
 
     rows: Tensor
     plain: Tensor
     prompted: Tensor
+    prompted_rows: Tensor
 
     @classmethod
     def empty(cls, size: int, dimension: int) -> CaptionTable:
         """That of N samples none of which has a caption yet, for texts of d_t."""
-        nothing = torch.empty(0, dimension)
-        return cls(torch.full((size,), -1), nothing, nothing)
+        nothing, rows = torch.empty(0, dimension), torch.full((size,), -1)
+        return cls(rows, nothing, nothing, rows[None])
 
     @property
     def missing(self) -> int:
@@ -124,17 +129,25 @@ class CaptionTable:
         """Whether each sample has a caption. [n] -> bool [n]."""
         return self.rows[indices] >= 0
 
-    def texts(self, prompted: bool) -> Tensor:
-        """The distinct text embeddings. [U, d_t]."""
-        return self.prompted if prompted else self.plain
+    def texts(self, prompted: bool, loop: int) -> tuple[Tensor, Tensor]:
+        """The distinct text embeddings, and the row of each sample's one in this loop. [U, d_t], LongTensor [N]."""
+        if prompted:
+            return self.prompted, self.prompted_rows[loop % len(self.prompted_rows)]
+        return self.plain, self.rows
 
-    def of(self, indices: Tensor, prompted: bool) -> Tensor:
+    def of(self, indices: Tensor, prompted: bool, loop: int = 0) -> Tensor:
         """Text embeddings of samples; any row for one without a caption. [n] -> [n, d_t]."""
-        return self.texts(prompted)[self.rows[indices]]
+        texts, rows = self.texts(prompted, loop)
+        return texts[rows[indices]]
 
 
-def caption_table(captions: Sequence[str | None], prompt: str | None, encoder: TextEncoder) -> CaptionTable:
-    """Embed the captions, and the captions with the domain prompt behind them.
+def caption_table(captions: Sequence[str | None], domains: Domains | None, encoder: TextEncoder) -> CaptionTable:
+    """Embed the captions, and each with those domain prompts behind it that its samples go by.
+
+    Args:
+        captions: Of N samples.
+        domains: Of the same samples; None where no prompted caption is needed.
+        encoder: Embeds them.
 
     Raises:
         ValueError: No sample has a caption, or an embedding is not finite.
@@ -150,26 +163,44 @@ def caption_table(captions: Sequence[str | None], prompt: str | None, encoder: T
             f"the text encoder's embedding of {texts[int(bad.int().argmax())]!r:.80} is not finite "
             f"({int(bad.sum())} of {len(texts)} distinct captions): its weights are damaged, or overflow"
         )
-    prompted = unit(encoder.encode([with_prompt(text, prompt) for text in texts])) if prompt else plain
     rows = torch.tensor([-1 if caption is None else distinct[caption] for caption in captions])
-    return CaptionTable(rows, plain, prompted)
+    if domains is None:
+        return CaptionTable(rows, plain, plain, rows[None])
+    captioned = rows >= 0
+    pairs = domains.turns[:, captioned] * len(texts) + rows[captioned]
+    pairs, occurring = pairs.unique(return_inverse=True)
+    sentences = [with_prompt(texts[pair % len(texts)], domains.prompts[pair // len(texts)]) for pair in pairs.tolist()]
+    prompted_rows = torch.full_like(domains.turns, -1)
+    prompted_rows[:, captioned] = occurring
+    return CaptionTable(rows, plain, unit(encoder.encode(sentences)), prompted_rows)
 
 
 def with_captions(
-    table: CaptionTable, indices: Tensor, captions: Sequence[str | None], prompt: str | None, encoder: TextEncoder
+    table: CaptionTable, indices: Tensor, captions: Sequence[str | None], domains: Domains | None, encoder: TextEncoder
 ) -> CaptionTable:
     """The table with captions of samples that had none. LongTensor [n].
+
+    Args:
+        table: Of the pool.
+        indices: Samples of the pool.
+        captions: Of these samples.
+        domains: Of the pool; None where no prompted caption is needed.
+        encoder: Embeds them.
 
     Raises:
         ValueError: An embedding is not finite.
     """
     if not any(captions):
         return table
-    added = caption_table(captions, prompt, encoder)
+    added = caption_table(captions, domains and domains.of(indices), encoder)
+    plain = torch.cat([table.plain, added.plain])
     rows = table.rows.clone()
     rows[indices] = torch.where(added.rows < 0, -1, added.rows + len(table.plain))
-    plain = torch.cat([table.plain, added.plain])
-    return CaptionTable(rows, plain, torch.cat([table.prompted, added.prompted]) if prompt else plain)
+    if domains is None:
+        return CaptionTable(rows, plain, plain, rows[None])
+    prompted_rows = table.prompted_rows.expand_as(domains.turns).clone()
+    prompted_rows[:, indices] = torch.where(added.prompted_rows < 0, -1, added.prompted_rows + len(table.prompted))
+    return CaptionTable(rows, plain, torch.cat([table.prompted, added.prompted]), prompted_rows)
 
 
 def with_prompt(caption: str, prompt: str) -> str:

@@ -49,14 +49,25 @@ def toward_difference(embeddings: Tensor, texts: Tensor, references: Tensor) -> 
     return (texts - references) * _norm_ratio(texts, embeddings)
 
 
+def toward_random(differences: Tensor, line: Tensor) -> Tensor:
+    """The control of `toward_difference`: as long as its directions, all along one line of length one. [n, d], [d] ->
+    [n, d]."""
+    return differences.norm(dim=1, keepdim=True) * line
+
+
 def augmented(embeddings: Tensor, direction: Tensor, alpha: Tensor, step_size: float) -> Tensor:
     """e_aug of Eq. 9: e - eta alpha (e - t) = e + eta alpha (t - e). [n, d], [n, d], [n] -> [n, d]."""
     return embeddings + step_size * alpha[:, None] * direction
 
 
-def domain_affinity(embeddings: Tensor, domain: Tensor, temperature: float) -> Tensor:
-    """exp(cos(e_i, t_domain) / tau), scaled to at most 1: a factor on selection weights. [n, d], [d] -> [n]."""
-    logits = cosine_similarity(embeddings, domain[None]) / temperature
+def domain_similarity(embeddings: Tensor, domains: Tensor) -> Tensor:
+    """cos(e_i, t_domain), with the nearest of the domains. [n, d], [D, d] -> [n]."""
+    return torch.stack([cosine_similarity(embeddings, domain[None]) for domain in domains]).amax(dim=0)
+
+
+def domain_affinity(similarities: Tensor, temperature: float) -> Tensor:
+    """exp(cos(e_i, t_domain) / tau), scaled to at most 1: a factor on selection weights. [n] -> [n]."""
+    logits = similarities / temperature
     return (logits - logits.max()).exp()
 
 

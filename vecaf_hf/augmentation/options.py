@@ -8,7 +8,11 @@ from vecaf_hf.augmentation.alignment import ALIGNMENTS
 from vecaf_hf.augmentation.cea import ATTENTIONS
 from vecaf_hf.validation import check_at_least, check_choice, check_choices, check_positive, whole
 
-DIRECTIONS = ("caption", "difference", "instance")
+# Those that a domain prompt gives.
+DOMAIN_DIRECTIONS = ("difference", "learned_difference", "random")
+# Those that go by the texts of classes.
+BY_CLASS = ("instance", "learned_difference")
+DIRECTIONS = ("caption", "instance", *DOMAIN_DIRECTIONS)
 PLACES = ("training", "selection", "attention")
 CAPTION_TIMES = ("pool", "selected")
 
@@ -48,8 +52,10 @@ class CEAOptions:
         default="caption",
         metadata={
             "help": "Direction of the shift: caption (Eq. 9); difference, from the plain to the prompted caption, so "
-            "that only the domain is left; instance, from the mean caption of the sample's class, so that the class is "
-            "not given away."
+            "that only the domain is left; learned_difference, where a small network takes the embedding (LADS: "
+            "trained at each loop boundary to follow the difference and to keep the class); random, the control of "
+            "difference: as long, along one random line for all; instance, from the mean caption of the sample's "
+            "class, so that the class is not given away."
         },
     )
     act_on: list[str] = field(
@@ -60,8 +66,12 @@ class CEAOptions:
             "embeddings, as are those that a callable is given beside moved ones."
         },
     )
-    domain_prompt: str | None = field(
-        default=None, metadata={"help": 'Sentence added to every caption, such as "It\'s a snowy day.".'}
+    domain_prompt: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": 'Sentence added to every caption, such as "It\'s a snowy day."; or several: each '
+            "sample goes by one of them in a loop, dealt evenly and at random, and by the next one in the next loop."
+        },
     )
     prompt_in: list[str] = field(
         default_factory=lambda: list(PLACES),
@@ -73,7 +83,10 @@ class CEAOptions:
     domain_affinity: float | None = field(
         default=None,
         metadata={
-            "help": "Temperature tau of a factor exp(cos(e, t_prompt) / tau) on selection weights; none if not set."
+            "help": "Temperature tau of a factor exp(cos(e, t_prompt) / tau), with the nearest of several prompts, on "
+            "each sample's weight in strategy ods and on its chance to be drawn by balanced and random; none if not "
+            "set. Where the strategy scores nothing, the text of the caption stands for the image: give captions that "
+            "tell samples of a class apart."
         },
     )
     alignment_samples: int = field(default=10_000, metadata={"help": "Most samples that an alignment is fitted on."})
@@ -110,8 +123,38 @@ class CEAOptions:
                 'before the first selection: set caption_when="pool"'
             )
 
+    @property
+    def prompts(self) -> list[str]:
+        """The domain prompts; empty without."""
+        return self.domain_prompt or []
+
+    @property
+    def reads_prompted(self) -> bool:
+        """Whether anything goes by captions with a prompt."""
+        places = self.act_on if self.attention == "none" else [*self.act_on, "attention"]
+        return bool(self.prompts) and bool(set(places) & set(self.prompt_in))
+
     def _check_prompt(self) -> None:
-        if self.domain_prompt is not None and not (isinstance(self.domain_prompt, str) and self.domain_prompt.strip()):
-            raise ValueError(f"domain_prompt is {self.domain_prompt!r}; it must be a sentence, or None for no prompt")
-        if self.domain_prompt is None and (self.toward == "difference" or self.domain_affinity is not None):
-            raise ValueError('toward="difference" and domain_affinity need a domain_prompt')
+        given = self.domain_prompt
+        if given is None:
+            if self.toward in DOMAIN_DIRECTIONS:
+                raise ValueError(f'toward="{self.toward}" needs a domain_prompt')
+            if self.domain_affinity is not None:
+                raise ValueError("domain_affinity needs a domain_prompt")
+            return
+        prompts = [given] if isinstance(given, str) else given
+        if not isinstance(prompts, (list, tuple)) or not prompts or not all(map(_is_sentence, prompts)):
+            raise ValueError(
+                f"domain_prompt is {given!r}; it must be a sentence, a list of sentences, or None for no prompt"
+            )
+        words = [prompt for prompt in prompts if len(prompt.split()) == 1]
+        if len(prompts) > 1 and words:
+            raise ValueError(
+                f"domain_prompt has {len(prompts)} prompts, and {words[0]!r} is a single word: put each sentence in "
+                "quotes on a command line, and write it out"
+            )
+        self.domain_prompt = list(prompts)
+
+
+def _is_sentence(prompt: object) -> bool:
+    return isinstance(prompt, str) and bool(prompt.strip())

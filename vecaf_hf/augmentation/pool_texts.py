@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vecaf_hf.augmentation.captioning import LoadImage, PoolCaptions
 from vecaf_hf.augmentation.captions import CaptionTable, caption_table, with_captions
+from vecaf_hf.augmentation.domains import Domains
 from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.vectors import unit
@@ -23,14 +24,15 @@ class PoolTexts:
         encoder: Of the captions; its weights are freed between uses unless it is to embed images too.
         captions: One per sample, None where it has none; or those that a captioner makes.
         size: N.
-        prompt: The domain prompt, if there is one.
         images: Image of a position, where the encoder is to embed images.
 
     Attributes:
         table: Text embeddings of the captions that there are.
+        domains: Of the pool's samples in this run; None where no prompted caption is needed.
     """
 
     table: CaptionTable
+    domains: Domains | None = None
     _accelerator: Accelerator
     _meter: CostMeter
 
@@ -39,10 +41,9 @@ class PoolTexts:
         encoder: TextEncoder,
         captions: list[str | None] | PoolCaptions,
         size: int,
-        prompt: str | None,
         images: LoadImage | None,
     ) -> None:
-        self.encoder, self.size, self.prompt, self.images = encoder, size, prompt, images
+        self.encoder, self.size, self.images = encoder, size, images
         self.made = captions if isinstance(captions, PoolCaptions) else None
         self.given = None if isinstance(captions, PoolCaptions) else captions
         self._encoded = False
@@ -53,24 +54,25 @@ class PoolTexts:
         """Samples without a caption; with a captioner, of those that it was asked about."""
         return self.table.missing if self.made is None else self.made.missing
 
-    def begin(self, accelerator: Accelerator, meter: CostMeter) -> None:
+    def begin(self, accelerator: Accelerator, meter: CostMeter, domains: Domains | None) -> None:
         """Begin a run: with the captions that are given, or none."""
         self._accelerator, self._meter = accelerator, meter
+        is_known = self._encoded and _are_same(domains, self.domains)
+        self.domains = domains
         if self.made is not None:
             self.made.begin()
             with self._encoding():
                 self.table = CaptionTable.empty(self.size, self.encoder.dimension)
-        elif not self._encoded:
+        elif not is_known:
             assert self.given is not None
             with self._encoding():
-                self.table = caption_table(self.given, self.prompt, self.encoder)
+                self.table = caption_table(self.given, domains, self.encoder)
             self._encoded = True
 
-    def of_prompt(self) -> Tensor:
-        """The domain prompt alone, of length one. [d_t]."""
-        assert self.prompt is not None
+    def of_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """The domain prompts alone, unit rows. [D, d_t]."""
         with self._encoding():
-            return unit(self.encoder.encode([self.prompt]))[0]
+            return unit(self.encoder.encode(prompts))
 
     def of_images(self, indices: Tensor) -> Tensor:
         """The encoder's embeddings of these samples' images, unit rows. [n, d_t]."""
@@ -114,7 +116,7 @@ class PoolTexts:
         assert self.made is not None
         for indices, captions in self.made.rounds[begun:]:
             with self._encoding():
-                self.table = with_captions(self.table, indices, captions, self.prompt, self.encoder)
+                self.table = with_captions(self.table, indices, captions, self.domains, self.encoder)
         return self.table
 
     @contextmanager
@@ -127,3 +129,9 @@ class PoolTexts:
         self._meter.add("encode_text", encoder.forwards - before)
         if self.images is None:
             encoder.release()
+
+
+def _are_same(domains: Domains | None, others: Domains | None) -> bool:
+    if domains is None or others is None:
+        return domains is others
+    return torch.equal(domains.turns, others.turns)

@@ -20,9 +20,14 @@ def read_column(dataset: datasets.Dataset, column: str) -> list[Any]:
     Raises:
         ValueError: There is no such column; the message names those that exist.
     """
+    check_column(dataset, column)
+    return list(dataset.with_format(None).select_columns([column])[column])
+
+
+def check_column(dataset: datasets.Dataset, column: str) -> None:
+    """Raise a ValueError that names the dataset's columns unless this is one of them."""
     if column not in dataset.column_names:
         raise ValueError(f"the dataset has no column {column!r}; its columns are {listed(dataset.column_names)}")
-    return list(dataset.with_format(None).select_columns([column])[column])
 
 
 def find_label_column(dataset: Any, name: str | None = None) -> str | None:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from vecaf_hf.data.columns import read_column
+from vecaf_hf.data.domains import domains
 
 # Most over fewest samples of a class.
 IMBALANCE = 100
@@ -82,7 +83,13 @@ def varied(picture: Image.Image, seed: int) -> Image.Image:
     return ImageEnhance.Brightness(turned).enhance(generator.uniform(0.85, 1.15))
 
 
-POOLS: dict[str, MakePool] = {"clean": clean, "long_tailed": long_tailed, "noisy": noisy, "redundant": redundant}
+POOLS: dict[str, MakePool] = {
+    "clean": clean,
+    "long_tailed": long_tailed,
+    "noisy": noisy,
+    "redundant": redundant,
+    "domains": domains,
+}
 
 
 def make_pool(dataset: datasets.Dataset, name: str, label: str, image: str, seed: int) -> datasets.Dataset:
@@ -90,7 +97,7 @@ def make_pool(dataset: datasets.Dataset, name: str, label: str, image: str, seed
 
     Args:
         dataset: With a ClassLabel column of labels and a column of images.
-        name: `clean`, `long_tailed`, `noisy` or `redundant`.
+        name: `clean`, `long_tailed`, `noisy`, `redundant` or `domains`.
         label: Column of labels.
         image: Column of images.
         seed: Draws the samples, labels and augmentations.

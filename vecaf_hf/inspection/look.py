@@ -89,7 +89,8 @@ def look(trainer: VeCAFTrainer, samples: int | None) -> Look:
             pool.load_labels()
         if twin.cea is not None:
             assert probe.embeddings is not None
-            twin.cea.prepare(twin._head, probe.embeddings.shape[1], twin.accelerator, meter)
+            dimension, loops = probe.embeddings.shape[1], schedule.num_loops
+            twin.cea.prepare(twin._head, dimension, twin.accelerator, meter, loops, schedule.seed)
         try:
             selection, candidates, part = _first_selection(twin, scores, samples)
         finally:
@@ -158,8 +159,8 @@ def _first_selection(twin: VeCAFTrainer, scores: bool, samples: int | None) -> t
         sample_loss=twin._objective.sample_losses,
         output_kind=twin._output_kind,
         training_losses=(TrainingLosses(len(pool), twin.accelerator) if "training_losses" in strategy.reads else None),
-        # What nothing scores, CEA does not move; in training it is at work all the same.
-        cea=twin.cea if scores else None,
+        # What nothing scores, CEA does not move, but it may weigh it; in training it is at work all the same.
+        cea=twin.cea if scores or (twin.cea is not None and twin.cea.has_affinity) else None,
         meter=twin.meter,
         accelerator=twin.accelerator,
     )

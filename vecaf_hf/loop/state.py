@@ -22,7 +22,7 @@ from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.sampler import Stream
 from vecaf_hf.selection import Selection
 
-VERSION = 5
+VERSION = 6
 JSON_FILE = "vecaf_state.json"
 TENSORS_FILE = "vecaf_state.safetensors"
 # Rows of a dataset that tell it from others.

@@ -58,8 +58,8 @@ class RecipeArguments:
         default="clean",
         metadata={
             "help": "What becomes of the training split: clean (as it is), long_tailed (class sizes fall a "
-            "hundredfold), noisy (a fifth of the labels replaced) or redundant (nine tenths repeat a twentieth of the "
-            "images)."
+            "hundredfold), noisy (a fifth of the labels replaced), redundant (nine tenths repeat a twentieth of the "
+            "images) or domains (a hundredth in snow, another in fog, as the column `caption` then says)."
         },
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Cut the pool to this many random samples."})

@@ -83,12 +83,14 @@ class Strategy:
 CANDIDATES_PER_SAMPLE = 10
 
 STRATEGIES: dict[str, Strategy] = {
-    "ods": Strategy(ods, frozenset({"embeddings", "losses"}), allocates=True, weighs=True),
+    "ods": Strategy(
+        ods, frozenset({"embeddings", "losses"}), allocates=True, weighs=True, wants=frozenset({"relevance"})
+    ),
     "loss_balanced": Strategy(loss_balanced, frozenset({"training_losses"}), wants=frozenset({"labels"})),
     "trimmed": Strategy(trimmed, frozenset({"training_losses", "progress", "labels"})),
     "activeft": Strategy(activeft, frozenset({"embeddings"}), weighs=True),
-    "random": Strategy(random, frozenset()),
-    "balanced": Strategy(balanced, frozenset({"labels"})),
+    "random": Strategy(random, frozenset(), wants=frozenset({"relevance"})),
+    "balanced": Strategy(balanced, frozenset({"labels"}), wants=frozenset({"relevance"})),
     "topk_loss": Strategy(topk_loss, frozenset({"losses"})),
     "margin": Strategy(margin, frozenset({"logits"})),
     "entropy": Strategy(entropy, frozenset({"logits"})),
@@ -120,7 +122,7 @@ def find_strategy(strategy: str | Select) -> Strategy:
     check_choice("strategy", strategy, STRATEGIES)
     if callable(strategy):
         # Whether it weighs, its selection will show.
-        scores = frozenset({"embeddings", "losses", "labels", "logits"})
+        scores = frozenset({"embeddings", "losses", "labels", "logits", "relevance"})
         return Strategy(strategy, frozenset(), wants=scores, weighs=True)
     return STRATEGIES[strategy]
 
@@ -173,6 +175,7 @@ def _with_random(
             "random_fraction at 0"
         )
     rest = candidates.take(~torch.isin(candidates.indices, selection.indices.to(candidates.indices.device)))
+    rest = replace(rest, relevance=None)
     draw = random if rest.classes is None else balanced
     more = draw(rest, count, options, generator)
     similarity = selection.centroid_similarity

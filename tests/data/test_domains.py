@@ -1,0 +1,76 @@
+"""The pool with a few images in snow and in fog: which, what their captions say, and what a selection has of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from vecaf_hf.data.domains import DOMAINS, domain_shares
+from vecaf_hf.data.pools import make_pool
+
+SIZE = 150
+
+
+@pytest.fixture(scope="module")
+def clean(fashion: Dataset) -> Dataset:
+    """Three of each domain's hundredth: the images again, so that there are enough; one has no caption."""
+    captions = [f"picture {number}" for number in range(SIZE)]
+    captions[7] = ""
+    few = fashion.remove_columns([name for name in fashion.column_names if name not in ("image", "label")])
+    return few.select(range(SIZE)).add_column("caption", captions)
+
+
+def stored(dataset: Dataset) -> list[bytes]:
+    """Each image as its file holds it."""
+    return [one["bytes"] for one in dataset.with_format("arrow")["image"].to_pylist()]
+
+
+def test_a_hundredth_is_in_each_domain_and_says_so_and_the_others_are_untouched(clean: Dataset) -> None:
+    pool = make_pool(clean, "domains", "label", "image", 0)
+    count = round(SIZE / 100)
+    assert len(pool) == SIZE and pool["label"] == clean["label"]
+    names = np.array(pool["domain"])
+    assert {name: int((names == name).sum()) for name in DOMAINS} == dict.fromkeys(DOMAINS, count)
+    before, after = stored(clean), stored(pool)
+    for row, name in enumerate(names):
+        caption = clean[row]["caption"]
+        if name:
+            assert pool[row]["caption"] == f"{caption}, {DOMAINS[name]}"
+            assert np.asarray(pool[row]["image"]).shape == (28, 28)
+            assert not np.array_equal(pool[row]["image"], clean[row]["image"])
+        else:
+            assert pool[row]["caption"] == caption and after[row] == before[row]
+
+
+def test_a_seed_draws_the_samples(clean: Dataset) -> None:
+    def content(seed: int) -> tuple[list[str], list[bytes]]:
+        pool = make_pool(clean, "domains", "label", "image", seed)
+        return list(pool["domain"]), stored(pool)
+
+    assert content(3) == content(3)
+    assert content(3)[0] != content(4)[0]
+
+
+def test_a_sample_without_a_caption_gets_none(clean: Dataset) -> None:
+    silent = clean.remove_columns("caption").add_column("caption", [""] * SIZE)
+    assert set(make_pool(silent, "domains", "label", "image", 0)["caption"]) == {""}
+
+
+def test_the_smallest_pool_has_one_of_each(clean: Dataset) -> None:
+    pool = make_pool(clean.select(range(4)), "domains", "label", "image", 0)
+    assert sorted(pool["domain"]) == ["", "", "fog", "snow"]
+
+
+def test_captions_are_needed(clean: Dataset) -> None:
+    with pytest.raises(ValueError, match=r"no column 'caption'; its columns are image, label"):
+        make_pool(clean.remove_columns("caption"), "domains", "label", "image", 0)
+
+
+def test_what_selections_have_of_each_domain(clean: Dataset) -> None:
+    pool = clean.select(range(8)).add_column("domain", ["snow", "", "fog", "fog", "", "", "", ""])
+    found = domain_shares(pool.with_transform(lambda batch: batch), [torch.tensor([0, 1, 2, 3]), torch.tensor([5, 3])])
+    assert found == {"snow": {"pool": 0.125, "selected": [0.25, 0.0]}, "fog": {"pool": 0.25, "selected": [0.5, 0.5]}}
+    assert domain_shares(clean, [torch.tensor([0])]) == {}
+    assert domain_shares([1, 2], [torch.tensor([0])]) == {}
