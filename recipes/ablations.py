@@ -64,7 +64,7 @@ def pooled_error(grids: Mapping[str, Results]) -> float:
 def figure(grids: Mapping[str, Results]) -> Figure:
     """Each variant's difference from its reference and its standard error, one colour a grid."""
     rows = [(grid, name) for grid, results in grids.items() for name in variants(results)]
-    made = Figure(figsize=(7.5, 0.21 * len(rows) + 1.1), layout="constrained")
+    made = Figure(figsize=(9, 0.21 * len(rows) + 1.1), layout="constrained")
     axes = made.subplots()
     for place, (grid, name) in enumerate(rows):
         found = differences(grids[grid], name)
@@ -75,7 +75,7 @@ def figure(grids: Mapping[str, Results]) -> Figure:
     axes.axvline(0, color="#999999", linewidth=0.8, linestyle="--")
     noise = 2 * pooled_error(grids)
     axes.axvspan(-noise, noise, color="#999999", alpha=0.15, linewidth=0)
-    axes.set(xlabel=f"validation accuracy above `{SCORING}` or `{FREE}`, points; grey: within twice the pooled error")
+    axes.set(xlabel=f"validation accuracy above `{SCORING}` or `{FREE}`, points\n(grey: within twice the pooled error)")
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
     return made

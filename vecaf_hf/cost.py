@@ -17,7 +17,7 @@ KINDS = {
     "select": "optimising the selection, and fitting heads on embeddings",
     "caption": "generating captions of images",
     "encode_text": "forward passes of the text encoder, and of its image tower",
-    "auxiliary": "forward and backward passes of networks that a method trains beside or before the model",
+    "auxiliary": "forward and backward passes of networks that a strategy trains beside the model",
     "train": "forward and backward passes of finetuning",
     "evaluate": "forward passes of evaluation",
 }

@@ -58,14 +58,16 @@ class VeCAFTrainer(PushingTrainer):
     Args:
         model: The pretrained model whose head was fitted to the classes, or None with a `model_init`.
         args: Options; `VeCAFArguments(output_dir="tmp_trainer")` if not given.
+        data_collator: As `transformers.Trainer` takes it, like the next two.
+        train_dataset: The pool, map-style.
+        eval_dataset: One dataset or several by name.
         scoring_dataset: The training pool under the evaluation transform, sample by sample aligned with
             `train_dataset`; scores are taken from it. `train_dataset` itself if not given.
         sample_loss_func: The objective per sample, (outputs, labels) -> Tensor [N]. It drives the selection, and
             its mean is the training loss. Without it, `compute_loss_func` applied to each sample (also in
             training, a second time, where `rescore` or the strategy goes by training's losses or the strategy has a
             learner), or else the loss that the model's `problem_type` says.
-        data_collator, train_dataset, eval_dataset, **kwargs: Of `transformers.Trainer`, `processing_class`,
-            `compute_metrics`, `callbacks`, ... among them.
+        **kwargs: Of `transformers.Trainer`: `processing_class`, `compute_metrics`, `callbacks`, ...
 
     Raises:
         ValueError: The dataset is no map-style dataset, the head cannot be found, captions are missing, sizes do not

@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from vecaf_hf import Captioner, CEACallback, TextEncoder, VeCAFTrainer, caption_dataset
 from vecaf_hf.augmentation import captioning
 from vecaf_hf.augmentation.captioning import PoolCaptions
+from vecaf_hf.augmentation.domains import Domains
 from vecaf_hf.augmentation.pool_texts import PoolTexts
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
@@ -402,9 +403,10 @@ def test_each_process_captions_its_share_and_has_all(captioner, monkeypatch):
 
 def test_captions_are_encoded_round_by_round(text_encoder, captioner):
     images = tiny.pictures(6)
-    texts = PoolTexts(text_encoder, PoolCaptions(captioner(), images.__getitem__), 6, "It snows.", None)
+    texts = PoolTexts(text_encoder, PoolCaptions(captioner(), images.__getitem__), 6, None)
     accelerator = Accelerator(cpu=True)
-    texts.begin(accelerator, CostMeter())
+    domains = Domains.deal(["It snows."], 6, loops=1, seed=0)
+    texts.begin(accelerator, CostMeter(), domains)
     assert texts.table.missing == 6
     texts.caption(torch.tensor([4, 1]), hidden=True)
     table = texts.caption(torch.tensor([1, 5, 0]), hidden=True)
@@ -415,9 +417,9 @@ def test_captions_are_encoded_round_by_round(text_encoder, captioner):
         torch.testing.assert_close(table.of(torch.tensor([index]), prompted=False), plain)
         assert not torch.allclose(table.of(torch.tensor([index]), prompted=True), plain, atol=1e-3)
     assert table.captioned(torch.arange(6)).tolist() == [True, True, False, False, True, True]
-    resumed = PoolTexts(text_encoder, PoolCaptions(captioner(), images.__getitem__), 6, "It snows.", None)
+    resumed = PoolTexts(text_encoder, PoolCaptions(captioner(), images.__getitem__), 6, None)
     meter = CostMeter()
-    resumed.begin(accelerator, meter)
+    resumed.begin(accelerator, meter, domains)
     again = resumed.load_state(texts.state())
     assert torch.equal(again.plain, table.plain) and torch.equal(again.rows, table.rows)
     assert meter.work["encode_text"].samples == 0 and resumed.state().keys() == texts.state().keys()

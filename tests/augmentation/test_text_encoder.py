@@ -401,8 +401,8 @@ def test_no_images_have_a_dimension(folder, encoder):
 
 def pool_texts(path, cache, images, meter):
     encoded = TextEncoder(path, cache_dir=cache, device="cpu", batch_size=2)
-    made = PoolTexts(encoded, ["dog"] * len(images), len(images), None, images.__getitem__)
-    made.begin(Accelerator(cpu=True), meter)
+    made = PoolTexts(encoded, ["dog"] * len(images), len(images), images.__getitem__)
+    made.begin(Accelerator(cpu=True), meter, None)
     return made
 
 
