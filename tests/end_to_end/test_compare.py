@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from tiny_grids import tiny
 
 from vecaf_hf.terminal import Interrupted, UsageError
 
@@ -424,31 +425,13 @@ def test_every_method_of_a_shipped_grid_has_options_that_go_together(file, tmp_p
 
 
 def tiny_grid(folder: Path) -> dict[str, Any]:
-    """Two methods, four steps each, evaluated after the third alone."""
-    values = yaml.safe_load((RECIPES / "configs" / "compare_fashion_mnist.yaml").read_text())
-    tiny = {
-        "dataset_name": str(RECIPES / "data" / "fashion_mnist"),
-        "max_train_samples": 200,
-        "validation_split": "validation",
-        "image_size": 32,
-        "max_steps": 4,
-        "num_loops": 2,
-        "selection_budget": 40,
-        "rescore": "full",
-        "total_train_batch_size": 8,
-        "eval_steps": 3,
-        "logging_steps": 2,
-        "use_cpu": True,
-    }
-    return values | {
-        "folder": str(folder),
-        "report": str(folder),
-        "options": values["options"] | tiny,
-        "methods": {"full": {"strategy": "full"}, "ods": {"strategy": "ods", "selection_steps": 5}},
-        "pools": {"redundant": {"horizontal_flip": False}},
-        "learning_rates": [1e-3],
-        "seeds": [0],
-    }
+    """Two methods, evaluated after the third step alone."""
+    return tiny(
+        folder,
+        {"image_size": 32, "eval_steps": 3, "logging_steps": 2},
+        methods={"full": {"strategy": "full"}, "ods": {"strategy": "ods", "selection_steps": 5}},
+        pools={"redundant": {"horizontal_flip": False}},
+    )
 
 
 def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):

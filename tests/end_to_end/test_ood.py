@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from tiny_grids import tiny
 
 from vecaf_hf.terminal import UsageError
 
@@ -105,31 +106,15 @@ def test_every_method_of_the_shipped_grid_has_options_that_go_together() -> None
 
 
 def tiny_grid(folder: Path) -> dict[str, Any]:
-    """Plain finetuning and a prompted selection, four steps each."""
-    values = yaml.safe_load((RECIPES / "configs" / "compare_fashion_mnist.yaml").read_text())
-    tiny = {
-        "dataset_name": str(RECIPES / "data" / "fashion_mnist"),
-        "max_train_samples": 200,
-        "validation_split": "validation",
-        "max_steps": 4,
-        "num_loops": 2,
-        "selection_budget": 40,
-        "rescore": "full",
-        "total_train_batch_size": 8,
-        "eval_steps": 4,
-        "use_cpu": True,
-    }
+    """Plain finetuning and a prompted selection."""
     prompted = yaml.safe_load(GRID.read_text())["methods"]["difference"] | {"selection_steps": 5}
-    return values | {
-        "folder": str(folder),
-        "report": str(folder),
-        "options": values["options"] | tiny,
-        "methods": {"full": {"strategy": "full"}, "difference": prompted},
-        "pools": {"domains": {}},
-        "targets": {"snow": {"corruption": "snow", "severity": 5}},
-        "learning_rates": [1e-3],
-        "seeds": [0],
-    }
+    return tiny(
+        folder,
+        {"eval_steps": 4},
+        methods={"full": {"strategy": "full"}, "difference": prompted},
+        pools={"domains": {}},
+        targets={"snow": {"corruption": "snow", "severity": 5}},
+    )
 
 
 def test_a_tiny_grid_from_nothing_to_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
