@@ -18,7 +18,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Curve(TrainerCallback):
 
 
 def trainer_of(grid: Grid, cell: Cell, **options: Any) -> tuple[VeCAFTrainer, Any]:
-    return build_trainer(*arguments_of(grid, cell, **options))
+    return build_trainer(*arguments_of(grid, cell, **options), **grid.trainer_options(cell))
 
 
 def arguments_of(grid: Grid, cell: Cell, **options: Any) -> Arguments:
@@ -80,7 +81,8 @@ def arguments_of(grid: Grid, cell: Cell, **options: Any) -> Arguments:
         "disable_tqdm": True,
         **options,
     }
-    return parse({}, [word for name, value in values.items() for word in (f"--{name}", str(value))])
+    given = {name: value for name, value in values.items() if name not in grid.OWN}
+    return parse({}, [word for name, value in given.items() for word in (f"--{name}", str(value))])
 
 
 def check(grid: Grid) -> None:
@@ -125,18 +127,18 @@ def test(grid: Grid, cell: Cell) -> None:
     result = grid.result(cell)
     assert result is not None
     trainer, split = trainer_of(grid, cell, model_name_or_path=str(grid.model(cell)), text_encoder="none")
-    result["test"] = accuracy_on(trainer, split)
+    metrics = trainer.evaluate(split, metric_key_prefix="test")
+    result["test"] = metrics["test_accuracy"]
+    if grid.MEASURES:
+        result["measures"] = {name: metrics[f"test_{name}"] for name in grid.MEASURES}
     image = grid.settings(cell).get("image_column", CEAOptions.image_column)
     for name, values in grid.targets.items():
         target = Target(**values).of(split, image, str(trainer.args.label_column))
-        result.setdefault("targets", {})[name] = accuracy_on(trainer, target)
+        accuracy = trainer.evaluate(target, metric_key_prefix="test")["test_accuracy"]
+        result.setdefault("targets", {})[name] = accuracy
     write(grid.file(cell), result)
     if all("test" in (grid.result(one) or {}) for one in grid.picked(cell.pool, cell.method) or []):
         shutil.rmtree(grid.models(cell.pool, cell.method), ignore_errors=True)
-
-
-def accuracy_on(trainer: VeCAFTrainer, split: Any) -> float:
-    return trainer.evaluate(split, metric_key_prefix="test")["test_accuracy"]
 
 
 def write(file: Path, values: dict[str, Any]) -> None:
@@ -203,9 +205,12 @@ def summary(grid: Grid) -> dict[str, Any]:
     return found
 
 
-def main(file: Path, report_only: bool = False, report: Report | None = None) -> None:
-    """Do what is missing of a grid, and write its report: this recipe's, unless another is given."""
-    grid = Grid.load(file)
+def main(file: Path, report_only: bool = False, report: Report | None = None, kind: type[Grid] = Grid) -> None:
+    carry_out(kind.load(file), report_only, report)
+
+
+def carry_out(grid: Grid, report_only: bool = False, report: Report | None = None) -> None:
+    """Run what is missing, and report; `report` (results, folder) -> text is `write_report` unless given."""
     if not report_only:
         check(grid)
         if failed := work_off(grid):
@@ -214,20 +219,27 @@ def main(file: Path, report_only: bool = False, report: Report | None = None) ->
     with FileLock(grid.folder / "report.lock"):
         results = summary(grid)
         if not results:
-            raise SystemExit(f"no method of {file} is through yet: run it without --report")
+            raise SystemExit(f"no method of the grid in {grid.folder} is through yet: run it without --report")
         write(grid.report / "results.json", results)
         print((report or write_report)(results, grid.report))
 
 
-def command(description: str | None = __doc__, report: Report | None = None) -> None:
+def command(description: str | None = __doc__, report: Report | None = None, kind: type[Grid] = Grid) -> None:
     parser = Parser(description=description)
     parser.add_argument("grid", type=Path, metavar="GRID", help="The grid's YAML file, such as those in configs/.")
     parser.add_argument(
         "--report", action="store_true", help="Report on the methods that are through, and run nothing."
     )
     asked = parser.parse_args()
+    with going_on():
+        main(asked.grid, asked.report, report, kind)
+
+
+@contextmanager
+def going_on() -> Iterator[None]:
+    """Where the block is stopped, it is told that the grid goes on when it is started again."""
     try:
-        main(asked.grid, asked.report, report)
+        yield
     except KeyboardInterrupt:
         again = "stopped: started again, the grid goes on with the runs that are missing"
         raise Interrupted(again, signal.SIGINT) from None

@@ -59,7 +59,7 @@ def summary_of(run: Run) -> dict[str, Any]:
     work = {kind: {name: round(value, 1) for name, value in of.items()} for kind, of in points[-1]["work"].items()}
     read = ("step", "accuracy", "loss")
     curve = [{**{name: one[name] for name in read}, "flops": cost(one["work"])} for one in points]
-    more = {name: run[name] for name in ("targets", "domains") if name in run}
+    more = {name: run[name] for name in ("targets", "domains", "measures") if name in run}
     return {"curve": curve, "test": run.get("test"), "work": work, **more}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -18,6 +18,7 @@ from vecaf_hf.validation import check_choice, check_positive
 OF_THE_MACHINE = {"output_dir", "use_cpu", "dataloader_pin_memory"}
 # Differing options that a message lists.
 LISTED = 5
+SCALES = ("full", "small")
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,28 @@ class Cell:
 @dataclass(frozen=True)
 class Grid:
     """A YAML file's content; what it leaves out is that of the file beside it that it names as its `base`, and options
-    are added to that one's.
+    are added to that one's. A list in place of methods or pools chooses from the base's. `small` holds what is else at
+    the scale of that name: keys that take the place of the file's, and options that take the place of each run's,
+    unless those are `none`.
 
     Args:
         folder: Where each cell's result goes.
         report: Where what is made of them goes.
         options: Of every run, as a recipe takes them.
         methods: Name -> the options that make it.
-        pools: Names in `vecaf_hf.data.pools.POOLS` -> options of the runs on that pool, which a method's override.
+        pools: Names in `vecaf_hf.data.pools.POOLS`, or others where the option `pool` is set -> options of the runs on
+            that pool, which a method's override.
         learning_rates: Tried for each method on each pool.
         tuning_seeds: Pick the rate.
         seeds: Run at the picked rate; the tuning seeds among them.
         targets: Domains that the picked runs' models see with the test split: name -> what `Target` is made of.
+        reached: Pool -> accuracies, parts of 1, of which is told when they are reached.
     """
+
+    # Options of a comparison of another kind, which are no recipe's.
+    OWN: ClassVar[frozenset[str]] = frozenset()
+    # What a test tells beside the accuracy.
+    MEASURES: ClassVar[tuple[str, ...]] = ()
 
     folder: Path
     report: Path
@@ -60,11 +70,17 @@ class Grid:
     seeds: list[int]
     tuning_seeds: list[int] = field(default_factory=lambda: [0])
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reached: dict[str, list[float]] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, file: Path) -> Grid:
+    def load(cls, file: Path, scale: str = "full") -> Grid:
         values = _read(file)
+        small = values.pop("small", {})
         _check(file, values)
+        check_choice("scale", scale, SCALES, or_callable=False)
+        if scale == "small":
+            values = _scaled_down(values, small)
+            _check(file, values)
         return cls(**{**values, "folder": Path(values["folder"]), "report": Path(values["report"])})
 
     def groups(self) -> Iterator[tuple[str, str]]:
@@ -93,14 +109,18 @@ class Grid:
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """The options of a cell's run; those that are None are left out."""
-        values = {**self.options, **self.pools[cell.pool], **self.methods[cell.method]}
-        values |= {"pool": cell.pool, "learning_rate": cell.learning_rate, "seed": cell.seed}
+        values = {"pool": cell.pool, **self.options, **self.pools[cell.pool], **self.methods[cell.method]}
+        values |= {"learning_rate": cell.learning_rate, "seed": cell.seed}
         return {name: value for name, value in values.items() if value is not None}
 
     def recorded(self, cell: Cell) -> dict[str, Any]:
         """Those of a cell's options that its result holds: whatever the result depends on."""
         values = self.settings(cell) | ({"targets": self.targets} if self.targets else {})
         return {name: value for name, value in values.items() if name not in OF_THE_MACHINE}
+
+    def trainer_options(self, cell: Cell) -> dict[str, Any]:
+        """What a cell's trainer is given in place of a recipe's own."""
+        return {}
 
     def file(self, cell: Cell) -> Path:
         return self.folder / f"{cell.name}.json"
@@ -168,14 +188,37 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} holds {kind}; it must have lines of `key: value`")
     if "base" not in values:
         return values
-    base = _read(file.parent / values.pop("base"))
-    options = {**(base.get("options") or {}), **(values.get("options") or {})}
-    return {**base, **values, "options": options}
+    return _added(file, _read(file.parent / values.pop("base")), values)
+
+
+def _added(file: Path, base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """What a file says over what its base says; so for `small`."""
+    both = {**base, **values, "options": {**(base.get("options") or {}), **(values.get("options") or {})}}
+    for name in ("methods", "pools"):
+        if isinstance(values.get(name), list):
+            for one in values[name]:
+                check_choice(f"one of the {name} of {file}", one, base.get(name, {}), or_callable=False)
+            both[name] = {one: base[name][one] for one in values[name]}
+    if "small" in base and "small" in values:
+        both["small"] = _added(file, base["small"], values["small"])
+    return both
+
+
+def _scaled_down(values: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
+    """A grid at small scale."""
+    instead = small.get("options", {})
+
+    def swapped(options: dict[str, Any]) -> dict[str, Any]:
+        # Without a text encoder, or a test, there is none at small scale either.
+        return {name: value if value == "none" else instead.get(name, value) for name, value in options.items()}
+
+    groups = {kind: {name: swapped(one) for name, one in values[kind].items()} for kind in ("methods", "pools")}
+    return {**values, **groups, **small, "options": {**instead, **swapped(values["options"])}}
 
 
 def _check(file: Path, values: Mapping[str, Any]) -> None:
     for key in values:
-        check_choice(f"a key of {file}", key, Grid.__dataclass_fields__, or_callable=False)
+        check_choice(f"a key of {file}", key, [one.name for one in fields(Grid)], or_callable=False)
     needed = [one.name for one in fields(Grid) if one.default_factory is MISSING]
     if missing := [name for name in needed if name not in values]:
         raise ValueError(f"{file} lacks {listed(missing)}")

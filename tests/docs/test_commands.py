@@ -32,6 +32,7 @@ NOT_OF_RECIPES = {
     "--help": "it ends the process",
     "--config FILE.yaml": "the reader's file",
     "--all TARGET": "of make_fashion_mnist.py, parsed as a command",
+    "--scale small": "of paper/run.py, parsed as a command",
 }
 
 

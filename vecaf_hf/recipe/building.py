@@ -160,9 +160,9 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def build_trainer(
-    recipe: RecipeArguments, cea: CEAOptions, args: VeCAFArguments
+    recipe: RecipeArguments, cea: CEAOptions, args: VeCAFArguments, **instead: Any
 ) -> tuple[VeCAFTrainer, Dataset | None]:
-    """The trainer, and the test split."""
+    """The trainer, and the test split; `instead` is given to the trainer in place of the recipe's own."""
     # The transforms read columns that the model does not know.
     args.remove_unused_columns = False
     splits, label = load_splits(recipe, args.label_column)
@@ -193,7 +193,7 @@ def build_trainer(
         eval_dataset=view("validation", eval_transform),
         processing_class=processor,
         data_collator=collate,
-        compute_metrics=accuracy,
         callbacks=callbacks,
+        **{"compute_metrics": accuracy, **instead},
     )
     return trainer, view("test", eval_transform) if "test" in splits else None
