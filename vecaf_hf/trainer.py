@@ -201,11 +201,15 @@ class VeCAFTrainer(PushingTrainer):
                 f"domain_affinity acts on what {heeding} weigh or draw by, and strategy {self.args.strategy!r} does "
                 "neither: choose one of these, or leave domain_affinity unset"
             )
-        if not strategy.needs_forward and cea.is_captioned_by_class:
+        if cea.options.affinity_by == "image" and not strategy.needs_forward:
             raise ValueError(
-                f"domain_affinity goes by captions with strategy {self.args.strategy!r}, which scores no images, and "
-                f"captions={cea.captions!r} is the same for all samples of a class: give captions of the images, or "
-                "set strategy='ods'"
+                f"affinity_by is 'image', and strategy {self.args.strategy!r} scores no images: set "
+                "affinity_by='caption' or strategy='ods'"
+            )
+        if cea.options.affinity_by == "caption" and cea.is_captioned_by_class:
+            raise ValueError(
+                f"domain_affinity goes by captions, and captions={cea.captions!r} is the same for all samples of a "
+                "class: give captions of the images, or set affinity_by='image' with strategy='ods'"
             )
 
     def _make_schedule(self) -> LoopSchedule:

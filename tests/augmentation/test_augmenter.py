@@ -157,7 +157,8 @@ def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("domains", [1, 3])
 def test_affinity_is_relative_to_the_nearest_aligned_prompt(domains):
-    made, candidates, texts = make_augmenter(domain_affinity=0.5), make_candidates(), randn(domains, DT, seed=8)
+    made = make_augmenter(domain_affinity=0.5, affinity_by="image")
+    candidates, texts = make_candidates(), randn(domains, DT, seed=8)
     found = made.with_affinity(candidates, texts)
     cosines = [max(cosine(e, align(text)) for text in texts) for e in candidates.embeddings]
     expected = torch.tensor([math.exp((one - max(cosines)) / 0.5) for one in cosines])
@@ -165,9 +166,10 @@ def test_affinity_is_relative_to_the_nearest_aligned_prompt(domains):
     assert torch.equal(found.embeddings, candidates.embeddings)
 
 
-def test_affinity_of_samples_that_are_not_scored_is_that_of_their_captions():
+@pytest.mark.parametrize("scored", [True, False])
+def test_affinity_by_caption_is_that_of_the_plain_text(scored):
     made, texts = make_augmenter(domain_affinity=0.5), randn(2, DT, seed=8)
-    candidates = replace(make_candidates(), embeddings=None)
+    candidates = make_candidates() if scored else replace(make_candidates(), embeddings=None)
     found, plain = made.with_affinity(candidates, texts), make_table().plain
     cosines = {
         int(index): max(cosine(plain[ROWS[index]], text) for text in texts)
@@ -179,7 +181,7 @@ def test_affinity_of_samples_that_are_not_scored_is_that_of_their_captions():
         math.exp((cosines.get(index, mean) - max(cosines.values())) / 0.5) for index in candidates.indices.tolist()
     ]
     torch.testing.assert_close(found.relevance, torch.tensor(expected), rtol=1e-5, atol=1e-6)
-    assert found.embeddings is None
+    assert found.embeddings is candidates.embeddings
 
 
 def shift(made: Augmenter, candidates: Candidates) -> torch.Tensor:

@@ -104,13 +104,15 @@ def test_a_resumed_run_must_have_the_same_prompts(make_run: Make) -> None:
 
 
 @pytest.mark.parametrize("allocation", ["class", "global"])
-def test_affinity_changes_what_ods_selects(make_run: Make, watch: Make, allocation: str) -> None:
+@pytest.mark.parametrize("affinity_by", ["caption", "image"])
+def test_affinity_changes_what_ods_selects(make_run: Make, watch: Make, allocation: str, affinity_by: str) -> None:
     """In which direction, tests/selection/test_relevance.py says: an untrained model's embeddings are all alike."""
     candidates: list[Candidates] = []
     watch("ods", candidates.append)
     chosen = []
     for affinity in (None, 0.001):
         cea = {"domain_prompt": PROMPTS, "act_on": ["training"], "domain_affinity": affinity}
+        cea["affinity_by"] = affinity_by
         trainer = make_run(cea, num_loops=1, allocation=allocation)
         trainer.train()
         chosen.append(set(trainer.selection.indices.tolist()))

@@ -846,8 +846,13 @@ CAPTIONS = [
     Case(
         "an affinity to captions that are the same for a class",
         lambda b: b.cea(domain_prompt=PROMPT, domain_affinity=0.1, strategy="balanced"),
-        r"domain_affinity goes by captions with strategy 'balanced', which scores no images, and captions='a photo of "
-        r"a \{label\}' is the same for all samples of a class: give captions of the images, or set strategy='ods'",
+        r"domain_affinity goes by captions, and captions='a photo of a \{label\}' is the same for all samples of a "
+        r"class: give captions of the images, or set affinity_by='image' with strategy='ods'",
+    ),
+    Case(
+        "an affinity to images that nobody scores",
+        lambda b: b.cea(domain_prompt=PROMPT, domain_affinity=0.1, affinity_by="image", strategy="random"),
+        r"affinity_by is 'image', and strategy 'random' scores no images: set affinity_by='caption' or strategy='ods'",
     ),
     *(
         Case(

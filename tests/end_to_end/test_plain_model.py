@@ -406,7 +406,7 @@ def test_domain_affinity_weighs_the_selection(
         relevance.append(candidates.relevance)
         return torch.arange(budget)
 
-    cea = CEACallback(text_encoder, domain_prompt=PROMPT, domain_affinity=0.1)
+    cea = CEACallback(text_encoder, domain_prompt=PROMPT, domain_affinity=0.1, affinity_by="image")
     make_trainer(make_vit(), [cea], strategy=watched).train()
     assert all(float(values.max()) == 1 and float(values.min()) > 0 for values in relevance)
 

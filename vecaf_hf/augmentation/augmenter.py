@@ -186,12 +186,12 @@ class Augmenter:
 
     @torch.no_grad()
     def with_affinity(self, candidates: Candidates, domains: Tensor) -> Candidates:
-        """The candidates with their affinity to the domains whose prompts have these text embeddings, by their image
-        embeddings, or by their captions where they have not been scored. [D, d_t]."""
+        """The candidates with their affinity to the domains whose prompts have these text embeddings. [D, d_t]."""
         assert self.options.domain_affinity is not None
-        if candidates.embeddings is None:
+        if self.options.affinity_by == "caption":
             similarities = self._similarity_of_captions(candidates.indices, domains)
         else:
+            assert candidates.embeddings is not None
             similarities = domain_similarity(candidates.embeddings, self._aligned(domains))
         return replace(candidates, relevance=domain_affinity(similarities, self.options.domain_affinity))
 

@@ -15,6 +15,7 @@ BY_CLASS = ("instance", "learned_difference")
 DIRECTIONS = ("caption", "instance", *DOMAIN_DIRECTIONS)
 PLACES = ("training", "selection", "attention")
 CAPTION_TIMES = ("pool", "selected")
+AFFINITIES = ("caption", "image")
 
 
 @dataclass
@@ -83,10 +84,18 @@ class CEAOptions:
     domain_affinity: float | None = field(
         default=None,
         metadata={
-            "help": "Temperature tau of a factor exp(cos(e, t_prompt) / tau), with the nearest of several prompts, on "
+            "help": "Temperature tau of a factor exp(cos(x, t_prompt) / tau), with the nearest of several prompts, on "
             "each sample's weight in strategy ods and on its chance to be drawn by balanced and random; none if not "
-            "set. Where the strategy scores nothing, the text of the caption stands for the image: give captions that "
-            "tell samples of a class apart."
+            "set. What x is, affinity_by says."
+        },
+    )
+    affinity_by: str = field(
+        default="caption",
+        metadata={
+            "help": "What is compared with the prompt for domain_affinity: caption, the sample's plain text embedding, "
+            "for captions that say the domain; image, its image embedding with the aligned prompt, for strategy ods. "
+            "Measured where a hundredth of the captions say it: the nearest hundredth by caption are all of the "
+            "domain, by image few are."
         },
     )
     alignment_samples: int = field(default=10_000, metadata={"help": "Most samples that an alignment is fitted on."})
@@ -108,6 +117,7 @@ class CEAOptions:
         check_choice("alignment", self.alignment, ALIGNMENTS, or_callable=False)
         check_choice("toward", self.toward, DIRECTIONS, or_callable=False)
         check_choice("caption_when", self.caption_when, CAPTION_TIMES, or_callable=False)
+        check_choice("affinity_by", self.affinity_by, AFFINITIES, or_callable=False)
         check_choices("act_on", self.act_on, PLACES[:2])
         check_choices("prompt_in", self.prompt_in, PLACES)
         if not self.act_on:
@@ -119,7 +129,7 @@ class CEAOptions:
         self._check_prompt()
         if self.caption_when == "selected" and self.domain_affinity is not None:
             raise ValueError(
-                'domain_affinity goes by an alignment to captions, and with caption_when="selected" there are none '
+                'domain_affinity goes by captions, and with caption_when="selected" there are none '
                 'before the first selection: set caption_when="pool"'
             )
 

@@ -38,11 +38,13 @@ def contact_sheet(groups: Sequence[tuple[str, Sequence[Tile]]], columns: int = C
     """
     groups = [(heading, tiles) for heading, tiles in groups if tiles]
     texts = [[_wrapped(tile.lines, columns) for tile in tiles] for _, tiles in groups]
+    # More columns are narrower.
+    image_height = IMAGE_HEIGHT * min(1.0, COLUMNS / columns)
     heights = []
     for group in texts:
         most = max(len(lines) for lines in group)
         rows = -(-len(group) // columns)
-        heights.append(HEADING_HEIGHT + rows * (IMAGE_HEIGHT + LINE_HEIGHT * most + 0.1))
+        heights.append(HEADING_HEIGHT + rows * (image_height + LINE_HEIGHT * most + 0.1))
     figure = Figure(figsize=(WIDTH, sum(heights)))
     parts = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, (heading, tiles), lines, height in zip(parts, groups, texts, heights, strict=True):
@@ -53,10 +55,10 @@ def contact_sheet(groups: Sequence[tuple[str, Sequence[Tile]]], columns: int = C
             row, column = divmod(place, columns)
             top = height - HEADING_HEIGHT - row * row_height
             axes = part.add_axes(
-                ((column + 0.06) / columns, (top - IMAGE_HEIGHT) / height, 0.88 / columns, IMAGE_HEIGHT / height)
+                ((column + 0.06) / columns, (top - image_height) / height, 0.88 / columns, image_height / height)
             )
             _show(axes, tile.image)
-            y = (top - IMAGE_HEIGHT - 0.06) / height
+            y = (top - image_height - 0.06) / height
             x = (column + 0.06) / columns
             part.text(x, y, "\n".join(text), fontsize=7.5, va="top", linespacing=1.2, parse_math=False)
     return figure
@@ -74,7 +76,8 @@ def _show(axes: Axes, image: Image.Image | None) -> None:
     if image is None:
         axes.text(0.5, 0.5, "no image", color=GREY, ha="center", va="center")
         return
-    shown = image.copy()
+    # A grey one too would get a colour map.
+    shown = image.convert("RGB")
     shown.thumbnail((LARGEST, LARGEST))
     # An image that is smaller than its tile shows its pixels.
     axes.imshow(shown, interpolation="nearest" if max(image.size) < LARGEST else "antialiased")
