@@ -56,10 +56,11 @@ def domains_of(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for entry in found.values() for name in entry["runs"][0].get("domains", {})))
 
 
-def table(results: Results, pool: str) -> str:
-    """One row a method: accuracy on the source and on each target, and what of the selected is of each domain."""
+def table(results: Results, pool: str, opponents: Sequence[str] = OPPONENTS) -> str:
+    """One row a method: accuracy on the source and on each target, less the opponents', and what of the selected is of
+    each domain."""
     found = methods_of(results, pool)
-    opponents = [name for name in OPPONENTS if name in found]
+    opponents = [name for name in opponents if name in found]
     places = list(accuracies(next(iter(found.values()))))
     header = ["method"]
     for place in places:
@@ -78,6 +79,15 @@ def table(results: Results, pool: str) -> str:
             cells.append(with_error(times.tolist()))
         rows.append([*cells, str(len(entry["runs"]))])
     return markdown(rows)
+
+
+def pools_of(results: Results) -> list[str]:
+    return list(dict.fromkeys(name.split("/")[0] for name in results))
+
+
+def short_tables(results: Results) -> str:
+    """Of each pool one, without the differences."""
+    return "\n\n".join(table(results, pool, opponents=()) for pool in pools_of(results))
 
 
 def precision_figure(found: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -113,7 +123,7 @@ def draw_precision(axes: Axes, found: Mapping[str, Mapping[str, Any]], methods: 
 def write_report(results: Results, folder: Path) -> str:
     """Write the tables and, of a pool with samples of a domain, the figure; returns the tables."""
     matplotlib.use("Agg")
-    pools = list(dict.fromkeys(name.split("/")[0] for name in results))
+    pools = pools_of(results)
     text = "\n".join(f"### Pool `{pool}`\n\n{table(results, pool)}\n" for pool in pools)
     (folder / "ood.md").write_text(text)
     for pool in pools:

@@ -14,19 +14,22 @@ import sys
 from pathlib import Path
 
 import ablations
+import ood
 from comparison import short_table
 
 from vecaf_hf.terminal import Parser, run_in_terminal
 
 RECIPES = Path(__file__).parent
 README = RECIPES / "README.md"
+OUT_OF_DISTRIBUTION = ("ood", "ood_unseen")
 PART = re.compile(r"(?s)(<!-- results (\w+) -->\n).*?(<!-- /results -->)")
 
 
 def table(name: str) -> str:
     if name == "ablations":
         return ablations.tables(ablations.finished())
-    return short_table(json.loads((RECIPES / "results" / name / "results.json").read_text())) + "\n"
+    results = json.loads((RECIPES / "results" / name / "results.json").read_text())
+    return (ood.short_tables(results) if name in OUT_OF_DISTRIBUTION else short_table(results)) + "\n"
 
 
 def with_tables(text: str) -> str:

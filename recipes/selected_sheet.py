@@ -2,8 +2,8 @@
 
     python recipes/selected_sheet.py recipes/configs/ood.yaml no_prompt caption caption_fog
 
-Of each method's first selection on each of the grid's pools as many samples as fit are drawn at random; the heading tells what part of the
-selected samples is of each domain. Nothing is trained.
+Of each method's first selection on each of the grid's pools as many samples as fit are drawn at random; the heading
+tells what part of the selected samples is of each domain. Nothing is trained.
 """
 
 from __future__ import annotations

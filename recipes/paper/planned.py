@@ -17,7 +17,7 @@ import torch
 from compare import arguments_of
 from comparison import NOT_COUNTED, markdown
 from grid import Cell, Grid
-from run import INSPECTED, NAMES, OUT_OF_DISTRIBUTION, grid_of
+from run import INSPECTED, NAMES, grid_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -107,8 +107,6 @@ def table() -> str:
     rows = [["", "runs", "EFLOPs", "of which evaluation", "planned GPU hours"]]
     everything: dict[str, Plan] = {}
     for name in NAMES:
-        if name in OUT_OF_DISTRIBUTION:
-            continue
         plans = {f"{grid.folder}/{cell.name}": planned(grid, cell) for grid, cell in cells(name)}
         everything |= plans
         rows.append([f"`{name}`", *_row(list(plans.values()))])

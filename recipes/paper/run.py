@@ -22,6 +22,8 @@ from compare import Report, carry_out, going_on, trainer_of
 from comparison import Array, Results, markdown, mean_curve, methods_of, to_target, write_report
 from grid import Grid
 from one_vs_all import OneVsAllGrid, write_table
+from ood import write_report as write_domains
+from selected_sheet import write_sheet
 
 from vecaf_hf.reporting.inspection_page import JSON_FILE
 from vecaf_hf.reporting.inspection_words import summary_of
@@ -30,7 +32,7 @@ from vecaf_hf.validation import check_choice
 
 FOLDER = Path(__file__).parent
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "base")
-ONE_VS_ALL, OUT_OF_DISTRIBUTION, INSPECTED = ("table2",), ("figure3", "table3"), ("figure6",)
+ONE_VS_ALL, OUT_OF_DISTRIBUTION, INSPECTED, SHOWN = ("table2",), ("figure3", "table3"), ("figure6",), ("figure3",)
 MAP = "map.png"
 
 
@@ -74,8 +76,6 @@ def report_of(name: str, grid: Grid) -> Report:
     if name in ONE_VS_ALL:
         return write_table
     if name in OUT_OF_DISTRIBUTION:
-        from ood import write_report as write_domains
-
         return write_domains
     return partial(write_batches, grid.reached) if grid.reached else write_report
 
@@ -98,6 +98,8 @@ def main(name: str, scale: str, report_only: bool = False) -> None:
         inspect(grid)
     else:
         carry_out(grid, report_only, report_of(name, grid))
+    if name in SHOWN and not report_only:
+        write_sheet(grid, list(grid.methods))
 
 
 def command() -> None:

@@ -16,10 +16,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import one_vs_all
+import ood
 import planned
 from comparison import Results, cost_table, ends, markdown, methods_of, with_error
 from readme import PART
-from run import FOLDER, INSPECTED, ONE_VS_ALL, batches_to_reach, grid_of
+from run import FOLDER, INSPECTED, ONE_VS_ALL, OUT_OF_DISTRIBUTION, batches_to_reach, grid_of
 
 from vecaf_hf.reporting.inspection_page import JSON_FILE
 from vecaf_hf.terminal import Parser, run_in_terminal
@@ -66,6 +67,8 @@ def table(name: str) -> str:
     results = json.loads((folder / "results.json").read_text())
     if name in ONE_VS_ALL:
         return one_vs_all.table(results)
+    if name in OUT_OF_DISTRIBUTION:
+        return ood.short_tables(results)
     if reached := grid_of(name, "small").reached:
         return batches_to_reach(results, reached)
     return costs(results) if name == "table4" else accuracies(results)
