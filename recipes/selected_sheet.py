@@ -1,6 +1,6 @@
 """What methods select first, with a prompt and without, on a contact sheet (the paper's Figure 3).
 
-    python recipes/selected_sheet.py recipes/configs/ood.yaml no_prompt caption caption_fog
+    python recipes/selected_sheet.py recipes/configs/ood.yaml balanced no_shift no_shift_fog
 
 Of each method's first selection on each of the grid's pools as many samples as fit are drawn at random; the heading
 tells what part of the selected samples is of each domain. Nothing is trained.

@@ -64,8 +64,6 @@ def test_every_run_of_a_file_has_options_that_go_together(name, scale, tmp_path)
     import compare
     import run
 
-    if name in run.OUT_OF_DISTRIBUTION:
-        pytest.importorskip("ood")
     grid = run.grid_of(name, scale)
     compare.check(grid)
     assert grid.report == Path("recipes/paper/results") / scale / name and grid.tests
@@ -291,3 +289,47 @@ def test_figure6_at_small_scale_is_an_inspection(tmp_path, monkeypatch):
     assert (grid.report / "fashion_5" / "vecaf" / "map.png").is_file()
     assert (grid.folder / "inspections" / "fashion_5" / "vecaf" / "index.html").is_file()
     assert not (grid.folder / "fashion_5").exists()
+
+
+def test_figure3_at_small_scale_shows_what_is_selected(tmp_path, monkeypatch):
+    pytest.importorskip("imagecorruptions")
+    import run
+    import selected_sheet
+    from compare import trainer_of
+
+    grid = small("figure3", tmp_path, ["vecaf", "vecaf_snow"], ["domains"])
+    monkeypatch.setattr(run, "grid_of", lambda name, scale: grid)
+    headings = []
+    monkeypatch.setattr(selected_sheet, "heading", lambda *given: headings.append(given) or "heading")
+    run.main("figure3", "small")
+    assert (grid.report / "ood.md").is_file() and (grid.report / "domains_precision.png").is_file()
+    assert (grid.report / "domains_selected.png").stat().st_size > 10_000
+    # It is the selection with which a run begins.
+    for method, _, selected in headings:
+        trainer, _ = trainer_of(grid, grid.tuning("domains", method)[0])
+        trainer.train()
+        assert trainer.selection_history[0].indices.tolist() == selected.tolist()
+    assert [method for method, *_ in headings] == ["vecaf", "vecaf_snow"]
+
+
+def test_a_sheets_heading_and_its_tiles():
+    import datasets
+    from PIL import Image
+    from selected_sheet import COLUMNS, ROWS, heading, tiles
+
+    domain = ["snow"] * 10 + ["fog"] * 10 + [""] * 80
+    columns = {
+        "image": [Image.new("L", (4, 4), n) for n in range(100)],
+        "caption": [f"{n}" for n in range(99)] + [None],
+    }
+    dataset = datasets.Dataset.from_dict({**columns, "domain": domain})
+    selected = torch.tensor([*range(5), *range(50, 99), 99])
+    assert heading("caption", dataset, selected[:20]) == (
+        "caption: 20 selected, snow 25.0% (of the pool 10.0%), fog 0.0% (of the pool 10.0%)"
+    )
+    found = tiles(dataset, "image", selected)
+    shown = {tile.image.getpixel((0, 0)) for tile in found}
+    assert len(shown) == COLUMNS * ROWS and shown <= {*selected.tolist()}
+    assert all(
+        tile.lines == ["" if pixel == 99 else f"{pixel}"] for tile in found for pixel in [tile.image.getpixel((0, 0))]
+    )
