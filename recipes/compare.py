@@ -82,7 +82,12 @@ def arguments_of(grid: Grid, cell: Cell, **options: Any) -> Arguments:
         **options,
     }
     given = {name: value for name, value in values.items() if name not in grid.OWN}
-    return parse({}, [word for name, value in given.items() for word in (f"--{name}", str(value))])
+    return parse({}, [word for name, value in given.items() for word in (f"--{name}", word_of(value))])
+
+
+def word_of(value: Any) -> str:
+    """An option's value on a command line."""
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def check(grid: Grid) -> None:
@@ -126,7 +131,9 @@ def test(grid: Grid, cell: Cell) -> None:
     of all."""
     result = grid.result(cell)
     assert result is not None
-    trainer, split = trainer_of(grid, cell, model_name_or_path=str(grid.model(cell)), text_encoder="none")
+    # Without what is for training alone.
+    untrained = {"text_encoder": "none", "restyle": "none"}
+    trainer, split = trainer_of(grid, cell, model_name_or_path=str(grid.model(cell)), **untrained)
     metrics = trainer.evaluate(split, metric_key_prefix="test")
     result["test"] = metrics["test_accuracy"]
     if grid.MEASURES:

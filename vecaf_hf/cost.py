@@ -17,7 +17,7 @@ KINDS = {
     "select": "optimising the selection, and fitting heads on embeddings",
     "caption": "generating captions of images",
     "encode_text": "forward passes of the text encoder, and of its image tower",
-    "auxiliary": "forward and backward passes of networks that a strategy trains beside the model",
+    "auxiliary": "forward and backward passes of networks that a method trains beside or before the model",
     "train": "forward and backward passes of finetuning",
     "evaluate": "forward passes of evaluation",
 }
@@ -105,6 +105,12 @@ class CostMeter:
     def add(self, kind: str, samples: int = 0, flops: float = 0.0) -> None:
         self.work[kind].samples += samples
         self.work[kind].flops += flops
+
+    def add_work(self, other: CostMeter, processes: int = 1) -> None:
+        """Count another meter's work too, which each of so many processes has done; its seconds once."""
+        for kind, work in other.work.items():
+            self.add(kind, work.samples * processes, work.flops * processes)
+            self.work[kind].seconds += work.seconds
 
     def add_forwards(self, kind: str, samples: int, size: str = FULL_SIZE) -> None:
         """Count forward passes of the model on images of this size."""

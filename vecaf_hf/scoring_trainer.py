@@ -53,6 +53,8 @@ class ScoringTrainer(ResumingTrainer):
         super().__init__(model, args, **kwargs)
         self.label_name = self.label_names[0] if self.label_names else "labels"
         self.meter = CostMeter()
+        # What was done for the run before there was a trainer: counted when the run begins.
+        self.work_before = CostMeter()
         self._objective = find_objective(
             sample_loss_func,
             self.compute_loss_func,

@@ -342,6 +342,7 @@ class VeCAFTrainer(PushingTrainer):
         probe = self._probe(schedule.pool_size)
         self._teaching.build()
         self.meter.forget_work()
+        self.meter.add_work(self.work_before, self.args.world_size)
         uses_labels = "labels" in (strategy.reads if probe.classes is not None else strategy.needs)
         if uses_labels and not strategy.needs_forward:
             self._pool.load_labels()

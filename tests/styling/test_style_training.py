@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,9 @@ from vecaf_hf.styling.towers import ImageTower, text_direction
 
 Options = Callable[..., StyleOptions]
 
+# At a larger rate so few steps are chaotic, and what they reach is a matter of the last bits.
+STEADY = {"steps": 40, "learning_rate": 1e-3, "threshold": 0, "content_weight": 0, "variation_weight": 0}
+
 
 def trained(pictures: Dataset, options: StyleOptions, **given: Any) -> StyleNetwork:
     return train_style(pictures, "image", options, **{"device": "cpu", "disable_tqdm": True, **given})
@@ -31,27 +33,30 @@ def start_of(options: StyleOptions) -> StyleNetwork:
         return StyleNetwork(options)
 
 
-def direction_loss(network: StyleNetwork, pictures: Dataset, view: Callable[[Any], Any] = lambda image: image) -> float:
-    """The mean directional loss of all pictures, enlarged to the size of the crops, in one view of each."""
+def direction_loss(
+    network: StyleNetwork, pictures: Dataset, view: Callable[[Any], Any] = lambda image: image, views: int = 1
+) -> float:
+    """The mean directional loss of all pictures, enlarged to the size of the crops, in so many views of each."""
     options = network.options
     tower, direction = ImageTower(options.clip), text_direction(options, CostMeter(), "cpu")
     losses = []
     with torch.no_grad(), seeded(7):
         for picture in pictures["image"]:
             image = enlarged_to(to_tensor(picture)[None], options.image_size)
-            losses.append(directional_losses(tower(view(network(image))), tower(image), direction))
+            restyled, source = network(image), tower(image)
+            losses += [directional_losses(tower(view(restyled)), source, direction) for _ in range(views)]
     return torch.cat(losses).mean().item()
 
 
 def test_training_lowers_the_directional_loss(pictures: Dataset, options: Options) -> None:
-    given = options(steps=20, learning_rate=5e-3, patch_weight=0)
+    given = options(**STEADY, patch_weight=0)
     assert direction_loss(trained(pictures, given), pictures) < direction_loss(start_of(given), pictures) - 0.1
 
 
 def test_training_lowers_the_patch_loss(pictures: Dataset, options: Options) -> None:
-    given, view = options(steps=20, learning_rate=5e-3, direction_weight=0), v2.RandomPerspective(0.5, p=1)
-    before = direction_loss(start_of(given), pictures, view)
-    assert direction_loss(trained(pictures, given), pictures, view) < before - 0.05
+    given, view = options(**STEADY, direction_weight=0), v2.RandomPerspective(0.5, p=1)
+    before = direction_loss(start_of(given), pictures, view, views=8)
+    assert direction_loss(trained(pictures, given), pictures, view, views=8) < before - 0.1
 
 
 def test_views_that_are_near_enough_teach_nothing(pictures: Dataset, options: Options) -> None:
@@ -121,7 +126,6 @@ def test_more_views_cost_more(pictures: Dataset, options: Options) -> None:
 
 @pytest.mark.parametrize("hidden", [False, True])
 def test_progress_bar(pictures: Dataset, options: Options, hidden: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     trained(pictures, options(), disable_tqdm=hidden)
     assert ("Training the style" in capsys.readouterr().err) is not hidden
 

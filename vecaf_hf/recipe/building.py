@@ -26,11 +26,13 @@ from vecaf_hf.augmentation import CEACallback
 from vecaf_hf.augmentation.captions import find_captions
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.augmentation.text_checkpoint import LOADING_ADVICE
+from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.columns import find_label_column, read_labels
 from vecaf_hf.data.pools import make_pool
 from vecaf_hf.printable import listed
 from vecaf_hf.recipe.local_models import resolve_model
 from vecaf_hf.recipe.options import RecipeArguments
+from vecaf_hf.recipe.restyling import with_restyled
 from vecaf_hf.trainer import VeCAFTrainer
 from vecaf_hf.validation import check_choice
 
@@ -169,6 +171,9 @@ def build_trainer(
     args.label_column = label
     check_choice("image_column", cea.image_column, splits["train"].column_names)
     splits["train"] = make_pool(splits["train"], recipe.pool, label, cea.image_column, recipe.split_seed)
+    work_before = CostMeter()
+    if isinstance(recipe.restyle, dict):
+        splits["train"] = with_restyled(splits["train"], cea.image_column, recipe.restyle, args, work_before)
     name = resolve_model(recipe.model_name_or_path)
     with naming("model", name):
         processor = AutoImageProcessor.from_pretrained(name)
@@ -196,4 +201,5 @@ def build_trainer(
         callbacks=callbacks,
         **{"compute_metrics": accuracy, **instead},
     )
+    trainer.work_before = work_before
     return trainer, view("test", eval_transform) if "test" in splits else None

@@ -15,6 +15,7 @@ from transformers.hf_argparser import string_to_bool
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.data.pools import POOLS
+from vecaf_hf.recipe.restyling import read_style
 from vecaf_hf.selection import STRATEGIES, SelectionOptions
 from vecaf_hf.terminal import Parser, UsageError, sentence
 from vecaf_hf.validation import check_at_least, check_choice, check_fraction, whole
@@ -93,6 +94,14 @@ class RecipeArguments:
             "nothing about their images."
         },
     )
+    restyle: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "The pool gets each image a second time, restyled by a prompt (CLIPstyler): options of "
+            "vecaf_hf.styling.StyleOptions, as a mapping in YAML, as JSON on the command line, such as "
+            '\'{"prompt": "a snowy day"}\'; `none` for none. Without a seed, by the run\'s.'
+        },
+    )
     image_size: int = field(default=224, metadata={"help": "Height and width of the model's input, in pixels."})
     crop_scale: float = field(
         default=0.08,
@@ -102,9 +111,11 @@ class RecipeArguments:
 
     def __post_init__(self) -> None:
         # The command line has no other way to say None.
-        for name in ("validation_split", "test_split", "text_encoder", "captioner"):
+        for name in ("validation_split", "test_split", "text_encoder", "captioner", "restyle"):
             if getattr(self, name) == "none":
                 setattr(self, name, None)
+        if self.restyle is not None:
+            self.restyle = read_style(self.restyle)
         for name in ("image_size", "max_train_samples", "total_train_batch_size"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)

@@ -63,7 +63,7 @@ class StyleOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "source"):
+        for name in ("prompt", "source", "clip", "content_model"):
             text = getattr(self, name)
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"{name} is {text!r}; it must be a text")

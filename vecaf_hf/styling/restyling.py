@@ -24,6 +24,7 @@ def restyled(
     meter: CostMeter | None = None,
     batch_size: int = 32,
     disable_tqdm: bool = False,
+    reads_kept: bool = True,
 ) -> datasets.Dataset:
     """The dataset with its images restyled, each in its own size; everything else stays, labels and captions too.
 
@@ -37,6 +38,7 @@ def restyled(
         meter: Counts the work, as auxiliary.
         batch_size: Images in memory at a time.
         disable_tqdm: Whether to hide the progress bar.
+        reads_kept: Whether what an earlier call has kept is read; without it, all is restyled anew, and counted.
 
     Raises:
         ValueError: The dataset has no such column of images, or an image cannot be read.
@@ -58,6 +60,7 @@ def restyled(
             batched=True,
             batch_size=batch_size,
             features=dataset.features,
+            load_from_cache_file=reads_kept,
             # What the meter has counted must not tell results apart.
             new_fingerprint=_fingerprint(dataset, image_column, network),
             desc="Restyling images",
