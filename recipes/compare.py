@@ -32,7 +32,6 @@ from comparison import summary_of, write_report
 from grid import Cell, Grid
 
 from vecaf_hf import VeCAFTrainer
-from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.data.domains import domain_shares
 from vecaf_hf.printable import listed
 from vecaf_hf.recipe import build_trainer, parse
@@ -138,9 +137,8 @@ def test(grid: Grid, cell: Cell) -> None:
     result["test"] = metrics["test_accuracy"]
     if grid.MEASURES:
         result["measures"] = {name: metrics[f"test_{name}"] for name in grid.MEASURES}
-    image = grid.settings(cell).get("image_column", CEAOptions.image_column)
     for name, values in grid.targets.items():
-        target = Target(**values).of(split, image, str(trainer.args.label_column))
+        target = Target(**values).of(split, grid.image_column(cell), str(trainer.args.label_column))
         accuracy = trainer.evaluate(target, metric_key_prefix="test")["test_accuracy"]
         result.setdefault("targets", {})[name] = accuracy
     write(grid.file(cell), result)

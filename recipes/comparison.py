@@ -150,6 +150,15 @@ def _split(entries: Iterable[Mapping[str, Any]]) -> str:
     return "test" if all(run["test"] is not None for entry in entries for run in entry["runs"]) else "validation"
 
 
+def pools_of(results: Results) -> list[str]:
+    return list(dict.fromkeys(name.split("/")[0] for name in results))
+
+
+def all_methods(results: Results) -> list[str]:
+    """Those of any pool."""
+    return list(dict.fromkeys(name.split("/")[1] for name in results))
+
+
 def methods_of(results: Results, pool: str) -> dict[str, Mapping[str, Any]]:
     return {name.split("/")[1]: found for name, found in results.items() if name.split("/")[0] == pool}
 
@@ -295,8 +304,7 @@ def bars_figure(results: Results, pools: Sequence[str], methods: Sequence[str]) 
 def write_report(results: Results, folder: Path) -> str:
     """Write tables and plots into the folder; returns the tables."""
     matplotlib.use("Agg")
-    pools = list(dict.fromkeys(name.split("/")[0] for name in results))
-    methods = list(dict.fromkeys(name.split("/")[1] for name in results))
+    pools, methods = pools_of(results), all_methods(results)
     figures = {
         "accuracy_by_batches.png": curves_figure(results, pools, methods, x="step", y="accuracy"),
         "accuracy_by_cost.png": curves_figure(results, pools, methods, x="flops", y="accuracy"),

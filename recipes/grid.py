@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.printable import listed
 from vecaf_hf.validation import check_choice, check_positive
 
@@ -121,6 +122,10 @@ class Grid:
     def trainer_options(self, cell: Cell) -> dict[str, Any]:
         """What a cell's trainer is given in place of a recipe's own."""
         return {}
+
+    def image_column(self, cell: Cell) -> str:
+        """The dataset's column of images."""
+        return str(self.settings(cell).get("image_column", CEAOptions.image_column))
 
     def file(self, cell: Cell) -> Path:
         return self.folder / f"{cell.name}.json"

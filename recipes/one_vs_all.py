@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from compare import command
-from comparison import Results, markdown, methods_of, with_error
+from comparison import Results, all_methods, markdown, methods_of, pools_of, with_error
 from grid import Cell, Grid
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 from torch import Tensor
@@ -78,8 +78,7 @@ class OneVsAllGrid(Grid):
 
 def table(results: Results) -> str:
     """One row a method and measure, one column a target class; mean and standard error over seeds, of the test."""
-    pools = list(dict.fromkeys(name.split("/")[0] for name in results))
-    methods = list(dict.fromkeys(name.split("/")[1] for name in results))
+    pools, methods = pools_of(results), all_methods(results)
     rows: list[Sequence[str]] = [["measure", "method", *(f"`{pool}`" for pool in pools), "mean"]]
     for measure, title in MEASURES.items():
         for method in methods:

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))
 from compare import command
-from comparison import REFERENCE, Array, Results, ends, markdown, methods_of, styles, with_error
+from comparison import REFERENCE, Array, Results, ends, markdown, methods_of, pools_of, styles, with_error
 
 from vecaf_hf.terminal import run_in_terminal
 
@@ -79,10 +79,6 @@ def table(results: Results, pool: str, opponents: Sequence[str] = OPPONENTS) -> 
             cells.append(with_error(times.tolist()))
         rows.append([*cells, str(len(entry["runs"]))])
     return markdown(rows)
-
-
-def pools_of(results: Results) -> list[str]:
-    return list(dict.fromkeys(name.split("/")[0] for name in results))
 
 
 def short_tables(results: Results) -> str:

@@ -18,10 +18,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from compare import trainer_of
-from grid import Grid
+from grid import Cell, Grid
 from torch import Tensor
 
-from vecaf_hf import VeCAFTrainer
 from vecaf_hf.data.domains import CAPTION, domain_shares
 from vecaf_hf.inspection.look import look
 from vecaf_hf.reporting.contact_sheet import Tile, contact_sheet
@@ -33,24 +32,24 @@ COLUMNS, ROWS = 8, 2
 SEED = 0
 
 
-def first_selection(grid: Grid, pool: str, method: str) -> tuple[VeCAFTrainer, Tensor]:
-    """A method's trainer, and what it selects first at the first of the rates and seeds. LongTensor [K]."""
-    trainer, _ = trainer_of(grid, grid.tuning(pool, method)[0])
-    return trainer, look(trainer, None).selection.indices
+def first_selection(grid: Grid, cell: Cell) -> tuple[Any, Tensor]:
+    """A run's pool, and what is selected of it first. LongTensor [K]."""
+    trainer, _ = trainer_of(grid, cell)
+    return trainer.train_dataset, look(trainer, None).selection.indices
 
 
 def heading(method: str, dataset: Any, selected: Tensor) -> str:
-    """`caption: snow 8.0 %, fog 2.0 % of 600 selected samples`, and what the pool has."""
+    """`caption: 600 selected, snow 8.0% (of the pool 1.0%), fog 2.0% (of the pool 1.0%)`."""
     shares = domain_shares(dataset, [selected])
     parts = [f"{name} {one['selected'][0]:.1%} (of the pool {one['pool']:.1%})" for name, one in shares.items()]
     return ", ".join([f"{method}: {len(selected)} selected", *parts])
 
 
 def tiles(dataset: Any, image: str, selected: Tensor) -> list[Tile]:
-    """Some of the selected samples, drawn at random, with their captions."""
+    """Some of the selected samples, drawn at random, with their captions where the pool has them."""
     order = torch.randperm(len(selected), generator=torch.Generator().manual_seed(seed_of(SEED)))
     drawn = dataset.with_format(None).select(selected[order[: COLUMNS * ROWS]].tolist())
-    return [Tile(sample[image], [sample[CAPTION] or ""]) for sample in drawn]
+    return [Tile(sample[image], [sample.get(CAPTION) or ""]) for sample in drawn]
 
 
 def write_sheet(grid: Grid, methods: Sequence[str]) -> list[Path]:
@@ -63,9 +62,10 @@ def write_sheet(grid: Grid, methods: Sequence[str]) -> list[Path]:
     for pool in grid.pools:
         groups = []
         for method in methods:
-            trainer, selected = first_selection(grid, pool, method)
-            dataset, image = trainer.train_dataset, trainer.cea.options.image_column if trainer.cea else "image"
-            groups.append((heading(method, dataset, selected), tiles(dataset, image, selected)))
+            # At the first of the rates and seeds.
+            cell = grid.tuning(pool, method)[0]
+            dataset, selected = first_selection(grid, cell)
+            groups.append((heading(method, dataset, selected), tiles(dataset, grid.image_column(cell), selected)))
         written.append(grid.report / f"{pool}_selected.png")
         contact_sheet(groups, COLUMNS).savefig(written[-1], dpi=110)
     return written

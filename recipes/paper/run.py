@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from compare import Report, carry_out, going_on, trainer_of
-from comparison import Array, Results, markdown, mean_curve, methods_of, to_target, write_report
+from comparison import Array, Results, all_methods, markdown, mean_curve, methods_of, to_target, write_report
 from grid import Grid
 from one_vs_all import OneVsAllGrid, write_table
 from ood import write_report as write_domains
@@ -47,9 +47,8 @@ def grid_of(name: str, scale: str) -> Grid:
 def batches_to_reach(results: Results, reached: dict[str, list[float]]) -> str:
     """One row a method: batches until its mean curve on validation is first at each accuracy asked for."""
     asked = [(pool, accuracy) for pool, accuracies in reached.items() for accuracy in accuracies]
-    methods = list(dict.fromkeys(name.split("/")[1] for name in results))
     rows = [["method", *(f"`{pool}`, {accuracy:.0%}" for pool, accuracy in asked)]]
-    for method in methods:
+    for method in all_methods(results):
         cells = []
         for pool, accuracy in asked:
             entry = methods_of(results, pool).get(method)

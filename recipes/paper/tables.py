@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import one_vs_all
 import ood
 import planned
-from comparison import Results, cost_table, ends, markdown, methods_of, with_error
+from comparison import Results, all_methods, cost_table, ends, markdown, methods_of, pools_of, with_error
 from readme import PART
 from run import FOLDER, INSPECTED, ONE_VS_ALL, OUT_OF_DISTRIBUTION, batches_to_reach, grid_of
 
@@ -32,9 +32,9 @@ NOT_RUN = "Not run."
 
 def accuracies(results: Results) -> str:
     """One row a method, one column a pool: accuracy on the test split, %."""
-    pools = list(dict.fromkeys(name.split("/")[0] for name in results))
+    pools = pools_of(results)
     rows = [["method", *(f"`{pool}`" for pool in pools)]]
-    for method in dict.fromkeys(name.split("/")[1] for name in results):
+    for method in all_methods(results):
         entries = [methods_of(results, pool).get(method) for pool in pools]
         rows.append([f"`{method}`", *("" if entry is None else with_error(ends(entry["runs"])) for entry in entries)])
     return markdown(rows)
@@ -42,7 +42,7 @@ def accuracies(results: Results) -> str:
 
 def costs(results: Results) -> str:
     """Of each pool one table."""
-    return "\n\n".join(cost_table(results, pool) for pool in dict.fromkeys(name.split("/")[0] for name in results))
+    return "\n\n".join(cost_table(results, pool) for pool in pools_of(results))
 
 
 def on_boundaries(inspections: dict[str, dict[str, Any]]) -> str:

@@ -292,7 +292,6 @@ def test_figure6_at_small_scale_is_an_inspection(tmp_path, monkeypatch):
 
 
 def test_figure3_at_small_scale_shows_what_is_selected(tmp_path, monkeypatch):
-    pytest.importorskip("imagecorruptions")
     import run
     import selected_sheet
     from compare import trainer_of
@@ -333,3 +332,6 @@ def test_a_sheets_heading_and_its_tiles():
     assert all(
         tile.lines == ["" if pixel == 99 else f"{pixel}"] for tile in found for pixel in [tile.image.getpixel((0, 0))]
     )
+    # A pool that is captioned by its classes has no captions of its own.
+    plain = tiles(dataset.remove_columns(["caption", "domain"]), "image", selected)
+    assert [tile.lines for tile in plain] == [[""]] * (COLUMNS * ROWS)
