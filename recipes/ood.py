@@ -88,11 +88,11 @@ def short_tables(results: Results) -> str:
 
 def precision_figure(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     """What of each loop's selection is of a domain, beside the domain's part of the pool; one panel a domain."""
-    domains, methods = domains_of(found), [name for name, entry in found.items() if entry["strategy"] != REFERENCE]
+    domains, lines = domains_of(found), lines_of(found)
     figure = Figure(figsize=(4.2 * len(domains) + 2.2, 3.8), layout="constrained")
     panels = figure.subplots(1, len(domains), squeeze=False, sharey=True)[0]
     for axes, domain in zip(panels, domains, strict=True):
-        draw_precision(axes, found, methods, domain)
+        draw_precision(axes, found, lines, domain)
         axes.set(title=domain, xlabel="loop")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", alpha=0.3)
@@ -103,15 +103,26 @@ def precision_figure(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def draw_precision(axes: Axes, found: Mapping[str, Mapping[str, Any]], methods: Sequence[str], domain: str) -> None:
-    style = styles(methods)
-    for place, method in enumerate(methods):
+def lines_of(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Method -> the line's name, which is that of all methods that select as much of every domain as it does."""
+    alike: dict[tuple[bytes, ...], list[str]] = {}
+    for method, entry in found.items():
+        if entry["strategy"] != REFERENCE:
+            key = tuple(precision(entry, domain).tobytes() for domain in domains_of(found))
+            alike.setdefault(key, []).append(method)
+    return {methods[0]: ",\n".join(methods) for methods in alike.values()}
+
+
+def draw_precision(axes: Axes, found: Mapping[str, Mapping[str, Any]], lines: Mapping[str, str], domain: str) -> None:
+    """One line for each of `lines_of`, and the domain's part of the pool."""
+    style = styles(list(lines))
+    for place, (method, label) in enumerate(lines.items()):
         values = precision(found[method], domain)
         seeds, loops = values.shape
         error = values.std(0, ddof=1) / seeds**0.5 if seeds > 1 else None
         # Side by side, that bars do not cover each other.
-        across = np.arange(loops) + 0.03 * (place - (len(methods) - 1) / 2)
-        axes.errorbar(across, values.mean(0), error, label=method, linewidth=1.6, marker="o", ms=3, **style[method])
+        across = np.arange(loops) + 0.03 * (place - (len(lines) - 1) / 2)
+        axes.errorbar(across, values.mean(0), error, label=label, linewidth=1.6, marker="o", ms=3, **style[method])
     rate = fmean(base_rate(entry, domain) for entry in found.values())
     axes.axhline(rate, color=GREY, linewidth=1, linestyle=(0, (1, 1)), label="part of the pool")
 

@@ -92,6 +92,20 @@ def test_a_report_has_a_figure_of_each_pool_with_domains(tmp_path: Path) -> None
     assert [one.name for one in tmp_path.glob("*.png")] == ["domains_precision.png"]
 
 
+def test_methods_that_select_alike_share_a_line():
+    from ood import lines_of, precision_figure
+
+    found = {
+        "full": entry("full", [0.8], [0.4], [[0.01, 0.01]]),
+        "plain": entry("balanced", [0.8], [0.4], [[0.02, 0.03]]),
+        "moved": entry("balanced", [0.7], [0.6], [[0.02, 0.03]]),
+        "other": entry("balanced", [0.8], [0.4], [[0.02, 0.04]]),
+    }
+    assert lines_of(found) == {"plain": "plain,\nmoved", "other": "other"}
+    _, labels = precision_figure(found).axes[0].get_legend_handles_labels()
+    assert {*labels} == {"plain,\nmoved", "other", "part of the pool"}
+
+
 def test_every_method_of_the_shipped_grid_has_options_that_go_together() -> None:
     import compare
 
