@@ -40,8 +40,8 @@ class Cell:
 class Grid:
     """A YAML file's content; what it leaves out is that of the file beside it that it names as its `base`, and options
     are added to that one's. A list in place of methods or pools chooses from the base's. `small` holds what is else at
-    the scale of that name: keys that take the place of the file's, and options that take the place of each run's,
-    unless those are `none`.
+    the scale of that name: keys that take the place of the file's (a list chooses from these), and options that take
+    the place of each run's, unless those are `none`.
 
     Args:
         folder: Where each cell's result goes.
@@ -80,7 +80,7 @@ class Grid:
         _check(file, values)
         check_choice("scale", scale, SCALES, or_callable=False)
         if scale == "small":
-            values = _scaled_down(values, small)
+            values = _scaled_down(file, values, small)
             _check(file, values)
         return cls(**{**values, "folder": Path(values["folder"]), "report": Path(values["report"])})
 
@@ -199,17 +199,24 @@ def _read(file: Path) -> dict[str, Any]:
 def _added(file: Path, base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """What a file says over what its base says; so for `small`."""
     both = {**base, **values, "options": {**(base.get("options") or {}), **(values.get("options") or {})}}
-    for name in ("methods", "pools"):
-        if isinstance(values.get(name), list):
-            for one in values[name]:
-                check_choice(f"one of the {name} of {file}", one, base.get(name, {}), or_callable=False)
-            both[name] = {one: base[name][one] for one in values[name]}
+    both |= _chosen(file, base, values)
     if "small" in base and "small" in values:
         both["small"] = _added(file, base["small"], values["small"])
     return both
 
 
-def _scaled_down(values: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
+def _chosen(file: Path, base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The methods and pools that a list in their place names, where the base has them."""
+    chosen = {}
+    for kind in ("methods", "pools"):
+        if isinstance(values.get(kind), list) and isinstance(base.get(kind), dict):
+            for one in values[kind]:
+                check_choice(f"one of the {kind} of {file}", one, base[kind], or_callable=False)
+            chosen[kind] = {one: base[kind][one] for one in values[kind]}
+    return chosen
+
+
+def _scaled_down(file: Path, values: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
     """A grid at small scale."""
     instead = small.get("options", {})
 
@@ -218,7 +225,8 @@ def _scaled_down(values: dict[str, Any], small: dict[str, Any]) -> dict[str, Any
         return {name: value if value == "none" else instead.get(name, value) for name, value in options.items()}
 
     groups = {kind: {name: swapped(one) for name, one in values[kind].items()} for kind in ("methods", "pools")}
-    return {**values, **groups, **small, "options": {**instead, **swapped(values["options"])}}
+    options = {**instead, **swapped(values["options"])}
+    return {**values, **groups, **small, **_chosen(file, groups, small), "options": options}
 
 
 def _check(file: Path, values: Mapping[str, Any]) -> None:

@@ -3,8 +3,8 @@
 FLOPs are those that the cost meter would count, by the planner of `vecaf-hf inspect`: of every run of a table its
 batches (three forward passes a sample), what it scores at each boundary, and its evaluations. A forward pass is counted
 on a model of the same architecture without weights. What the selection itself takes, text encoders (a caption names a
-class, so that there are as many texts as classes), the test and the networks that learn_loss and ta_vaal train are not
-in it.
+class, so that there are as many texts as classes), the test and the networks of learn_loss, ta_vaal and clipstyler are
+not in it.
 """
 
 from __future__ import annotations

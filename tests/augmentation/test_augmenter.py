@@ -306,6 +306,7 @@ def test_texts_of_some_samples_hold_each_distinct_text_once(toward):
         ({"alignment_samples": 1}, "alignment_samples is 1; it must be at least 2"),
         ({"domain_affinity": 0.0, "domain_prompt": PROMPT}, "domain_affinity is 0.0; it must be positive"),
         ({"domain_affinity": 0.1}, "domain_affinity needs a domain_prompt"),
+        ({"affinity_by": "image"}, "affinity_by='image' needs a domain_affinity"),
         *(
             ({"toward": toward}, f'toward="{toward}" needs a domain_prompt')
             for toward in ("difference", "learned_difference", "random")

@@ -151,6 +151,21 @@ def test_small_scale_swaps_what_there_is_and_leaves_what_there_is_not(base, tmp_
         Grid.load(base, "smal")
 
 
+def test_a_list_of_small_scale_chooses_from_the_file(base, tmp_path):
+    from grid import Grid
+
+    written(tmp_path, "some", base="base.yaml", small={"methods": ["full", "ods"], "pools": ["tiny"]})
+    file = written(tmp_path, "of_some", base="some.yaml", methods=["ods"], small={"methods": ["ods"]})
+    grid = Grid.load(file, "small")
+    assert grid.methods == {"ods": {"text_encoder": "pypi:text"}} and grid.pools == {"tiny": {"pool": "noisy"}}
+    some = tmp_path / "some.yaml"
+    assert Grid.load(some, "small").methods.keys() == {"full", "ods"} and len(Grid.load(some).methods) == 3
+    # A method that the file has not chosen cannot be had at small scale either.
+    file = written(tmp_path, "of_some", base="some.yaml", methods=["full"], small={"methods": ["ods"]})
+    with pytest.raises(ValueError, match=r"one of the methods of .*of_some.yaml is 'ods'; choose one of full"):
+        Grid.load(file, "small")
+
+
 def test_the_loss_of_one_class_against_all_others_by_hand():
     from one_vs_all import one_vs_all_losses, one_vs_all_metrics
 

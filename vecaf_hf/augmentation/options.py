@@ -126,6 +126,8 @@ class CEAOptions:
         self.alignment_samples = whole("alignment_samples", self.alignment_samples, 2)
         if self.domain_affinity is not None:
             check_positive("domain_affinity", self.domain_affinity)
+        elif self.affinity_by != AFFINITIES[0]:
+            raise ValueError(f"affinity_by={self.affinity_by!r} needs a domain_affinity, the temperature")
         self._check_prompt()
         if self.caption_when == "selected" and self.domain_affinity is not None:
             raise ValueError(
