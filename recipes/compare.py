@@ -210,8 +210,8 @@ def summary(grid: Grid) -> dict[str, Any]:
     return found
 
 
-def main(file: Path, report_only: bool = False, report: Report | None = None, kind: type[Grid] = Grid) -> None:
-    carry_out(kind.load(file), report_only, report)
+def main(file: Path, report_only: bool = False, report: Report | None = None) -> None:
+    carry_out(Grid.load(file), report_only, report)
 
 
 def carry_out(grid: Grid, report_only: bool = False, report: Report | None = None) -> None:
@@ -229,7 +229,7 @@ def carry_out(grid: Grid, report_only: bool = False, report: Report | None = Non
         print((report or write_report)(results, grid.report))
 
 
-def command(description: str | None = __doc__, report: Report | None = None, kind: type[Grid] = Grid) -> None:
+def command(description: str | None = __doc__, report: Report | None = None) -> None:
     parser = Parser(description=description)
     parser.add_argument("grid", type=Path, metavar="GRID", help="The grid's YAML file, such as those in configs/.")
     parser.add_argument(
@@ -237,7 +237,7 @@ def command(description: str | None = __doc__, report: Report | None = None, kin
     )
     asked = parser.parse_args()
     with going_on():
-        main(asked.grid, asked.report, report, kind)
+        main(asked.grid, asked.report, report)
 
 
 @contextmanager

@@ -41,7 +41,8 @@ AXES = {
     "accuracy": (100.0, "validation accuracy, %"),
     "loss": (1.0, "validation loss"),
 }
-MEASURES = {"batches": "step", "cost": "flops"}
+# What an accuracy is reached with, and its name among a curve's points.
+SPENT = {"batches": "step", "cost": "flops"}
 
 Array = NDArray[np.float64]
 Run = Mapping[str, Any]
@@ -154,6 +155,11 @@ def pools_of(results: Results) -> list[str]:
     return list(dict.fromkeys(name.split("/")[0] for name in results))
 
 
+def has(name: str, results: Results) -> bool:
+    """Whether runs tell this beside their curve: `targets`, `domains` or `measures`."""
+    return any(name in run for entry in results.values() for run in entry["runs"])
+
+
 def all_methods(results: Results) -> list[str]:
     """Those of any pool."""
     return list(dict.fromkeys(name.split("/")[1] for name in results))
@@ -168,6 +174,11 @@ def references(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     free = [method for method in FREE if method in found]
     best = sorted(free, key=lambda method: -mean_curve(found[method]["runs"])["accuracy"][-1])[:1]
     return list(dict.fromkeys([method for method in (REFERENCE,) if method in found] + best))
+
+
+def tflops(runs: Sequence[Run]) -> str:
+    """All work of a run but evaluation, the seeds' mean."""
+    return f"{mean_curve(runs)['flops'][-1] / 1e12:.2f}"
 
 
 def rate(entry: Mapping[str, Any]) -> str:
@@ -186,17 +197,17 @@ def table(results: Results, pool: str) -> str:
     opponents = references(found)
     for method in opponents:
         header += [f"accuracy less `{method}`'s, paired"]
-        header += [f"{name} until first at `{method}`'s last accuracy, of its whole run" for name in MEASURES]
+        header += [f"{name} until first at `{method}`'s last accuracy, of its whole run" for name in SPENT]
     rows = []
     for method in sorted(found, key=lambda method: -fmean(ends(found[method]["runs"]))):
         runs = found[method]["runs"]
         cells = [f"`{method}`", with_error(ends(runs)), str(len(runs)), rate(found[method])]
         scored = fmean(run["work"]["score"]["samples"] for run in runs)
-        cells += [f"{scored:,.0f}", f"{mean_curve(runs)['flops'][-1] / 1e12:.2f}"]
+        cells += [f"{scored:,.0f}", tflops(runs)]
         for opponent in opponents:
             reference = found[opponent]["runs"]
             cells.append(_less(runs, reference) if method != opponent else "")
-            cells += [str(part_of_whole(runs, reference, measure)) for measure in MEASURES.values()]
+            cells += [str(part_of_whole(runs, reference, measure)) for measure in SPENT.values()]
         rows.append(cells)
     return markdown([header, *rows])
 
@@ -209,10 +220,10 @@ def short_table(results: Results) -> str:
     for name in sorted(results, key=lambda name: (name.split("/")[0], -fmean(ends(results[name]["runs"])))):
         pool, method = name.split("/")
         runs, its = results[name]["runs"], results[f"{pool}/{REFERENCE}"]["runs"]
-        curve = mean_curve(runs)
-        cells = [f"`{pool}`", f"`{method}`", rate(results[name]), f"{curve['step'][-1]:.0f}", with_error(ends(runs))]
+        batches = f"{mean_curve(runs)['step'][-1]:.0f}"
+        cells = [f"`{pool}`", f"`{method}`", rate(results[name]), batches, with_error(ends(runs))]
         cells.append("" if method == REFERENCE else _less(runs, its))
-        rows.append([*cells, f"{curve['flops'][-1] / 1e12:.2f}", str(part_of_whole(runs, its, MEASURES["cost"]))])
+        rows.append([*cells, tflops(runs), str(part_of_whole(runs, its, SPENT["cost"]))])
     return markdown(rows)
 
 
@@ -285,7 +296,7 @@ def bars_figure(results: Results, pools: Sequence[str], methods: Sequence[str]) 
     panels = figure.subplots(2, len(pools), squeeze=False, sharey=True)
     for column, pool in enumerate(pools):
         runs = {method: entry["runs"] for method, entry in methods_of(results, pool).items()}
-        for row, (name, measure) in enumerate(MEASURES.items()):
+        for row, (name, measure) in enumerate(SPENT.items()):
             axes = panels[row][column]
             parts = [part_of_whole(mine, runs[REFERENCE], measure) for mine in runs.values()]
             values, errors = np.nan_to_num([(part.value, part.error) for part in parts]).T

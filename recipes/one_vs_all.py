@@ -1,6 +1,6 @@
 """A fine-grained objective: one class against all others, by methods, classes and seeds (the paper's Table 2).
 
-    python recipes/one_vs_all.py recipes/paper/table2.yaml
+    python recipes/paper/run.py table2
 
 A grid as `compare.py` has them, whose pools say their `target_class`, its position among the dataset's classes. The
 loss of a sample is the binary cross entropy of the target's logit: it is what the run trains on, and what its selection
@@ -10,7 +10,6 @@ the accuracy stand the mean of both sides' accuracies and the average precision,
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from compare import command
 from comparison import Results, all_methods, markdown, methods_of, pools_of, with_error
 from grid import Cell, Grid
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
@@ -27,7 +25,6 @@ from torch.nn import functional
 from transformers import EvalPrediction
 
 from vecaf_hf.scoring.losses import logits_of
-from vecaf_hf.terminal import run_in_terminal
 
 # As a table's reader knows them.
 MEASURES = {
@@ -97,8 +94,3 @@ def write_table(results: Results, folder: Path) -> str:
     text = f"{table(results)}\n"
     (folder / "tables.md").write_text(text)
     return text
-
-
-if __name__ == "__main__":
-    command_here = partial(command, __doc__, write_table, OneVsAllGrid)
-    sys.exit(run_in_terminal(Path(sys.argv[0]).name, command_here))

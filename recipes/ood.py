@@ -1,5 +1,5 @@
-"""Out of distribution by prompt: accuracy on the source and on targets that training has not seen (the paper's
-Table 3), and whether a prompted selection finds the pool's few samples of a domain (its Figure 3).
+"""A domain by prompt: accuracy on the source and on targets of which the pool has few images or none (the paper's
+Table 3, where it has none), and whether a prompted selection finds those few (its Figure 3).
 
     python recipes/ood.py recipes/configs/ood.yaml
 
@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))
 from compare import command
-from comparison import REFERENCE, Array, Results, ends, markdown, methods_of, pools_of, styles, with_error
+from comparison import REFERENCE, Array, Results, ends, markdown, methods_of, pools_of, styles, tflops, with_error
 
 from vecaf_hf.terminal import run_in_terminal
 
@@ -57,8 +57,8 @@ def domains_of(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def table(results: Results, pool: str, opponents: Sequence[str] = OPPONENTS) -> str:
-    """One row a method: accuracy on the source and on each target, less the opponents', and what of the selected is of
-    each domain."""
+    """One row a method: accuracy on the source and on each target, less the opponents', what of the selected is of each
+    domain, and all work."""
     found = methods_of(results, pool)
     opponents = [name for name in opponents if name in found]
     places = list(accuracies(next(iter(found.values()))))
@@ -66,7 +66,7 @@ def table(results: Results, pool: str, opponents: Sequence[str] = OPPONENTS) -> 
     for place in places:
         header += [f"{place} accuracy, %", *(f"{place} less `{name}`'s, paired" for name in opponents)]
     header += [f"{domain} among the selected, times its part of the pool" for domain in domains_of(found)]
-    rows = [[*header, "n"]]
+    rows = [[*header, "all-in TFLOPs", "n"]]
     for method, entry in found.items():
         cells = [f"`{method}`"]
         for place, values in accuracies(entry).items():
@@ -77,7 +77,7 @@ def table(results: Results, pool: str, opponents: Sequence[str] = OPPONENTS) -> 
         for domain in domains_of(found):
             times = precision(entry, domain).mean(1) / base_rate(entry, domain)
             cells.append(with_error(times.tolist()))
-        rows.append([*cells, str(len(entry["runs"]))])
+        rows.append([*cells, tflops(entry["runs"]), str(len(entry["runs"]))])
     return markdown(rows)
 
 

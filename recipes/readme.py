@@ -9,36 +9,31 @@ for `ablations`, those of all ablations that have run.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 
 import ablations
 import ood
-from comparison import short_table
+from comparison import has, short_table
+from generated import with_tables
 
 from vecaf_hf.terminal import Parser, run_in_terminal
 
 RECIPES = Path(__file__).parent
 README = RECIPES / "README.md"
-OUT_OF_DISTRIBUTION = ("ood", "ood_unseen")
-PART = re.compile(r"(?s)(<!-- results (\w+) -->\n).*?(<!-- /results -->)")
+MARK = "results"
 
 
 def table(name: str) -> str:
     if name == "ablations":
         return ablations.tables(ablations.finished())
     results = json.loads((RECIPES / "results" / name / "results.json").read_text())
-    return (ood.short_tables(results) if name in OUT_OF_DISTRIBUTION else short_table(results)) + "\n"
-
-
-def with_tables(text: str) -> str:
-    return PART.sub(lambda part: f"{part[1]}\n{table(part[2])}\n{part[3]}", text)
+    return ood.short_tables(results) if has("targets", results) else short_table(results)
 
 
 def command() -> None:
     Parser(description=__doc__).parse_args()
-    text = with_tables(README.read_text())
+    text = with_tables(README.read_text(), MARK, table)
     ablations.figure(ablations.finished()).savefig(ablations.RESULTS / "ablations.png", dpi=110)
     README.write_text(text)
 

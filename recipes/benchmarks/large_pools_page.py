@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from comparison import markdown
+from generated import with_tables
 from large_pools_plan import (
     DECODING_RATE,
     IMAGE_BYTES,
@@ -42,7 +42,7 @@ from vecaf_hf.terminal import Parser, run_in_terminal
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, FOLDER = DOCS / "large_pools.md", DOCS / "large_pools"
-PART = re.compile(r"(?s)(<!-- large_pools (\w+) -->\n).*?(<!-- /large_pools -->)")
+MARK = "large_pools"
 
 PLANNED_SIZES, PLANNED_SELECTED, PLANNED_SCORED = (10**8, 10**9), 0.001, (1.0, 0.02)
 # Colours and marks of the figure's lines.
@@ -289,9 +289,9 @@ def quality_line(
     axes.errorbar(across, up, error, marker=mark, markersize=5, capsize=2, color=colour, label=label)
 
 
-def with_tables(text: str, results: Results) -> str:
+def page(text: str, results: Results) -> str:
     """The page with every table as the results have it."""
-    return PART.sub(lambda part: f"{part[1]}\n{TABLES[part[2]](results)}\n\n{part[3]}", text)
+    return with_tables(text, MARK, lambda name: TABLES[name](results))
 
 
 def write_document(results: Results) -> None:
@@ -300,7 +300,7 @@ def write_document(results: Results) -> None:
     (FOLDER / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (FOLDER / "tables.md").write_text(further(results))
     figure(results).savefig(FOLDER / "large_pools.png", dpi=110)
-    PAGE.write_text(with_tables(PAGE.read_text(), results))
+    PAGE.write_text(page(PAGE.read_text(), results))
 
 
 def command() -> None:

@@ -32,7 +32,8 @@ from vecaf_hf.validation import check_choice
 
 FOLDER = Path(__file__).parent
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "base")
-ONE_VS_ALL, OUT_OF_DISTRIBUTION, INSPECTED, SHOWN = ("table2",), ("figure3", "table3"), ("figure6",), ("figure3",)
+# Of one class against all others; of selections alone; with a contact sheet of what is selected first.
+ONE_VS_ALL, INSPECTED, SHOWN = ("table2",), ("figure6",), ("figure3",)
 MAP = "map.png"
 
 
@@ -74,7 +75,7 @@ def report_of(name: str, grid: Grid) -> Report:
     """What writes a table's report."""
     if name in ONE_VS_ALL:
         return write_table
-    if name in OUT_OF_DISTRIBUTION:
+    if grid.targets:
         return write_domains
     return partial(write_batches, grid.reached) if grid.reached else write_report
 

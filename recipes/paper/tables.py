@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import one_vs_all
 import ood
 import planned
-from comparison import Results, all_methods, cost_table, ends, markdown, methods_of, pools_of, with_error
-from readme import PART
-from run import FOLDER, INSPECTED, ONE_VS_ALL, OUT_OF_DISTRIBUTION, batches_to_reach, grid_of
+from comparison import Results, all_methods, cost_table, ends, has, markdown, methods_of, pools_of, with_error
+from generated import with_tables
+from readme import MARK
+from run import FOLDER, INSPECTED, batches_to_reach, grid_of
 
 from vecaf_hf.reporting.inspection_page import JSON_FILE
 from vecaf_hf.terminal import Parser, run_in_terminal
@@ -65,22 +66,19 @@ def table(name: str) -> str:
     if not (folder / "results.json").is_file():
         return NOT_RUN
     results = json.loads((folder / "results.json").read_text())
-    if name in ONE_VS_ALL:
+    if has("measures", results):
         return one_vs_all.table(results)
-    if name in OUT_OF_DISTRIBUTION:
+    if has("targets", results):
         return ood.short_tables(results)
     if reached := grid_of(name, "small").reached:
         return batches_to_reach(results, reached)
-    return costs(results) if name == "table4" else accuracies(results)
-
-
-def with_tables(text: str) -> str:
-    return PART.sub(lambda part: f"{part[1]}\n{table(part[2])}\n\n{part[3]}", text)
+    # Cost says little beside an accuracy that nobody tells.
+    return f"{costs(results)}\n\n{accuracies(results)}" if name == "table4" else accuracies(results)
 
 
 def command() -> None:
     Parser(description=__doc__).parse_args()
-    README.write_text(with_tables(README.read_text()))
+    README.write_text(with_tables(README.read_text(), MARK, table))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import datasets
@@ -19,6 +20,7 @@ from vecaf_hf.augmentation import CEACallback, TextEncoder, augmenter
 from vecaf_hf.augmentation.alignment import ridge
 from vecaf_hf.augmentation.augmenter import Augmenter
 from vecaf_hf.augmentation.captions import CaptionTable
+from vecaf_hf.augmentation.cea import domain_affinity
 from vecaf_hf.augmentation.counted_map import CountedMap
 from vecaf_hf.augmentation.domain_map import STEPS
 from vecaf_hf.augmentation.domains import Domains
@@ -108,12 +110,22 @@ def by_hand(candidates: Candidates, place: str, made: Augmenter) -> torch.Tensor
     return moved.float()
 
 
-@pytest.mark.parametrize("toward", ["caption", "difference", "instance", "random"])
+EVERYWHERE = ["training", "selection", "attention"]
+
+
+@pytest.mark.parametrize(
+    ("toward", "prompt_in"),
+    [
+        *product(["caption", "instance"], [[], ["selection"], ["attention"], EVERYWHERE]),
+        *product(["difference", "random"], [["selection"], ["training"], EVERYWHERE]),
+    ],
+)
 @pytest.mark.parametrize("attention", ["mean_one", "paper", "none"])
-@pytest.mark.parametrize("prompt_in", [[], ["selection"], ["attention"], ["training", "selection", "attention"]])
 @pytest.mark.parametrize("step_size", [0.2, 0.9])
 def test_augment_is_equations_8_and_9_sample_by_sample(toward, attention, prompt_in, step_size):
-    made = make_augmenter(toward=toward, attention=attention, prompt_in=prompt_in, step_size=step_size)
+    made = make_augmenter(
+        toward=toward, attention=attention, prompt_in=prompt_in, step_size=step_size, domain_affinity=0.1
+    )
     candidates, made.loop = make_candidates(), 3
     found = made.augment(candidates)
     torch.testing.assert_close(found.embeddings, by_hand(candidates, "selection", made), rtol=1e-5, atol=1e-5)
@@ -161,7 +173,7 @@ def test_affinity_is_relative_to_the_nearest_aligned_prompt(domains):
     candidates, texts = make_candidates(), randn(domains, DT, seed=8)
     found = made.with_affinity(candidates, texts)
     cosines = [max(cosine(e, align(text)) for text in texts) for e in candidates.embeddings]
-    expected = torch.tensor([math.exp((one - max(cosines)) / 0.5) for one in cosines])
+    expected = torch.tensor([math.exp((one - max(cosines)) / 0.5) for one in cosines]).double()
     torch.testing.assert_close(found.relevance, expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(found.embeddings, candidates.embeddings)
 
@@ -180,7 +192,7 @@ def test_affinity_by_caption_is_that_of_the_plain_text(scored):
     expected = [
         math.exp((cosines.get(index, mean) - max(cosines.values())) / 0.5) for index in candidates.indices.tolist()
     ]
-    torch.testing.assert_close(found.relevance, torch.tensor(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.relevance, torch.tensor(expected).double(), rtol=1e-5, atol=1e-6)
     assert found.embeddings is candidates.embeddings
 
 
@@ -229,6 +241,26 @@ def test_a_learned_map_acts_where_the_prompt_does():
     assert made.texts(candidates, "training").alpha.any()
 
 
+def test_a_class_without_captions_is_not_among_those_that_a_learned_map_keeps_apart():
+    made, given = make_augmenter(toward="learned_difference"), []
+    # The class in the middle has none.
+    labels = torch.tensor([0, 2, 1])[LABELS]
+    made._labels, made.mapping.fit = labels, lambda *values: given.extend(values)
+    made.take(make_table())
+    fit_map(made, 0)
+    _, _, _, classes, of_samples, _ = given
+    captioned = ROWS >= 0
+    assert torch.equal(of_samples, labels[captioned] // 2)
+    for found, label in zip(classes, (0, 2), strict=True):
+        texts = make_table().plain[ROWS[captioned & (labels == label)]]
+        torch.testing.assert_close(found, align(texts.double().mean(0)).float(), rtol=1e-4, atol=1e-5)
+
+
+def test_affinity_keeps_the_order_of_samples_far_from_the_prompt():
+    found = domain_affinity(torch.tensor([0.9, 0.4, 0.3, 0.2]), 0.004)
+    assert found.tolist() == pytest.approx([1.0, *(math.exp(-0.1 * k / 0.004) for k in (5, 6, 7))], rel=1e-3)
+
+
 def test_a_learned_map_is_its_data_its_seed_and_its_loop():
     states = []
     for loop in (0, 2, 0):
@@ -266,11 +298,6 @@ def test_classes_that_are_not_there_are_told_before_anything_is_encoded(toward):
     with pytest.raises(ValueError, match=rf'"{toward}" needs one class per sample.*set label_column'):
         callback.read_captions(range(2), None, [])
     assert callback.encoder.forwards == 0
-
-
-def test_instance_needs_labels():
-    with pytest.raises(ValueError, match=r'"instance" needs one class per sample.*set label_column'):
-        Augmenter(CEAOptions(toward="instance"), make_table(), D, None)
 
 
 @pytest.mark.parametrize("toward", ["difference", "instance", "random"])
@@ -314,6 +341,25 @@ def test_texts_of_some_samples_hold_each_distinct_text_once(toward):
         *(
             ({"domain_prompt": prompt}, "it must be a sentence, a list of sentences, or None")
             for prompt in ("", " ", 3, [], ["It snows.", " "], ["It snows.", None], {"It snows."})
+        ),
+        *(
+            ({"domain_prompt": PROMPT, **options}, "domain_prompt is given, and nothing goes by it: prompt_in is")
+            for options in (
+                {"prompt_in": []},
+                {"prompt_in": ["selection"], "act_on": ["training"]},
+                {"prompt_in": ["attention"], "attention": "none"},
+            )
+        ),
+        *(
+            (
+                {"domain_prompt": PROMPT, "toward": toward, "prompt_in": ["attention"]},
+                rf'toward="{toward}" moves nothing where no prompt is: prompt_in is .* name a place of act_on',
+            )
+            for toward in ("difference", "learned_difference", "random")
+        ),
+        (
+            {"domain_prompt": PROMPT, "toward": "learned_difference", "alignment": "learned"},
+            'alignment="learned" would learn nothing: use alignment="ridge"',
         ),
         ({"domain_prompt": ["It", "snows."]}, r"domain_prompt has 2 prompts, and 'It' is a single word: .* quotes"),
     ],
@@ -502,10 +548,9 @@ def test_texts_are_counted_where_they_are_encoded():
     [
         ({}, 2 * 2),
         ({"domain_affinity": 0.1}, 2 * 2 + 1),
-        ({"prompt_in": []}, 2),
         ({"prompt_in": [], "domain_affinity": 0.1}, 2 + 1),
-        ({"prompt_in": ["selection"], "act_on": ["training"]}, 2),
-        ({"prompt_in": ["attention"], "attention": "none"}, 2),
+        ({"prompt_in": ["selection"], "act_on": ["training"], "domain_affinity": 0.1}, 2 + 1),
+        ({"prompt_in": ["attention"], "attention": "none", "domain_affinity": 0.1}, 2 + 1),
         ({"prompt_in": ["attention"]}, 2 * 2),
     ],
 )

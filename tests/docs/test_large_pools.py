@@ -24,11 +24,12 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_page_is_what_the_results_say() -> None:
-    from large_pools_page import FOLDER, PAGE, PART, TABLES, further, with_tables
+    from generated import names_of_tables
+    from large_pools_page import FOLDER, MARK, PAGE, TABLES, further, page
 
     results, text = json.loads((FOLDER / "results.json").read_text()), PAGE.read_text()
-    assert {part[2] for part in PART.finditer(text)} == {*TABLES}
-    assert with_tables(text, results) == text, "run `python recipes/benchmarks/large_pools_page.py`"
+    assert {*names_of_tables(text, MARK)} == {*TABLES}
+    assert page(text, results) == text, "run `python recipes/benchmarks/large_pools_page.py`"
     assert further(results) == (FOLDER / "tables.md").read_text()
 
 

@@ -520,11 +520,12 @@ def test_an_ablation_is_compared_seed_by_seed_with_its_strategys_defaults():
 
 
 def test_the_tables_in_the_readme_are_those_of_the_results():
-    from readme import PART, README, with_tables
+    from generated import names_of_tables, with_tables
+    from readme import MARK, README, table
 
     text = README.read_text()
-    assert {part[2] for part in PART.finditer(text)} == {one.name for one in (RECIPES / "results").iterdir()}
-    assert with_tables(text) == text, "run `python recipes/readme.py`"
+    assert {*names_of_tables(text, MARK)} == {one.name for one in (RECIPES / "results").iterdir()}
+    assert with_tables(text, MARK, table) == text, "run `python recipes/readme.py`"
 
 
 def test_a_short_table_by_hand():

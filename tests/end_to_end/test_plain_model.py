@@ -351,7 +351,8 @@ def test_the_prompt_acts_where_it_should(
     make_vit: MakeModel, make_trainer: MakeTrainer, text_encoder: TextEncoder
 ) -> None:
     def run(*places: str) -> tuple[Tensor, Tensor]:
-        cea = CEACallback(text_encoder, domain_prompt=PROMPT, prompt_in=list(places))
+        prompted = {"domain_prompt": PROMPT, "prompt_in": list(places)} if places else {}
+        cea = CEACallback(text_encoder, **prompted)
         return run_with(make_vit, make_trainer, cea)[:2]
 
     selected, trained = run()

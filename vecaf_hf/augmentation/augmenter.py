@@ -103,7 +103,7 @@ class Augmenter:
         """Go by these captions from now on."""
         self.table = table
         by_class = self.options.toward in BY_CLASS
-        self._class_texts = _class_means(table, self._labels, self.options.toward) if by_class else None
+        self._class_texts = _class_means(table, self._labels) if by_class else None
 
     def to(self, device: torch.device) -> None:
         self.aligner.to(device)
@@ -129,12 +129,14 @@ class Augmenter:
         assert candidates.embeddings is not None and self._class_texts is not None and self._labels is not None
         indices = candidates.indices
         prompted, plain = (self._aligned(self.table.of(indices, where, self.loop)) for where in (True, False))
+        # A class without captions has no text that an image could be compared with.
+        classes = self._labels[self.table.rows >= 0].unique()
         self.mapping.fit(
             candidates.embeddings,
             prompted - plain,
             self._domains.in_loop(self.loop)[indices],
-            self._aligned(self._class_texts),
-            self._labels[indices],
+            self._aligned(self._class_texts[classes]),
+            torch.searchsorted(classes, self._labels[indices]),
             self.loop,
         )
 
@@ -163,7 +165,8 @@ class Augmenter:
         return augmented(embeddings, self._direction(embeddings, texts), texts.alpha, self.options.step_size)
 
     def _direction(self, embeddings: Tensor, texts: Texts) -> Tensor:
-        if self.mapping is not None:
+        if self.options.toward == "learned_difference":
+            assert self.mapping is not None
             return toward_caption(embeddings, self.mapping(embeddings, texts.domains))
         targets = self.aligner(texts.targets[texts.target_rows])
         if len(texts.references) == 0:
@@ -225,10 +228,9 @@ class Augmenter:
         return alpha
 
 
-def _class_means(table: CaptionTable, labels: Tensor | None, toward: str) -> Tensor:
-    """Mean text embedding of each class's captions. [C, d_t]."""
-    if labels is None:
-        raise ValueError(f'toward="{toward}" needs one class per sample, and no labels could be read: set label_column')
+def _class_means(table: CaptionTable, labels: Tensor | None) -> Tensor:
+    """Mean text embedding of each class's captions; zeros of a class without. [C, d_t]."""
+    assert labels is not None
     captioned = table.rows >= 0
     classes, rows = labels[captioned], table.rows[captioned]
     sums = torch.zeros(int(labels.max()) + 1, table.plain.shape[1])

@@ -66,8 +66,9 @@ def domain_similarity(embeddings: Tensor, domains: Tensor) -> Tensor:
 
 
 def domain_affinity(similarities: Tensor, temperature: float) -> Tensor:
-    """exp(cos(e_i, t_domain) / tau), scaled to at most 1: a factor on selection weights. [n] -> [n]."""
-    logits = similarities / temperature
+    """exp(cos(e_i, t_domain) / tau), scaled to at most 1: a factor on selection weights. [n] -> float64 [n], in which a
+    class far from the prompt keeps its order too."""
+    logits = similarities.double() / temperature
     return (logits - logits.max()).exp()
 
 

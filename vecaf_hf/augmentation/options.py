@@ -129,6 +129,7 @@ class CEAOptions:
         elif self.affinity_by != AFFINITIES[0]:
             raise ValueError(f"affinity_by={self.affinity_by!r} needs a domain_affinity, the temperature")
         self._check_prompt()
+        self._check_toward()
         if self.caption_when == "selected" and self.domain_affinity is not None:
             raise ValueError(
                 'domain_affinity goes by captions, and with caption_when="selected" there are none '
@@ -149,8 +150,6 @@ class CEAOptions:
     def _check_prompt(self) -> None:
         given = self.domain_prompt
         if given is None:
-            if self.toward in DOMAIN_DIRECTIONS:
-                raise ValueError(f'toward="{self.toward}" needs a domain_prompt')
             if self.domain_affinity is not None:
                 raise ValueError("domain_affinity needs a domain_prompt")
             return
@@ -166,6 +165,28 @@ class CEAOptions:
                 "quotes on a command line, and write it out"
             )
         self.domain_prompt = list(prompts)
+        if self.domain_affinity is None and not self.reads_prompted:
+            raise ValueError(
+                f"domain_prompt is given, and nothing goes by it: prompt_in is {self.prompt_in!r}, act_on "
+                f"{self.act_on!r} and attention {self.attention!r}; name a place of act_on in prompt_in, or set "
+                "domain_affinity"
+            )
+
+    def _check_toward(self) -> None:
+        if self.toward not in DOMAIN_DIRECTIONS:
+            return
+        if not self.prompts:
+            raise ValueError(f'toward="{self.toward}" needs a domain_prompt')
+        if not set(self.act_on) & set(self.prompt_in):
+            raise ValueError(
+                f'toward="{self.toward}" moves nothing where no prompt is: prompt_in is {self.prompt_in!r} and act_on '
+                f"{self.act_on!r}; name a place of act_on in prompt_in"
+            )
+        if self.toward == "learned_difference" and self.alignment == "learned":
+            raise ValueError(
+                'toward="learned_difference" moves along a map that is fitted at each loop boundary, and so '
+                'alignment="learned" would learn nothing: use alignment="ridge"'
+            )
 
 
 def _is_sentence(prompt: object) -> bool:

@@ -134,4 +134,4 @@ class PoolTexts:
 def _are_same(domains: Domains | None, others: Domains | None) -> bool:
     if domains is None or others is None:
         return domains is others
-    return torch.equal(domains.turns, others.turns)
+    return domains.prompts == others.prompts and torch.equal(domains.turns, others.turns)
