@@ -265,14 +265,14 @@ def test_a_pass_counts_by_what_was_measured():
     }
 
 
-def test_another_meters_work_is_counted_for_each_process(clock):
+def test_another_meters_work_is_counted_too(clock):
     meter, other = CostMeter(), CostMeter()
     meter.add("auxiliary", 3, 1.0)
     other.add("auxiliary", 2, 5.0)
     with other.timed("auxiliary"):
         clock.passes(4)
-    meter.add_work(other, processes=2)
-    assert vars(meter.work["auxiliary"]) == {"samples": 3 + 2 * 2, "flops": 1 + 2 * 5, "seconds": 4}
+    meter.add_work(other)
+    assert vars(meter.work["auxiliary"]) == {"samples": 3 + 2, "flops": 1 + 5, "seconds": 4}
     assert vars(other.work["auxiliary"]) == {"samples": 2, "flops": 5, "seconds": 4}
 
 

@@ -106,10 +106,10 @@ class CostMeter:
         self.work[kind].samples += samples
         self.work[kind].flops += flops
 
-    def add_work(self, other: CostMeter, processes: int = 1) -> None:
-        """Count another meter's work too, which each of so many processes has done; its seconds once."""
+    def add_work(self, other: CostMeter) -> None:
+        """Count another meter's work too."""
         for kind, work in other.work.items():
-            self.add(kind, work.samples * processes, work.flops * processes)
+            self.add(kind, work.samples, work.flops)
             self.work[kind].seconds += work.seconds
 
     def add_forwards(self, kind: str, samples: int, size: str = FULL_SIZE) -> None:

@@ -37,6 +37,7 @@ class ScoringTrainer(ResumingTrainer):
 
     Args:
         sample_loss_func: The objective per sample, (outputs, labels) -> Tensor [N], if it is not Trainer's.
+        work_before: What was done for the run before there was a trainer, if anything.
     """
 
     args: VeCAFArguments
@@ -48,13 +49,13 @@ class ScoringTrainer(ResumingTrainer):
         model: PreTrainedModel | nn.Module | None,
         args: VeCAFArguments,
         sample_loss_func: SampleLoss | None,
+        work_before: CostMeter | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, args, **kwargs)
         self.label_name = self.label_names[0] if self.label_names else "labels"
         self.meter = CostMeter()
-        # What was done for the run before there was a trainer: counted when the run begins.
-        self.work_before = CostMeter()
+        self.work_before = work_before or CostMeter()
         self._objective = find_objective(
             sample_loss_func,
             self.compute_loss_func,

@@ -67,6 +67,8 @@ class VeCAFTrainer(PushingTrainer):
             its mean is the training loss. Without it, `compute_loss_func` applied to each sample (also in
             training, a second time, where `rescore` or the strategy goes by training's losses or the strategy has a
             learner), or else the loss that the model's `problem_type` says.
+        work_before: What was done for the run before there was a trainer, such as restyling its pool: by all processes
+            together, counted when the run begins.
         **kwargs: Of `transformers.Trainer`: `processing_class`, `compute_metrics`, `callbacks`, ...
 
     Raises:
@@ -87,11 +89,12 @@ class VeCAFTrainer(PushingTrainer):
         *,
         scoring_dataset: Any = None,
         sample_loss_func: SampleLoss | None = None,
+        work_before: CostMeter | None = None,
         **kwargs: Any,
     ) -> None:
         # What scripts for Trainer give by position.
         data = {"data_collator": data_collator, "train_dataset": train_dataset, "eval_dataset": eval_dataset}
-        super().__init__(model, with_defaults(args), sample_loss_func, **data, **kwargs)
+        super().__init__(model, with_defaults(args), sample_loss_func, work_before, **data, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
                 "FSDP and DeepSpeed are not supported: the head of a sharded model sees no whole embedding"
@@ -342,7 +345,7 @@ class VeCAFTrainer(PushingTrainer):
         probe = self._probe(schedule.pool_size)
         self._teaching.build()
         self.meter.forget_work()
-        self.meter.add_work(self.work_before, self.args.world_size)
+        self.meter.add_work(self.work_before)
         uses_labels = "labels" in (strategy.reads if probe.classes is not None else strategy.needs)
         if uses_labels and not strategy.needs_forward:
             self._pool.load_labels()

@@ -3,7 +3,7 @@
 import pytest
 
 from vecaf_hf.augmentation import CEACallback
-from vecaf_hf.cost import Work
+from vecaf_hf.cost import CostMeter, Work
 from vecaf_hf.inspection import embedding_map
 from vecaf_hf.inspection.budget import RunSizes, UnitCosts, evaluation_steps, foreseen
 from vecaf_hf.loop import LoopSchedule
@@ -102,6 +102,27 @@ def test_shares_are_of_what_plain_finetuning_would_not_have(arguments):
     assert foreseen(arguments(strategy="random"), schedule(), RunSizes(10), UNIT).share("flops") == pytest.approx(
         (14 + 11) / (14 + 11 + plain)
     )
+
+
+def test_what_was_done_before_the_run_is_in_its_budget(make_vit, make_trainer):
+    before = CostMeter()
+    before.add("auxiliary", 7, 1e9)
+    before.add("encode_text", 2, 1e8)
+    trainer = make_trainer(make_vit(), trainer={"work_before": before})
+    cost = trainer.inspect().cost
+    assert (cost.loops[0]["auxiliary"].flops, cost.loops[1]["auxiliary"].flops) == (1e9, 0)
+    trainer.train()
+    for kind in ("auxiliary", "encode_text"):
+        assert cost.total[kind] == trainer.meter.work[kind], kind
+
+
+def test_a_network_that_learns_at_each_boundary_is_told_of(make_vit, make_trainer, text_encoder):
+    def notes(toward):
+        cea = CEACallback(text_encoder, domain_prompt="a foggy day", toward=toward)
+        return make_trainer(make_vit(), [cea]).inspect().cost.notes
+
+    assert any("learned_difference" in note for note in notes("learned_difference"))
+    assert not any("learned_difference" in note for note in notes("difference"))
 
 
 def test_nothing_is_a_share_of_nothing(arguments):

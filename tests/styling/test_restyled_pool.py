@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,21 @@ import pytest
 import transformers as tf
 import yaml
 from datasets import Dataset
+from own_processes import environment
+from resumed_runs import StopAfter, Stopped, assert_same_run
 
 from vecaf_hf import VeCAFTrainer
-from vecaf_hf.recipe import build_trainer, parse
+from vecaf_hf.inspection import embedding_map
+from vecaf_hf.recipe import build_trainer, parse, restyling
 from vecaf_hf.recipe.restyling import read_style
 from vecaf_hf.terminal import UsageError
 
 FASHION = Path(__file__).parents[2] / "recipes" / "data" / "fashion_mnist"
+SCRIPT = Path(__file__).with_name("restyle_in_processes.py")
 SAMPLES, STEPS, BATCH = 30, 2, 3
+RESUMABLE = {"num_loops": 2, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
 
+WriteOptions = Callable[..., Path]
 Build = Callable[..., VeCAFTrainer]
 
 
@@ -41,20 +50,44 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def build(model: str, tmp_path: Path) -> Build:
-    """The trainer of a recipe with a YAML file of options."""
+def write_options(model: str, tmp_path: Path) -> WriteOptions:
+    """The YAML file of a recipe's options."""
 
-    def make(**options: Any) -> VeCAFTrainer:
+    def write(**options: Any) -> Path:
         shared = {"dataset_name": str(FASHION), "validation_split": "validation", "max_train_samples": SAMPLES}
         shared |= {"pool": "domains", "model_name_or_path": model, "text_encoder": "none", "image_size": 28}
         run = {"strategy": "full", "max_steps": 2, "num_loops": 1, "total_train_batch_size": 4, "use_cpu": True}
         shown = {"output_dir": str(tmp_path / "run"), "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
         file = tmp_path / "options.yaml"
         file.write_text(yaml.safe_dump({**shared, **run, **shown, **options}))
-        trainer, _ = build_trainer(*parse({}, ["--config", str(file)]))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def build(write_options: WriteOptions) -> Build:
+    """The trainer of a recipe with a YAML file of options."""
+
+    def make(**options: Any) -> VeCAFTrainer:
+        trainer, _ = build_trainer(*parse({}, ["--config", str(write_options(**options))]))
         return trainer
 
     return make
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The prompts that a network was trained for, each of them another one, as on a GPU."""
+    prompts: list[str] = []
+    train = restyling.train_style
+
+    def counted(pool: Any, column: str, options: Any, *rest: Any) -> Any:
+        prompts.append(options.prompt)
+        return train(pool, column, replace(options, seed=len(prompts)), *rest)
+
+    monkeypatch.setattr(restyling, "train_style", counted)
+    return prompts
 
 
 def pool_of(trainer: VeCAFTrainer) -> Dataset:
@@ -75,17 +108,19 @@ def test_the_pool_is_there_twice_and_once_restyled(build: Build, style: dict[str
     assert all(made != source for source, made in zip(images[:SAMPLES], images[SAMPLES:], strict=True))
 
 
-def test_the_run_trains_on_both_and_counts_what_came_before(build: Build, style: dict[str, Any]) -> None:
-    # The second time, whatever the first one has kept.
+def test_the_run_trains_on_both_and_counts_what_came_before(
+    build: Build, style: dict[str, Any], tmp_path: Path
+) -> None:
+    # The second time it reads what the first one has kept; the third time it has a folder of its own, and a cache.
     counted = []
-    for _ in range(2):
-        trainer = build(restyle=style)
+    for folder in ("run", "run", "other"):
+        trainer = build(restyle=style, output_dir=str(tmp_path / folder))
         trainer.train()
         assert len(trainer.selection) == 2 * SAMPLES
         work = trainer.meter.work["auxiliary"]
         assert work.samples == STEPS * BATCH + SAMPLES and work.seconds > 0
         counted.append(work.flops)
-    assert counted[0] == counted[1] > 0
+    assert counted[0] == counted[1] == counted[2] > 0
     plain = build()
     plain.train()
     assert trainer.meter.work["train"].flops == plain.meter.work["train"].flops > 0
@@ -93,13 +128,95 @@ def test_the_run_trains_on_both_and_counts_what_came_before(build: Build, style:
 
 
 def test_a_resumed_run_counts_it_once(build: Build, style: dict[str, Any]) -> None:
-    run = {"restyle": style, "num_loops": 2, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
-    whole = build(**run)
+    whole = build(restyle=style, **RESUMABLE)
     whole.train()
-    resumed = build(**run)
+    resumed = build(restyle=style, **RESUMABLE)
     resumed.train(resume_from_checkpoint=str(Path(str(whole.args.output_dir)) / "checkpoint-2"))
     assert resumed.meter.work["auxiliary"].samples == whole.meter.work["auxiliary"].samples
     assert resumed.meter.work["auxiliary"].flops == whole.meter.work["auxiliary"].flops
+
+
+def test_a_killed_run_goes_on_though_its_network_would_come_out_another_one(
+    build: Build, style: dict[str, Any], trained: list[str], tmp_path: Path
+) -> None:
+    killed = build(restyle=style, **RESUMABLE)
+    killed.add_callback(StopAfter(3))
+    with pytest.raises(Stopped):
+        killed.train()
+    resumed = build(restyle=style, **RESUMABLE)
+    assert images_of(pool_of(resumed)) == images_of(pool_of(killed)) and len(trained) == 1
+    # With its seconds: of a run that has no checkpoint yet they are all there is.
+    assert resumed.work_before.state() == killed.work_before.state()
+    resumed.train(resume_from_checkpoint=True)
+    trained.clear()
+    whole = build(restyle=style, output_dir=str(tmp_path / "whole"), **RESUMABLE)
+    whole.train()
+    assert len(trained) == 1
+    assert_same_run(whole, resumed)
+    assert resumed.meter.work["auxiliary"].samples == whole.meter.work["auxiliary"].samples
+    assert resumed.meter.work["auxiliary"].flops == whole.meter.work["auxiliary"].flops
+
+
+def test_another_style_or_pool_is_made_anew(build: Build, style: dict[str, Any], trained: list[str]) -> None:
+    fog = {**style, "prompt": "it's a foggy day"}
+    snowy, foggy = pool_of(build(restyle=style)), pool_of(build(restyle=fog))
+    assert images_of(foggy) != images_of(snowy)
+    other = pool_of(build(restyle=fog, pool="clean"))
+    assert trained == [style["prompt"], fog["prompt"], fog["prompt"]]
+    assert images_of(other)[:SAMPLES] != images_of(foggy)[:SAMPLES]
+    assert images_of(pool_of(build(restyle=fog, pool="clean"))) == images_of(other) and len(trained) == 3
+    build(restyle=fog)
+    assert len(trained) == 4
+
+
+def test_what_is_kept_stays_until_there_is_something_else(
+    build: Build, style: dict[str, Any], trained: list[str]
+) -> None:
+    before = images_of(pool_of(build(restyle=style)))
+    with pytest.raises(ValueError, match="lower learning_rate"):
+        build(restyle={**style, "learning_rate": 1e30, "steps": 10})
+    assert images_of(pool_of(build(restyle=style))) == before
+    assert len(trained) == 2
+
+
+def test_two_processes_train_one_network_and_have_one_pool(
+    write_options: WriteOptions, style: dict[str, Any], tmp_path: Path
+) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, str(SCRIPT), str(write_options(restyle=style)), str(tmp_path)],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    main, other = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert main["images"] == other["images"] and len(main["images"]) == 2 * SAMPLES
+    assert (main.pop("made"), other.pop("made")) == ([STEPS * BATCH, SAMPLES], [])
+    for counted in (main["counted"], other["counted"]):
+        assert counted == [STEPS * BATCH + SAMPLES, pytest.approx(main["counted"][1])]
+
+
+def test_an_inspection_foresees_it(build: Build, style: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # UMAP takes its time to compile.
+    monkeypatch.setattr(embedding_map, "find_spec", lambda name: None)
+    trainer = build(restyle=style, **RESUMABLE)
+    cost = trainer.inspect().cost
+    trainer.train()
+    for kind in ("auxiliary", "encode_text"):
+        assert cost.total[kind] == trainer.meter.work[kind], kind
+    assert cost.total["auxiliary"].flops > 0 and cost.share("flops") > 0
+    assert "auxiliary" not in cost.plain
+
+
+@pytest.mark.parametrize("option", ["model_name_or_path", "text_encoder"])
+def test_a_model_that_is_not_there_is_told_before_it(
+    build: Build, style: dict[str, Any], trained: list[str], option: str
+) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        build(restyle=style, **{option: "./nowhere"})
+    assert not trained
 
 
 def test_the_style_is_the_seeds(build: Build, style: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ class UnitCosts:
         train_seconds: Loading a sample, its forward and its backward pass, in one process.
         select: One selection, as the first one went.
         encode_text: All captions; what the cache holds costs nothing.
+        before: What was done before there was a trainer, by kind.
     """
 
     forward_flops: float
@@ -40,6 +41,7 @@ class UnitCosts:
     train_seconds: float
     select: Work = field(default_factory=Work)
     encode_text: Work = field(default_factory=Work)
+    before: Mapping[str, Work] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class RunSizes:
         held_out: Samples that a strategy fits a model of its own on.
         has_cea: Whether embeddings are augmented.
         has_captioner: Whether their captions are made in the run.
+        learns_map: Whether they are moved by a network that learns at each boundary.
     """
 
     selected: int
@@ -59,6 +62,7 @@ class RunSizes:
     held_out: int = 0
     has_cea: bool = False
     has_captioner: bool = False
+    learns_map: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ def foreseen(args: VeCAFArguments, schedule: LoopSchedule, sizes: RunSizes, unit
                 "evaluate": _evaluated(times * sizes.evaluated, world, unit),
             }
         )
+    # As the meter does, which has it when the run begins.
+    loops[0] |= {kind: summed([loops[0][kind], work]) for kind, work in unit.before.items()}
     plain = {kind: summed(loop[kind] for loop in loops) for kind in PLAIN}
     return Budget(tuple(loops), plain, notes=_unforeseen(args, sizes))
 
@@ -188,6 +194,8 @@ def _unforeseen(args: VeCAFArguments, sizes: RunSizes) -> tuple[str, ...]:
         )
     if strategy.learner is not None:
         notes.append("What the strategy's own networks cost, and what they look at, cannot be told before they learn.")
+    if sizes.learns_map:
+        notes.append('What the network of toward="learned_difference" costs, in training and in use, is not in it.')
     if args.scoring_way[0] == "proxy" and strategy.needs_forward:
         notes.append("The probe's fits at later boundaries are not in it; they take no forward pass.")
     if strategy.sets_size:

@@ -111,6 +111,7 @@ def look(trainer: VeCAFTrainer, samples: int | None) -> Look:
         held_out,
         cea is not None,
         cea is not None and cea.captioner is not None,
+        cea is not None and cea.options.toward == "learned_difference",
     )
     return Look(schedule, selection, candidates, is_drawn, part, scores, sizes, unit)
 
@@ -219,6 +220,7 @@ def _unit_costs(twin: VeCAFTrainer, selection: Selection) -> UnitCosts:
         train_seconds=_training_seconds(twin, selection),
         select=copy.copy(work["select"]),
         encode_text=copy.copy(work["encode_text"]) if twin.cea is not None else Work(),
+        before=copy.deepcopy(twin.work_before.work),
     )
 
 

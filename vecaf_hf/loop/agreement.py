@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from vecaf_hf.selection import Selection
@@ -14,7 +14,7 @@ from vecaf_hf.selection import Selection
 T = TypeVar("T")
 
 
-def decided_by_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
+def decided_by_main(accelerator: Accelerator | PartialState, decide: Callable[[], T]) -> T:
     """What `decide` returns in the main process, in every process.
 
     Raises:

@@ -22,11 +22,10 @@ from transformers import (
 )
 
 from vecaf_hf.arguments import VeCAFArguments
-from vecaf_hf.augmentation import CEACallback
+from vecaf_hf.augmentation import CEACallback, TextEncoder
 from vecaf_hf.augmentation.captions import find_captions
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.augmentation.text_checkpoint import LOADING_ADVICE
-from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.columns import find_label_column, read_labels
 from vecaf_hf.data.pools import make_pool
 from vecaf_hf.printable import listed
@@ -171,27 +170,28 @@ def build_trainer(
     args.label_column = label
     check_choice("image_column", cea.image_column, splits["train"].column_names)
     splits["train"] = make_pool(splits["train"], recipe.pool, label, cea.image_column, recipe.split_seed)
-    work_before = CostMeter()
-    if isinstance(recipe.restyle, dict):
-        splits["train"] = with_restyled(splits["train"], cea.image_column, recipe.restyle, args, work_before)
     name = resolve_model(recipe.model_name_or_path)
     with naming("model", name):
         processor = AutoImageProcessor.from_pretrained(name)
     train_transform, eval_transform = image_transforms(recipe, processor)
+    encoder = None if recipe.text_encoder is None else TextEncoder(resolve_model(recipe.text_encoder))
+    # Trainer seeds the generators too, but only once it has the model, whose fresh head is drawn before. Nothing may
+    # come between seed and model: what is found cached draws nothing, what is not may.
+    set_seed(args.seed)
+    model, work_before = load_model(name, splits["train"].features[label].names), None
+    if isinstance(recipe.restyle, dict):
+        # Once the models are found: it may take hours.
+        splits["train"], work_before = with_restyled(splits["train"], cea.image_column, recipe.restyle, args)
     callbacks = []
-    if recipe.text_encoder is not None:
-        encoder = resolve_model(recipe.text_encoder)
+    if encoder is not None:
         captions = captions_of(recipe, splits["train"], label)
         callbacks.append(CEACallback(encoder, captions, recipe.captioner, **vars(cea)))
 
     def view(split: str, transform: v2.Transform) -> Dataset:
         return with_images(splits[split], transform, cea.image_column, label)
 
-    # Trainer seeds the generators too, but only once it has the model, whose fresh head is drawn before. Nothing may
-    # come between seed and model: what is found cached draws nothing, what is not may.
-    set_seed(args.seed)
     trainer = VeCAFTrainer(
-        model=load_model(name, splits["train"].features[label].names),
+        model=model,
         args=args,
         train_dataset=view("train", train_transform),
         scoring_dataset=view("train", eval_transform),
@@ -199,7 +199,7 @@ def build_trainer(
         processing_class=processor,
         data_collator=collate,
         callbacks=callbacks,
+        work_before=work_before,
         **{"compute_metrics": accuracy, **instead},
     )
-    trainer.work_before = work_before
     return trainer, view("test", eval_transform) if "test" in splits else None

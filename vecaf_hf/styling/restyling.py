@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,12 @@ from datasets.fingerprint import Hasher
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors.torch import save
 
+from vecaf_hf.augmentation.captioning import LoadImage
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.styling.network import StyleNetwork
 from vecaf_hf.styling.source import source_images
+
+RestyleBatch = Callable[[Any, list[int]], dict[str, list[Any]]]
 
 
 def restyled(
@@ -24,7 +27,7 @@ def restyled(
     meter: CostMeter | None = None,
     batch_size: int = 32,
     disable_tqdm: bool = False,
-    reads_kept: bool = True,
+    load_from_cache_file: bool = True,
 ) -> datasets.Dataset:
     """The dataset with its images restyled, each in its own size; everything else stays, labels and captions too.
 
@@ -38,21 +41,12 @@ def restyled(
         meter: Counts the work, as auxiliary.
         batch_size: Images in memory at a time.
         disable_tqdm: Whether to hide the progress bar.
-        reads_kept: Whether what an earlier call has kept is read; without it, all is restyled anew, and counted.
+        load_from_cache_file: As `Dataset.map` has it: without, all images are restyled anew, and counted.
 
     Raises:
         ValueError: The dataset has no such column of images, or an image cannot be read.
     """
-    load = source_images(dataset, image_column, "restyled")
-    counted = meter or CostMeter()
-
-    def restyle(batch: Any, positions: list[int]) -> dict[str, list[Any]]:
-        images = [load(position) for position in positions]
-        with counted.measured("auxiliary"):
-            made = network.restyle(images)
-        counted.add("auxiliary", len(images))
-        return {image_column: made}
-
+    restyle = _restyling(source_images(dataset, image_column, "restyled"), image_column, network, meter or CostMeter())
     with _progress_bars(hidden=disable_tqdm):
         made = dataset.with_format(None).map(
             restyle,
@@ -60,13 +54,26 @@ def restyled(
             batched=True,
             batch_size=batch_size,
             features=dataset.features,
-            load_from_cache_file=reads_kept,
+            load_from_cache_file=load_from_cache_file,
             # What the meter has counted must not tell results apart.
             new_fingerprint=_fingerprint(dataset, image_column, network),
             desc="Restyling images",
         )
     form = dict(dataset.format)
     return made.with_format(**form.pop("format_kwargs"), **form)
+
+
+def _restyling(load: LoadImage, column: str, network: StyleNetwork, meter: CostMeter) -> RestyleBatch:
+    """What `Dataset.map` calls: a batch and its positions in, the column restyled out; counted."""
+
+    def restyle(batch: Any, positions: list[int]) -> dict[str, list[Any]]:
+        images = [load(position) for position in positions]
+        with meter.measured("auxiliary"):
+            made = network.restyle(images)
+        meter.add("auxiliary", len(images))
+        return {column: made}
+
+    return restyle
 
 
 def _fingerprint(dataset: datasets.Dataset, column: str, network: StyleNetwork) -> str:
