@@ -44,6 +44,13 @@ logger = logging.getLogger(__name__)
 # Seconds until another look, while other processes are at all that is left.
 WAITING = 5
 
+# What is for training alone, left out where a model is tested; None is an option that is not given.
+OF_TRAINING = {
+    "text_encoder": "none",
+    "restyle": "none",
+    **dict.fromkeys(("domain_prompt", "domain_affinity", "affinity_by", "toward")),
+}
+
 # (results, folder) -> what is printed of the tables that it wrote there.
 Report = Callable[[dict[str, Any], Path], str]
 
@@ -80,7 +87,7 @@ def arguments_of(grid: Grid, cell: Cell, **options: Any) -> Arguments:
         "disable_tqdm": True,
         **options,
     }
-    given = {name: value for name, value in values.items() if name not in grid.OWN}
+    given = {name: value for name, value in values.items() if name not in grid.OWN and value is not None}
     return parse({}, [word for name, value in given.items() for word in (f"--{name}", word_of(value))])
 
 
@@ -104,6 +111,15 @@ def check(grid: Grid) -> None:
             arguments_of(grid, grid.tuning(pool, method)[0])
         except UsageError as error:
             raise UsageError(f"method {method!r} on pool {pool!r}: {error}") from error
+
+
+def check_targets(grid: Grid) -> None:
+    """Raise a UsageError where a target's images cannot be had on this machine: not when all is trained."""
+    for name, values in grid.targets.items():
+        try:
+            Target(**values).check()
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"target {name!r}: {error}") from error
 
 
 def run(grid: Grid, cell: Cell) -> None:
@@ -130,15 +146,17 @@ def test(grid: Grid, cell: Cell) -> None:
     of all."""
     result = grid.result(cell)
     assert result is not None
-    # Without what is for training alone.
-    untrained = {"text_encoder": "none", "restyle": "none"}
-    trainer, split = trainer_of(grid, cell, model_name_or_path=str(grid.model(cell)), **untrained)
+    options = {"model_name_or_path": str(grid.model(cell)), **OF_TRAINING}
+    # Before there is a trainer, whose Accelerator is reset where arguments are made.
+    recipe, _, _ = arguments_of(grid, cell, **options)
+    trainer, split = trainer_of(grid, cell, **options)
     metrics = trainer.evaluate(split, metric_key_prefix="test")
     result["test"] = metrics["test_accuracy"]
     if grid.MEASURES:
         result["measures"] = {name: metrics[f"test_{name}"] for name in grid.MEASURES}
     for name, values in grid.targets.items():
-        target = Target(**values).of(split, grid.image_column(cell), str(trainer.args.label_column))
+        columns = grid.image_column(cell), str(trainer.args.label_column)
+        target = Target(**values).of(split, *columns, recipe, trainer.processing_class)
         accuracy = trainer.evaluate(target, metric_key_prefix="test")["test_accuracy"]
         result.setdefault("targets", {})[name] = accuracy
     write(grid.file(cell), result)
@@ -218,6 +236,7 @@ def carry_out(grid: Grid, report_only: bool = False, report: Report | None = Non
     """Run what is missing, and report; `report` (results, folder) -> text is `write_report` unless given."""
     if not report_only:
         check(grid)
+        check_targets(grid)
         if failed := work_off(grid):
             raise SystemExit(f"{len(failed)} runs failed, as logged: {listed(cell.name for cell in failed)}")
     # All processes come here at once.

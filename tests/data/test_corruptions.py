@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features
+from datasets import Image as ImageColumn
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -172,5 +173,40 @@ def test_it_is_made_once(fashion: Dataset, tmp_path: Path) -> None:
 
 
 def test_a_column_that_is_not_there(fashion: Dataset) -> None:
-    with pytest.raises(ValueError, match=r"no column 'img'; its columns are image, label"):
+    with pytest.raises(ValueError, match=r"column 'img' .* is not there .columns: image, label.*: name the column"):
         corrupted(fashion, "img", "snow", 3)
+
+
+def test_it_is_made_anew_with_another_working_size_or_package(
+    fashion: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fashion.select(range(3)).to_parquet(tmp_path / "few.parquet")
+
+    def key() -> str:
+        stored = Dataset.from_parquet(str(tmp_path / "few.parquet"), cache_dir=str(tmp_path / "cache"))
+        return Path(corrupted(stored, "image", "fog", 3).cache_files[0]["filename"]).name
+
+    first = key()
+    assert key() == first
+    with monkeypatch.context() as patch:
+        patch.setattr("vecaf_hf.data.corruptions.WORKING_SIZE", 56)
+        smaller = key()
+    monkeypatch.setattr("vecaf_hf.data.corruptions.version", lambda package: "0")
+    assert len({first, smaller, key()}) == 3
+
+
+def test_some_samples_are_drawn_by_their_place_among_these(fashion: Dataset) -> None:
+    made = corrupted(fashion, "image", "snow", 3, seed=1, rows=[5, 2])
+    expected = corrupted(fashion.select([5, 2]), "image", "snow", 3, seed=1)
+    assert made["label"] == expected["label"]
+    assert all(np.array_equal(one, other) for one, other in zip(made["image"], expected["image"], strict=True))
+
+
+@pytest.mark.parametrize(("bad", "says"), [(b"no image", "cannot be read"), (None, "is missing")])
+def test_an_image_that_cannot_be_read_is_named(fashion: Dataset, bad: bytes | None, says: str) -> None:
+    images = fashion.select(range(3)).with_format("arrow")["image"].to_pylist()
+    stored = [*images, None if bad is None else {"bytes": bad, "path": None}]
+    dataset = Dataset.from_dict({"image": stored}, features=Features(image=ImageColumn()))
+    for rows in (None, [3, 0]):
+        with pytest.raises(ValueError, match=rf"the image of sample 3 .column 'image'. {says}.*: mend it"):
+            corrupted(dataset, "image", "snow", 3, rows=rows)

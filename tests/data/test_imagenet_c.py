@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,15 +57,42 @@ def test_classes_that_training_has_not_are_left_out(tmp_path: Path, caplog: pyte
     assert f"2 images of {root} have no class of the training set" in caplog.text
 
 
-def test_all_of_imagenet_is_numbered_by_wordnet_id_whatever_its_names() -> None:
-    imagenet = ImageNetInfo("imagenet-1k")
-    ids = imagenet.label_names()
-    names = [imagenet.index_to_description(number) for number in range(1000)]
-    assert class_numbers([TENCH, MACHINE, BIRD], names) == [0, ids.index(MACHINE), ids.index(BIRD)]
-    # The two have the same name.
-    assert names[ids.index(MACHINE)] == names[ids.index(BIRD)] == "crane"
-    assert class_numbers([MACHINE, TENCH], sorted(ids, reverse=True)) == [999 - ids.index(MACHINE), 999]
+IDS = ImageNetInfo("imagenet-1k").label_names()
+DESCRIPTIONS = [ImageNetInfo("imagenet-1k").index_to_description(number) for number in range(1000)]
+# Its two cranes have names of their own on the Hub, as a ClassLabel's classes must.
+ON_THE_HUB = ["crane2" if name == MACHINE else said for name, said in zip(IDS, DESCRIPTIONS, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "class_names", [IDS, ON_THE_HUB, [*map(str, range(1000))]], ids=["WordNet ids", "ImageNet's names", "numbers"]
+)
+@pytest.mark.parametrize("order", [list, sorted], ids=["in order", "sorted"])
+def test_all_of_imagenet_is_known_by_its_names_in_any_order(class_names: list[str], order: Any) -> None:
+    shown = order(class_names)
+    assert class_numbers(IDS, shown) == [shown.index(name) for name in class_names]
+
+
+def test_names_that_two_classes_share() -> None:
+    assert DESCRIPTIONS[IDS.index(MACHINE)] == DESCRIPTIONS[IDS.index(BIRD)] == "crane"
+    # Classes that were read from texts are one by the same name.
+    assert (
+        class_numbers([TENCH, MACHINE, BIRD], sorted({*DESCRIPTIONS}))[1:]
+        == [sorted({*DESCRIPTIONS}).index("crane")] * 2
+    )
     assert class_numbers(["bag", "no such class"], ["shirt", "bag"]) == [1, None]
+
+
+@pytest.mark.parametrize(
+    "class_names",
+    [[f"bird{number}" for number in range(1000)], [*map(str, range(100))], [*map(str, range(1, 1001))]],
+    ids=["other names", "numbers of some classes", "numbers from 1"],
+)
+def test_a_place_alone_names_no_class(class_names: list[str], tmp_path: Path) -> None:
+    assert class_numbers([TENCH, SHARK], class_names) == [None, None]
+    root = write(tmp_path / "c", f"snow/3/{TENCH}")
+    says = r"none is among the training set's: .*; name these by WordNet id or as ImageNet does .'tench, Tinca tinca'."
+    with pytest.raises(ValueError, match=says):
+        load_imagenet_c(root, "snow", 3, class_names)
 
 
 def test_on_the_hub_it_is_asked_for_by_folder_or_by_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +136,12 @@ def test_what_is_missing_is_told(
     root = write(tmp_path / "c", f"snow/3/{TENCH}")
     with pytest.raises(ValueError, match=says):
         load_imagenet_c(root, corruption, severity, class_names)
+
+
+def test_a_folder_that_is_not_there_is_not_asked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vecaf_hf.data.imagenet_c.load_dataset", lambda *_, **__: pytest.fail("asked"))
+    for name in (str(tmp_path / "none"), "./none"):
+        with pytest.raises(ValueError, match=r"there is no folder .*none: unpack ImageNet-C there, or give a .*Hub id"):
+            load_imagenet_c(name, "snow", 3, [TENCH])

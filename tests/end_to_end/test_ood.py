@@ -163,6 +163,10 @@ def test_a_tiny_grid_from_nothing_to_a_table(tmp_path: Path, monkeypatch: pytest
     [
         ({"targets": {"snow": {"corruption": "snoww"}}}, r"target 'snow': corruption is 'snoww' .did you mean 'snow'"),
         ({"targets": {"snow": {"corruption": "snow", "sevrity": 1}}}, r"target 'snow': .*'sevrity'"),
+        (
+            {"targets": {"snow": {"corruption": "snow", "dataset_name": "/no/such"}}},
+            r"target 'snow': there is no folder",
+        ),
         ({"options": {"test_split": "none"}}, r"test_split is none, and the targets snow are read with the test split"),
     ],
 )

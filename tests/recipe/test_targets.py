@@ -1,42 +1,76 @@
-"""Targets of a run's model: the test split corrupted, or ImageNet-C, under the test split's transform."""
+"""Targets of a run's model: the test split corrupted, or ImageNet-C, as the model takes them."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
+from PIL import Image
+from torch import Tensor
 
+from vecaf_hf.data.corruptions import corrupt
+from vecaf_hf.recipe import RecipeArguments
 from vecaf_hf.recipe.targets import Target
+from vecaf_hf.seeding import seed_of
+
+PROCESSOR = SimpleNamespace(image_mean=[0.0] * 3, image_std=[1.0] * 3)
 
 
-def as_arrays(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    return {"pixel_values": [np.asarray(one.convert("L")) for one in batch["image"]], "labels": batch["label"]}
+def recipe(**options: Any) -> RecipeArguments:
+    return RecipeArguments(**{"image_size": 28, "crop_scale": 1.0, **options})
+
+
+def pixels(picture: Image.Image) -> Tensor:
+    """[3, h, w] in [0, 1]."""
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1) / 255
+
+
+def not_called(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    raise AssertionError("the test split's own transform")
 
 
 def test_the_test_split_is_corrupted_before_its_transform(fashion: Dataset) -> None:
-    test = fashion.select(range(6)).with_transform(as_arrays)
-    snow, again, other = (Target("snow", 3, seed).of(test, "image", "label") for seed in (0, 0, 1))
-    assert [one["labels"] for one in snow] == [one["labels"] for one in test]
+    few = fashion.select(range(6))
+    snow, again, other = (
+        Target("snow", 3, seed).of(few.with_transform(not_called), "image", "label", recipe(), PROCESSOR)
+        for seed in (0, 0, 1)
+    )
+    assert [one["labels"] for one in snow] == few["label"][:]
     for row in range(6):
-        assert snow[row]["pixel_values"].shape == (28, 28)
-        assert not np.array_equal(snow[row]["pixel_values"], test[row]["pixel_values"])
-        assert np.array_equal(snow[row]["pixel_values"], again[row]["pixel_values"])
-        assert not np.array_equal(snow[row]["pixel_values"], other[row]["pixel_values"])
+        expected = pixels(corrupt(few[row]["image"], "snow", 3, seed_of(0, row)))
+        assert torch.allclose(snow[row]["pixel_values"], expected)
+        assert torch.equal(snow[row]["pixel_values"], again[row]["pixel_values"])
+        assert not torch.equal(snow[row]["pixel_values"], other[row]["pixel_values"])
+
+
+def imagenet_c(folder: Path) -> list[Image.Image]:
+    """Two images of 56 px in its folders."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, 56, 56, 3), np.uint8)
+    for name, one in zip(("bag", "dress"), noise, strict=True):
+        (folder / "snow" / "5" / name).mkdir(parents=True)
+        Image.fromarray(one).save(folder / "snow" / "5" / name / "one.png")
+    return [*map(Image.fromarray, noise)]
 
 
 def test_imagenet_c_has_the_test_splits_columns_and_classes(
     fashion: Dataset, class_names: list[str], tmp_path: Path
 ) -> None:
-    for name in ("bag", "dress"):
-        (tmp_path / "snow" / "5" / name).mkdir(parents=True)
-        fashion[0]["image"].save(tmp_path / "snow" / "5" / name / "one.png")
-    test = fashion.select(range(2)).with_transform(as_arrays)
-    target = Target("snow", 5, dataset_name=str(tmp_path)).of(test, "image", "label")
+    images = imagenet_c(tmp_path)
+    test = fashion.select(range(2)).with_transform(not_called)
+    # Where the test split is cropped, these are not: they are crops already.
+    options = recipe(image_size=56, crop_scale=0.08)
+    target = Target("snow", 5, dataset_name=str(tmp_path)).of(test, "image", "label", options, PROCESSOR)
     assert [class_names[one["labels"]] for one in target] == ["bag", "dress"]
-    assert np.array_equal(target[0]["pixel_values"], np.asarray(fashion[0]["image"]))
+    assert all(torch.allclose(one["pixel_values"], pixels(image)) for one, image in zip(target, images, strict=True))
+    cropped = Target("brightness", 1).of(test, "image", "label", recipe(crop_scale=0.08), PROCESSOR)
+    whole = Target("brightness", 1).of(test, "image", "label", recipe(), PROCESSOR)
+    assert not torch.equal(cropped[0]["pixel_values"], whole[0]["pixel_values"])
 
 
 def test_a_target_is_checked_when_it_is_made() -> None:
@@ -46,3 +80,23 @@ def test_a_target_is_checked_when_it_is_made() -> None:
         Target("snow", 7)
     with pytest.raises(ValueError, match=r"seed is -1"):
         Target("snow", seed=-1)
+    with pytest.raises(
+        ValueError, match=r"dataset_config_name is 'snow_3', and there is no dataset_name: give the Hub"
+    ):
+        Target("snow", dataset_config_name="snow_3")
+
+
+def test_what_a_target_needs_can_be_checked_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imagenet_c(tmp_path / "c")
+    Target("snow", 5, dataset_name=str(tmp_path / "c")).check()
+    # What it is on the Hub shows when it is asked for.
+    Target("snow", 3, dataset_name="someone/imagenet-c", dataset_config_name="snow_3").check()
+    with pytest.raises(ValueError, match=r"has no folder snow/3, nor has one of those in it"):
+        Target("snow", 3, dataset_name=str(tmp_path / "c")).check()
+    with pytest.raises(ValueError, match=r"there is no folder /no/such/folder: unpack ImageNet-C there"):
+        Target("snow", 3, dataset_name="/no/such/folder").check()
+    Target("snow").check()
+    monkeypatch.setitem(sys.modules, "imagecorruptions", None)
+    with pytest.raises(ImportError, match=r"vecaf_hf\[corruptions\]"):
+        Target("snow").check()
+    Target("snow", 5, dataset_name=str(tmp_path / "c")).check()

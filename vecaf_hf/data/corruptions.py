@@ -7,16 +7,20 @@ They are those of the `imagecorruptions-imaug` package, the kept-up fork of `ima
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import datasets
 import numpy as np
+from datasets.fingerprint import Hasher
 from PIL import Image
 
-from vecaf_hf.data.columns import check_column
+from vecaf_hf.data.stored_images import source_images
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.validation import check_choice, whole
 
+PACKAGE = "imagecorruptions-imaug"
 # Their parameters are lengths in pixels of ImageNet's images: flakes, drops, patches, radii.
 WITH_LENGTHS = (
     *("snow", "frost", "fog", "spatter"),
@@ -60,7 +64,7 @@ def corrupt(picture: Image.Image, name: str, severity: int, seed: int) -> Image.
         working = working.resize(size, Image.Resampling.BICUBIC)
     options = {"seed": seed} if name in OWN_GENERATOR else {}
     with seeded(seed):
-        found = _corruptions()[name](working, severity, **options)
+        found = package_corruptions()[name](working, severity, **options)
     # As the package's own `corrupt`, which refuses small images, rounds.
     made = Image.fromarray(np.asarray(found).astype(np.uint8))
     if made.size != picture.size:
@@ -69,9 +73,15 @@ def corrupt(picture: Image.Image, name: str, severity: int, seed: int) -> Image.
 
 
 def corrupted(
-    dataset: datasets.Dataset, image_column: str, name: str, severity: int, seed: int = 0
+    dataset: datasets.Dataset,
+    image_column: str,
+    name: str,
+    severity: int,
+    seed: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> datasets.Dataset:
-    """The dataset with every image corrupted, each by (seed, its position); made once, then from `datasets`' cache.
+    """Samples with their images corrupted, each by (seed, its place among them); made once, then from `datasets`'
+    cache.
 
     Args:
         dataset: With a column of images; a transform of it is left out.
@@ -79,19 +89,29 @@ def corrupted(
         name: One of CORRUPTIONS.
         severity: 1 to 5.
         seed: Of at least 0.
+        rows: Positions of the samples; all by default.
 
     Raises:
-        ValueError: There is no such column, or the name or the severity is none.
+        ValueError: There is no such column of images, an image cannot be read, or the name or the severity is none.
         ImportError: The package is not there.
     """
     check_corruption(name, severity)
-    check_column(dataset, image_column)
+    package_corruptions()
+    load = source_images(dataset, image_column, "a corruption")
+    positions = range(len(dataset)) if rows is None else rows
+    chosen = dataset.with_format(None).select(positions)
 
-    def apply(picture: Image.Image, position: int) -> dict[str, Image.Image]:
-        return {image_column: corrupt(picture, name, severity, seed_of(seed, position))}
+    def apply(sample: Any, place: int) -> dict[str, Image.Image]:
+        return {image_column: corrupt(load(positions[place]), name, severity, seed_of(seed, place))}
 
-    return dataset.with_format(None).map(
-        apply, with_indices=True, input_columns=image_column, features=dataset.features, desc=f"{name} {severity}"
+    # Whatever the images depend on; by itself, `map` does not see what `corrupt` goes by.
+    depends_on = [chosen._fingerprint, image_column, name, severity, seed, WORKING_SIZE, version(PACKAGE)]
+    return chosen.map(
+        apply,
+        with_indices=True,
+        features=dataset.features,
+        new_fingerprint=Hasher.hash(depends_on),
+        desc=f"{name} {severity}",
     )
 
 
@@ -102,7 +122,12 @@ def check_corruption(name: str, severity: int) -> None:
         raise ValueError(f"severity is {severity}; it must be {SEVERITIES[0]} to {SEVERITIES[-1]}")
 
 
-def _corruptions() -> dict[str, Any]:
+def package_corruptions() -> dict[str, Any]:
+    """The package's corruptions by name.
+
+    Raises:
+        ImportError: It is not there; the message says how to install it.
+    """
     try:
         from imagecorruptions import corruption_dict
     except ImportError as error:

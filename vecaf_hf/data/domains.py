@@ -7,11 +7,10 @@ from typing import Any
 
 import datasets
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from vecaf_hf.data.columns import check_column, read_column
-from vecaf_hf.data.corruptions import corrupt
+from vecaf_hf.data.corruptions import corrupted
 from vecaf_hf.seeding import seed_of
 
 # Corruption -> what is added to the captions of images under it.
@@ -28,35 +27,31 @@ def domains(dataset: datasets.Dataset, label: str, image: str, generator: np.ran
     The column `domain` tells them. All others stay as they are. A sample without a caption gets none.
 
     Raises:
-        ValueError: The dataset has no column `caption`.
+        ValueError: The dataset has no column `caption`, has a column `domain` already, or an image of those cannot be
+            read.
     """
     check_column(dataset, CAPTION)
+    if DOMAIN in dataset.column_names:
+        raise ValueError(f"the dataset has a column {DOMAIN!r} already, which this pool adds: rename or remove it")
     order, seed = generator.permutation(len(dataset)), int(generator.integers(2**31))
     count = max(1, round(PART * len(dataset)))
     *chosen, others = np.split(order, count * np.arange(1, len(DOMAINS) + 1))
     names = np.full(len(dataset), "", dtype=object)
     for name, rows in zip(DOMAINS, chosen, strict=True):
         names[rows] = name
-    marked = dataset.add_column(DOMAIN, names.tolist())
+    captions = [
+        f"{caption}, {DOMAINS[name]}" if name and caption else caption
+        for name, caption in zip(names, read_column(dataset, CAPTION), strict=True)
+    ]
+    said = dataset.remove_columns(CAPTION).add_column(CAPTION, captions, feature=dataset.features[CAPTION])
+    marked = said.add_column(DOMAIN, names.tolist())
     parts = [
-        moved(marked.select(rows), image, name, seed_of(seed, number))
+        corrupted(marked, image, name, SEVERITY, seed_of(seed, number), rows.tolist())
         for number, (name, rows) in enumerate(zip(DOMAINS, chosen, strict=True))
     ]
     # Apart from them, since an image that goes through `map` is encoded anew.
     pool = datasets.concatenate_datasets([*parts, marked.select(others)])
     return pool.select(np.argsort(np.concatenate([*chosen, others])))
-
-
-def moved(dataset: datasets.Dataset, image: str, name: str, seed: int) -> datasets.Dataset:
-    """The samples in a domain, captions too."""
-
-    def apply(picture: Image.Image, caption: str | None, position: int) -> dict[str, Any]:
-        said = f"{caption}, {DOMAINS[name]}" if caption else caption
-        return {image: corrupt(picture, name, SEVERITY, seed_of(seed, position)), CAPTION: said}
-
-    return dataset.map(
-        apply, with_indices=True, input_columns=[image, CAPTION], features=dataset.features, desc=f"Into {name}"
-    )
 
 
 def domain_shares(pool: Any, selections: Sequence[Tensor]) -> dict[str, dict[str, Any]]:

@@ -13,12 +13,15 @@ from timm.data import ImageNetInfo
 
 from vecaf_hf.data.columns import find_label_column, read_column
 from vecaf_hf.data.corruptions import check_corruption
+from vecaf_hf.local_paths import is_local_path
 from vecaf_hf.printable import listed
 
 logger = logging.getLogger(__name__)
 
 IMAGE, LABEL, SPLIT = "image", "label", "test"
 IMAGENET = "imagenet-1k"
+# Where the Hub's ILSVRC/imagenet-1k calls a class otherwise than timm does: ImageNet has two of the name crane.
+HUB_NAMES = {"n03126707": "crane2"}
 # Names that a message lists.
 LISTED = 5
 
@@ -35,7 +38,7 @@ def load_imagenet_c(
             `snow/3/n01440764/*.JPEG`, or `weather/snow/3/...` as the published archives have it.
         corruption: One of `vecaf_hf.data.corruptions.CORRUPTIONS`.
         severity: 1 to 5.
-        class_names: Of the training set: WordNet ids, or ImageNet's names.
+        class_names: Of the training set, as `class_numbers` knows them.
         config: On the Hub, the configuration that holds this corruption at this severity, in place of a folder.
 
     Raises:
@@ -43,7 +46,7 @@ def load_imagenet_c(
             told.
     """
     check_corruption(corruption, severity)
-    if Path(name).is_dir():
+    if is_local_path(name):
         folder = find_folder(Path(name), corruption, severity)
         # One split, though its files are named after ImageNet's `val`; and labels also where a single class is left.
         loaded = load_dataset("imagefolder", data_dir=str(folder), data_files={SPLIT: "**"}, drop_labels=False)
@@ -63,7 +66,13 @@ def load_imagenet_c(
 
 
 def find_folder(root: Path, corruption: str, severity: int) -> Path:
-    """`snow/3` in the folder, or in one of those in it."""
+    """`snow/3` in the folder, or in one of those in it.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not root.is_dir():
+        raise ValueError(f"there is no folder {root}: unpack ImageNet-C there, or give a dataset's Hub id")
     place = Path(corruption, str(severity))
     found = [folder / place for folder in (root, *sorted(root.iterdir())) if (folder / place).is_dir()]
     if not found:
@@ -78,7 +87,8 @@ def relabelled(dataset: datasets.Dataset, label: str, class_names: Sequence[str]
     if not any(number is not None for number in numbers):
         raise ValueError(
             f"{name} has the classes {listed(names, LISTED)}, and none is among the training set's: "
-            f"{listed(class_names, LISTED)}"
+            f"{listed(class_names, LISTED)}; name these by WordNet id or as ImageNet does ('tench, Tinca tinca'), or "
+            f"number all of ImageNet's by their places in the order of the ids, from 0"
         )
     found = np.array([-1 if number is None else number for number in numbers])[read_column(dataset, label)]
     kept = np.flatnonzero(found >= 0)
@@ -89,17 +99,25 @@ def relabelled(dataset: datasets.Dataset, label: str, class_names: Sequence[str]
 
 
 def class_numbers(names: Sequence[str], class_names: Sequence[str]) -> list[int | None]:
-    """Where each name, or what ImageNet calls the class of that WordNet id, stands among `class_names`; or None."""
+    """Where the class of each name stands among `class_names`; None where it does not.
+
+    Args:
+        names: ImageNet-C's, WordNet ids or any others.
+        class_names: Of the training set, in any order: the same names; of WordNet ids what ImageNet calls the classes,
+            as timm or the Hub's `ILSVRC/imagenet-1k` spells it; or the numbers of all of ImageNet's classes, which
+            count the WordNet ids in their order, from 0.
+    """
     imagenet = ImageNetInfo(IMAGENET)
-    ids = {one: number for number, one in enumerate(imagenet.label_names())}
+    ids = {one: str(number) for number, one in enumerate(imagenet.label_names())}
     known = {one: number for number, one in enumerate(class_names)}
+    numbered = {*known} == {*ids.values()}
 
     def number(name: str) -> int | None:
         if name in known or name not in ids:
             return known.get(name)
-        if len(class_names) == len(ids):
-            # All of ImageNet, which is numbered by WordNet id wherever it is found; two classes have the same name.
-            return ids[name]
-        return known.get(imagenet.label_name_to_description(name))
+        if numbered:
+            return known[ids[name]]
+        described = imagenet.label_name_to_description(name)
+        return known.get(HUB_NAMES.get(name, described), known.get(described))
 
     return [number(name) for name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from argparse import SUPPRESS, Action
 from collections.abc import Collection, Mapping
@@ -14,11 +15,14 @@ from transformers.hf_argparser import string_to_bool
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.data.domains import CAPTION
 from vecaf_hf.data.pools import POOLS
 from vecaf_hf.recipe.restyling import read_style
 from vecaf_hf.selection import STRATEGIES, SelectionOptions
 from vecaf_hf.terminal import Parser, UsageError, sentence
 from vecaf_hf.validation import check_at_least, check_choice, check_fraction, whole
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -121,6 +125,12 @@ class RecipeArguments:
                 whole(name, getattr(self, name), 1)
         check_fraction("crop_scale", self.crop_scale)
         check_choice("pool", self.pool, POOLS, or_callable=False)
+        if self.pool == "domains" and self.text_encoder and not self.captioner and self.captions != CAPTION:
+            logger.warning(
+                "the pool domains tells snow and fog in its column %r alone, and captions is %r: the text encoder "
+                "reads nothing of them; set captions to %r",
+                *(CAPTION, self.captions, CAPTION),
+            )
         for name in ("validation_fraction", "test_fraction"):
             value = getattr(self, name)
             check_at_least(name, value, 0)
@@ -252,7 +262,12 @@ def _filled(parser: GroupedParser, command_line: list[str] | None) -> list[Any]:
     options = {word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")}
     parser.set_defaults(**overridden(options))
     *found, _ = parser.parse_args_into_dataclasses(command_line, return_remaining_strings=False)
-    recipe, _, args = found[-3:]
+    recipe, cea, args = found[-3:]
+    if recipe.text_encoder is None and cea.prompts:
+        raise ValueError(
+            "domain_prompt is given, and text_encoder is none, so that nothing reads a prompt: name a text encoder, or "
+            "leave domain_prompt out"
+        )
     if recipe.total_train_batch_size is not None:
         args.per_device_train_batch_size = batch_per_device(recipe.total_train_batch_size, args)
     return found

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from datasets import ClassLabel, Dataset
 
-from vecaf_hf.data.corruptions import check_corruption, corrupted
-from vecaf_hf.data.imagenet_c import IMAGE, LABEL, load_imagenet_c
+from vecaf_hf.data.corruptions import check_corruption, corrupted, package_corruptions
+from vecaf_hf.data.imagenet_c import IMAGE, LABEL, find_folder, load_imagenet_c
+from vecaf_hf.local_paths import is_local_path
+from vecaf_hf.recipe.building import image_transforms, with_images
+from vecaf_hf.recipe.options import RecipeArguments
 from vecaf_hf.validation import whole
 
 
@@ -24,7 +29,7 @@ class Target:
             divided into such and not into folders.
 
     Raises:
-        ValueError: The corruption or the severity is none.
+        ValueError: The corruption or the severity is none, or there is a configuration of no dataset.
     """
 
     corruption: str
@@ -36,14 +41,33 @@ class Target:
     def __post_init__(self) -> None:
         check_corruption(self.corruption, self.severity)
         whole("seed", self.seed, 0)
+        if self.dataset_config_name is not None and self.dataset_name is None:
+            raise ValueError(
+                f"dataset_config_name is {self.dataset_config_name!r}, and there is no dataset_name: give the Hub id "
+                "of ImageNet-C, or leave it out"
+            )
 
-    def of(self, test: Dataset, image: str, label: str) -> Dataset:
+    def check(self) -> None:
+        """Raise unless what the images are made of, or lie in, is on this machine; what is on the Hub is not asked for.
+
+        Raises:
+            ValueError: The folder is not there, or not ImageNet-C's.
+            ImportError: The package of the corruptions is not there.
+        """
+        if self.dataset_name is None:
+            package_corruptions()
+        elif is_local_path(self.dataset_name):
+            find_folder(Path(self.dataset_name), self.corruption, self.severity)
+
+    def of(self, test: Dataset, image: str, label: str, recipe: RecipeArguments, processor: Any) -> Dataset:
         """What the model takes of this domain.
 
         Args:
-            test: The test split under its transform.
+            test: The test split; a transform of it is left out.
             image: Its column of images.
             label: Its column of labels, a ClassLabel.
+            recipe: Tells how images are transformed. ImageNet-C's own are not cropped: they are crops already.
+            processor: The model's.
         """
         if self.dataset_name is None:
             found = corrupted(test, image, self.corruption, self.severity, self.seed)
@@ -53,4 +77,6 @@ class Target:
             of = (self.corruption, self.severity, classes.names, self.dataset_config_name)
             found = load_imagenet_c(self.dataset_name, *of)
             found = found.rename_columns({IMAGE: image, LABEL: label})
-        return found.with_transform(test.format["format_kwargs"]["transform"])
+            recipe = replace(recipe, crop_scale=1.0)
+        _, transform = image_transforms(recipe, processor)
+        return with_images(found, transform, image, label)

@@ -14,8 +14,8 @@ from safetensors.torch import save
 
 from vecaf_hf.augmentation.captioning import LoadImage
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.data.stored_images import source_images
 from vecaf_hf.styling.network import StyleNetwork
-from vecaf_hf.styling.source import source_images
 
 RestyleBatch = Callable[[Any, list[int]], dict[str, list[Any]]]
 

@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 from vecaf_hf.augmentation.captioning import LoadImage
 from vecaf_hf.augmentation.text_encoder import default_device
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.data.stored_images import source_images
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.styling.losses import content_loss, directional_losses, patch_loss, total_variation
 from vecaf_hf.styling.network import StyleNetwork, enlarged_to, to_tensor
 from vecaf_hf.styling.options import StyleOptions
-from vecaf_hf.styling.source import source_images
 from vecaf_hf.styling.towers import ContentNetwork, ImageTower, text_direction
 
 # How far a view's corners may move, as a part of half the side; what lies outside the image is black.

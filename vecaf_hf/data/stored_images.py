@@ -1,4 +1,4 @@
-"""The images that a style is learned from and put on."""
+"""A dataset's images as they are stored, read before training to make others of them."""
 
 from __future__ import annotations
 
