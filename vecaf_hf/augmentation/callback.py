@@ -17,7 +17,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf.augmentation.augmenter import Augmenter, Texts
 from vecaf_hf.augmentation.captioner import Captioner
-from vecaf_hf.augmentation.captioning import PoolCaptions, raw_images
+from vecaf_hf.augmentation.captioning import PoolCaptions
 from vecaf_hf.augmentation.captions import AUTO, LABEL_FIELD, TEMPLATE, find_captions
 from vecaf_hf.augmentation.counted_map import CountedMap
 from vecaf_hf.augmentation.domains import Domains
@@ -27,6 +27,7 @@ from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.beside_model import LearnsBesideModel
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.data.stored_images import raw_images
 from vecaf_hf.scoring.head import flat
 from vecaf_hf.validation import check_options
 

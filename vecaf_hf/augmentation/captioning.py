@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 
 from vecaf_hf.augmentation.captioner import Captioner
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.data.stored_images import LoadImage, raw_images
 from vecaf_hf.printable import listed, printable
 
 logger = logging.getLogger(__name__)
 
-LoadImage = Callable[[int], Image.Image]
 # Unreadable images that a warning lists.
 LISTED = 5
 # Samples that a process captions before it waits for the others, who would not wait for ever.
@@ -102,22 +102,6 @@ def warn_of_unreadable(unreadable: dict[int, str]) -> None:
             first,
             printable(" ".join(unreadable[first].split())),
         )
-
-
-def raw_images(dataset: Any, column: str, reader: str, advice: str) -> LoadImage:
-    """The images of a `datasets.Dataset` by position, in RGB, whatever transform it has.
-
-    Raises:
-        ValueError: There is no such column of images; the message begins with who reads them and ends with the advice.
-    """
-    wanted = f"{reader} reads raw images from the column {column!r} of a datasets.Dataset, and"
-    if not isinstance(dataset, datasets.Dataset):
-        raise ValueError(f"{wanted} the dataset is a {type(dataset).__name__}: {advice}")
-    if not isinstance(dataset.features.get(column), datasets.Image):
-        there = f"holds {dataset.features[column]}" if column in dataset.features else "is not there"
-        raise ValueError(f"{wanted} that {there} (columns: {listed(dataset.column_names)}): {advice}")
-    raw = dataset.with_format(None).select_columns([column])
-    return lambda index: raw[index][column].convert("RGB")
 
 
 class PoolCaptions:

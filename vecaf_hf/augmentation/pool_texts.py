@@ -9,11 +9,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from vecaf_hf.augmentation.captioning import LoadImage, PoolCaptions
+from vecaf_hf.augmentation.captioning import PoolCaptions
 from vecaf_hf.augmentation.captions import CaptionTable, caption_table, with_captions
 from vecaf_hf.augmentation.domains import Domains
 from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.data.stored_images import LoadImage
 from vecaf_hf.vectors import unit
 
 

@@ -1,17 +1,36 @@
-"""A dataset's images as they are stored, read before training to make others of them."""
+"""A dataset's images by position, whatever transform it has."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import datasets
 from PIL import Image
 
-from vecaf_hf.augmentation.captioning import LoadImage, raw_images
-from vecaf_hf.printable import printable
+from vecaf_hf.printable import listed, printable
+
+LoadImage = Callable[[int], Image.Image]
+
+
+def raw_images(dataset: Any, column: str, reader: str, advice: str) -> LoadImage:
+    """The images of a `datasets.Dataset` by position, in RGB, whatever transform it has.
+
+    Raises:
+        ValueError: There is no such column of images; the message begins with who reads them and ends with the advice.
+    """
+    wanted = f"{reader} reads raw images from the column {column!r} of a datasets.Dataset, and"
+    if not isinstance(dataset, datasets.Dataset):
+        raise ValueError(f"{wanted} the dataset is a {type(dataset).__name__}: {advice}")
+    if not isinstance(dataset.features.get(column), datasets.Image):
+        there = f"holds {dataset.features[column]}" if column in dataset.features else "is not there"
+        raise ValueError(f"{wanted} that {there} (columns: {listed(dataset.column_names)}): {advice}")
+    raw = dataset.with_format(None).select_columns([column])
+    return lambda index: raw[index][column].convert("RGB")
 
 
 def source_images(dataset: Any, column: str, reader: str) -> LoadImage:
-    """The images of a `datasets.Dataset` by position, as they are stored, whatever transform it has.
+    """The images of a `datasets.Dataset` by position, as they are stored, to make others of them before training.
 
     Args:
         dataset: Holds them.

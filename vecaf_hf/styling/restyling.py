@@ -12,9 +12,8 @@ from datasets.fingerprint import Hasher
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors.torch import save
 
-from vecaf_hf.augmentation.captioning import LoadImage
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.data.stored_images import source_images
+from vecaf_hf.data.stored_images import LoadImage, source_images
 from vecaf_hf.styling.network import StyleNetwork
 
 RestyleBatch = Callable[[Any, list[int]], dict[str, list[Any]]]

@@ -9,10 +9,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from vecaf_hf.augmentation.captioning import LoadImage
 from vecaf_hf.augmentation.text_encoder import default_device
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.data.stored_images import source_images
+from vecaf_hf.data.stored_images import LoadImage, source_images
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.styling.losses import content_loss, directional_losses, patch_loss, total_variation
 from vecaf_hf.styling.network import StyleNetwork, enlarged_to, to_tensor
