@@ -27,7 +27,7 @@ def entry(strategy: str, tests: list[float], snow: list[float], selected: list[l
     """What results.json holds of a method: accuracies by seed, and what each loop's selection has of snow."""
     runs = []
     for seed, test in enumerate(tests):
-        run: dict[str, Any] = {"curve": [{"step": 1, "accuracy": 0.1, "loss": 1.0, "flops": 1e12}]}
+        run: dict[str, Any] = {"curve": [{"step": 1, "accuracy": 0.1, "loss": 1.0, "flops": (seed + 1) * 1e12}]}
         run |= {"test": test, "targets": {"snow": snow[seed]}}
         if selected is not None:
             run["domains"] = {"snow": {"pool": 0.01, "selected": selected[seed]}}
@@ -62,6 +62,7 @@ def test_every_cell_of_a_table_made_by_hand() -> None:
         "snow less `full`'s, paired": "+10.0 ± 10.0",
         # Four and eight times a hundredth.
         "snow among the selected, times its part of the pool": "6.0 ± 2.0",
+        "all-in TFLOPs": "1.50",
         "n": "2",
     }
     assert found["`full`"]["source less `full`'s, paired"] == ""
