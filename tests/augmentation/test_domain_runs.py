@@ -110,9 +110,8 @@ def test_affinity_changes_what_ods_selects(make_run: Make, watch: Make, allocati
     candidates: list[Candidates] = []
     watch("ods", candidates.append)
     chosen = []
-    for affinity in (None, 0.001):
-        cea = {"domain_prompt": PROMPTS, "act_on": ["training"], "domain_affinity": affinity}
-        cea["affinity_by"] = affinity_by
+    for affinity in ({}, {"domain_affinity": 0.001, "affinity_by": affinity_by}):
+        cea = {"domain_prompt": PROMPTS, "act_on": ["training"], **affinity}
         trainer = make_run(cea, num_loops=1, allocation=allocation)
         trainer.train()
         chosen.append(set(trainer.selection.indices.tolist()))

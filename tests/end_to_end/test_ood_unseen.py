@@ -21,8 +21,14 @@ def test_every_method_has_options_that_go_together(monkeypatch: pytest.MonkeyPat
     settings = {name: grid.settings(grid.tuning("clean", name)[0]) for name in grid.methods}
     assert {one.get("max_steps") for one in settings.values()} == {300}, "at equal batches"
     for end, prompt in (("", "It's a snowy day."), ("_fog", "It's a foggy day.")):
-        plain = settings[f"caption{end}"]
-        assert plain["domain_prompt"] == prompt and plain["alignment"] == "dual"
-        assert settings[f"no_shift{end}"] == plain | {"step_size": 0.0}
-        for name, toward in (("difference", None), ("learned_difference", None), ("random_direction", "random")):
-            assert settings[f"{name}{end}"] == plain | {"toward": toward or name}
+        moved = settings[f"difference{end}"]
+        assert moved["domain_prompt"] == prompt and moved["alignment"] == "dual" and moved["strategy"] == "balanced"
+        assert settings[f"difference_half{end}"] == moved | {"step_size": 0.5}
+        assert settings[f"random_direction_half{end}"] == moved | {"step_size": 0.5, "toward": "random"}
+    moved = settings["difference"]
+    assert settings["caption"] == {name: value for name, value in moved.items() if name != "toward"}
+    for name, toward in (("learned_difference", "learned_difference"), ("random_direction", "random")):
+        assert settings[name] == moved | {"toward": toward}
+    for end, prompt in (("", "It's a snowy day."), ("_fog", "It's a foggy day.")):
+        assert settings[f"clipstyler{end}"]["restyle"]["prompt"] == prompt
+        assert settings[f"clipstyler{end}"]["strategy"] == "full"
