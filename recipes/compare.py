@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from comparison import summary_of, write_report
 from grid import Cell, Grid
 
 from vecaf_hf import VeCAFTrainer
+from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.data.domains import domain_shares
 from vecaf_hf.printable import listed
 from vecaf_hf.recipe import build_trainer, parse
@@ -43,13 +45,6 @@ logger = logging.getLogger(__name__)
 
 # Seconds until another look, while other processes are at all that is left.
 WAITING = 5
-
-# What is for training alone, left out where a model is tested; None is an option that is not given.
-OF_TRAINING = {
-    "text_encoder": "none",
-    "restyle": "none",
-    **dict.fromkeys(("domain_prompt", "domain_affinity", "affinity_by", "toward")),
-}
 
 # (results, folder) -> what is printed of the tables that it wrote there.
 Report = Callable[[dict[str, Any], Path], str]
@@ -87,7 +82,7 @@ def arguments_of(grid: Grid, cell: Cell, **options: Any) -> Arguments:
         "disable_tqdm": True,
         **options,
     }
-    given = {name: value for name, value in values.items() if name not in grid.OWN and value is not None}
+    given = {name: value for name, value in values.items() if name not in grid.OWN}
     return parse({}, [word for name, value in given.items() for word in (f"--{name}", word_of(value))])
 
 
@@ -146,10 +141,10 @@ def test(grid: Grid, cell: Cell) -> None:
     of all."""
     result = grid.result(cell)
     assert result is not None
-    options = {"model_name_or_path": str(grid.model(cell)), **OF_TRAINING}
-    # Before there is a trainer, whose Accelerator is reset where arguments are made.
-    recipe, _, _ = arguments_of(grid, cell, **options)
-    trainer, split = trainer_of(grid, cell, **options)
+    recipe, cea, args = arguments_of(grid, cell, model_name_or_path=str(grid.model(cell)))
+    # Without what is for training alone.
+    recipe, cea = replace(recipe, text_encoder=None, restyle=None), CEAOptions(image_column=cea.image_column)
+    trainer, split = build_trainer(recipe, cea, args, **grid.trainer_options(cell))
     metrics = trainer.evaluate(split, metric_key_prefix="test")
     result["test"] = metrics["test_accuracy"]
     if grid.MEASURES:

@@ -396,7 +396,7 @@ def test_a_methods_models_are_deleted_with_its_last_test(tmp_path, monkeypatch):
     from grid import Cell
 
     trainer = SimpleNamespace(evaluate=lambda *_, **__: {"test_accuracy": 0.25})
-    monkeypatch.setattr(compare, "trainer_of", lambda *_, **__: (trainer, None))
+    monkeypatch.setattr(compare, "build_trainer", lambda *_, **__: (trainer, None))
     grid = grid_of(tmp_path)
     cells = [Cell("clean", "ods", 0.1, 0), Cell("clean", "ods", 0.01, 0), Cell("clean", "ods", 0.1, 1)]
     for cell, accuracy in zip(cells, (0.7, 0.6, 0.5), strict=True):

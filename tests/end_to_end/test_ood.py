@@ -121,12 +121,17 @@ def test_every_method_of_the_shipped_grid_has_options_that_go_together() -> None
 
 
 def tiny_grid(folder: Path) -> dict[str, Any]:
-    """Plain finetuning and a prompted selection."""
+    """Plain finetuning and a prompted selection, whose options are in a file that it names."""
     prompted = yaml.safe_load(GRID.read_text())["methods"]["difference"] | {"selection_steps": 5}
+    file = folder.with_name("prompted.yaml")
+    file.write_text(yaml.safe_dump({name: value for name, value in prompted.items() if value is not None}))
     return tiny(
         folder,
         {"eval_steps": 4},
-        methods={"full": {"strategy": "full"}, "difference": prompted},
+        methods={
+            "full": {"strategy": "full"},
+            "difference": {"config": str(file), "text_encoder": None, "strategy": None},
+        },
         pools={"domains": {}},
         targets={"snow": {"corruption": "snow", "severity": 5}},
     )

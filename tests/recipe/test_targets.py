@@ -14,6 +14,7 @@ from datasets import Dataset
 from PIL import Image
 from torch import Tensor
 
+from vecaf_hf.data import corruptions
 from vecaf_hf.data.corruptions import corrupt
 from vecaf_hf.recipe import RecipeArguments
 from vecaf_hf.recipe.targets import Target
@@ -96,6 +97,11 @@ def test_what_a_target_needs_can_be_checked_before_training(tmp_path: Path, monk
     with pytest.raises(ValueError, match=r"there is no folder /no/such/folder: unpack ImageNet-C there"):
         Target("snow", 3, dataset_name="/no/such/folder").check()
     Target("snow").check()
+    with monkeypatch.context() as patched:
+        # Its modules are another package's.
+        patched.setattr(corruptions, "PACKAGE", "no-such-package")
+        with pytest.raises(ImportError, match=r"corruptions need no-such-package.*vecaf_hf\[corruptions\]"):
+            Target("snow").check()
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(ImportError, match=r"vecaf_hf\[corruptions\]"):
         Target("snow").check()

@@ -8,7 +8,7 @@ They are those of the `imagecorruptions-imaug` package, the kept-up fork of `ima
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import datasets
@@ -96,7 +96,7 @@ def corrupted(
         ImportError: The package is not there.
     """
     check_corruption(name, severity)
-    package_corruptions()
+    package = package_version()
     load = source_images(dataset, image_column, "a corruption")
     positions = range(len(dataset)) if rows is None else rows
     chosen = dataset.with_format(None).select(positions)
@@ -105,7 +105,7 @@ def corrupted(
         return {image_column: corrupt(load(positions[place]), name, severity, seed_of(seed, place))}
 
     # Whatever the images depend on; by itself, `map` does not see what `corrupt` goes by.
-    depends_on = [chosen._fingerprint, image_column, name, severity, seed, WORKING_SIZE, version(PACKAGE)]
+    depends_on = [chosen._fingerprint, image_column, name, severity, seed, WORKING_SIZE, package]
     return chosen.map(
         apply,
         with_indices=True,
@@ -120,6 +120,23 @@ def check_corruption(name: str, severity: int) -> None:
     check_choice("corruption", name, CORRUPTIONS, or_callable=False)
     if whole("severity", severity, SEVERITIES[0]) not in SEVERITIES:
         raise ValueError(f"severity is {severity}; it must be {SEVERITIES[0]} to {SEVERITIES[-1]}")
+
+
+def package_version() -> str:
+    """The version of the package, which is there and can be used.
+
+    Raises:
+        ImportError: It is not; the message says how to install it.
+    """
+    package_corruptions()
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError as error:
+        # The package that it is a fork of has modules of the same name.
+        raise ImportError(
+            f"corruptions need {PACKAGE}, and imagecorruptions is another package's: "
+            'pip install "vecaf_hf[corruptions]"'
+        ) from error
 
 
 def package_corruptions() -> dict[str, Any]:

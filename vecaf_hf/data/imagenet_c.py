@@ -111,6 +111,8 @@ def class_numbers(names: Sequence[str], class_names: Sequence[str]) -> list[int 
     ids = {one: str(number) for number, one in enumerate(imagenet.label_names())}
     known = {one: number for number, one in enumerate(class_names)}
     numbered = {*known} == {*ids.values()}
+    # Two classes have one description: where a training set has that, it is both only if it has all descriptions.
+    merged = {*known} >= {imagenet.label_name_to_description(one) for one in ids}
 
     def number(name: str) -> int | None:
         if name in known or name not in ids:
@@ -118,6 +120,7 @@ def class_numbers(names: Sequence[str], class_names: Sequence[str]) -> list[int 
         if numbered:
             return known[ids[name]]
         described = imagenet.label_name_to_description(name)
-        return known.get(HUB_NAMES.get(name, described), known.get(described))
+        called = HUB_NAMES.get(name, described)
+        return known.get(described if merged and called not in known else called)
 
     return [number(name) for name in names]

@@ -103,7 +103,8 @@ class RecipeArguments:
         metadata={
             "help": "The pool gets each image a second time, restyled by a prompt (CLIPstyler): options of "
             "vecaf_hf.styling.StyleOptions, as a mapping in YAML, as JSON on the command line, such as "
-            '\'{"prompt": "a snowy day"}\'; `none` for none. Without a seed, by the run\'s.'
+            '\'{"prompt": "a snowy day"}\'; `none` for none. Without a seed, by the run\'s. Of several '
+            "processes the others wait for the main one, as long as ddp_timeout says."
         },
     )
     image_size: int = field(default=224, metadata={"help": "Height and width of the model's input, in pixels."})

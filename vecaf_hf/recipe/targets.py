@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset
 
-from vecaf_hf.data.corruptions import check_corruption, corrupted, package_corruptions
+from vecaf_hf.data.corruptions import check_corruption, corrupted, package_version
 from vecaf_hf.data.imagenet_c import IMAGE, LABEL, find_folder, load_imagenet_c
 from vecaf_hf.local_paths import is_local_path
 from vecaf_hf.recipe.building import image_transforms, with_images
@@ -55,7 +55,7 @@ class Target:
             ImportError: The package of the corruptions is not there.
         """
         if self.dataset_name is None:
-            package_corruptions()
+            package_version()
         elif is_local_path(self.dataset_name):
             find_folder(Path(self.dataset_name), self.corruption, self.severity)
 
