@@ -150,7 +150,7 @@ def test(grid: Grid, cell: Cell) -> None:
     if grid.MEASURES:
         result["measures"] = {name: metrics[f"test_{name}"] for name in grid.MEASURES}
     for name, values in grid.targets.items():
-        columns = grid.image_column(cell), str(trainer.args.label_column)
+        columns = cea.image_column, str(trainer.args.label_column)
         target = Target(**values).of(split, *columns, recipe, trainer.processing_class)
         accuracy = trainer.evaluate(target, metric_key_prefix="test")["test_accuracy"]
         result.setdefault("targets", {})[name] = accuracy

@@ -115,9 +115,9 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "names them, or skip them: they are never selected, and listed in a warning and in "
             "trainer.skipped_samples. The error comes before training begins, but for what only training decides (a "
             "strategy that goes by its losses or, with a domain_affinity, by captions, a scoring_dataset beside the "
-            "one trained on) or what breaks later: then "
-            "at the boundary of the loop that would train on it, and the run can go on from its last checkpoint. An "
-            "image that a recipe makes others of before the run (pool, restyle, targets) is not skipped."
+            "one trained on) or what breaks later: then at the boundary of the loop that would train on it, and the "
+            "run can go on from its last checkpoint. An image that a recipe makes others of before the run (pool, "
+            "restyle, targets) is not skipped."
         },
     )
     head: str | None = field(
