@@ -19,6 +19,7 @@ from vecaf_hf.selection.infobatch import infobatch
 from vecaf_hf.selection.k_center import k_center
 from vecaf_hf.selection.learned import learn_loss, ta_vaal
 from vecaf_hf.selection.loss_balanced import loss_balanced
+from vecaf_hf.selection.loss_sampling import loss_sampling
 from vecaf_hf.selection.ods import activeft, ods
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.random import balanced, random
@@ -92,6 +93,7 @@ STRATEGIES: dict[str, Strategy] = {
     "random": Strategy(random, frozenset(), wants=frozenset({"relevance"})),
     "balanced": Strategy(balanced, frozenset({"labels"}), wants=frozenset({"relevance"})),
     "topk_loss": Strategy(topk_loss, frozenset({"losses"})),
+    "loss_sampling": Strategy(loss_sampling, frozenset({"losses"}), wants=frozenset({"relevance"})),
     "margin": Strategy(margin, frozenset({"logits"})),
     "entropy": Strategy(entropy, frozenset({"logits"})),
     "el2n": Strategy(el2n, frozenset({"logits", "labels"})),

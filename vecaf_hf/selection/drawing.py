@@ -1,0 +1,32 @@
+"""Distinct rows by chance, with given chances or with equal ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Logarithm that stands for a rate of zero: below that of any positive number, with room for the waiting time's own.
+NEVER = -2000.0
+
+
+def drawn(size: int, rates: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
+    """Distinct rows, drawn one after the other with chances in proportion to the rates of those that are left.
+
+    After Efraimidis and Spirakis (2006). Rows of rate zero come when no other is left, in random order: where all rates
+    are zero, each row is as likely as any other.
+
+    Args:
+        size: n.
+        rates: At least 0, finite; None for equal ones. [n].
+        count: At most n.
+        generator: Draws them, on the CPU.
+
+    Returns:
+        LongTensor [count], in the order of the draws.
+    """
+    if rates is None:
+        return torch.randperm(size, generator=generator)[:count]
+    rates = rates.cpu().double()
+    # The first of exponential waiting times comes at a rate's share of all rates. Logarithms, which do not overflow.
+    waiting = torch.empty_like(rates).exponential_(generator=generator).log()
+    return (waiting - torch.where(rates > 0, rates.log(), NEVER)).argsort(stable=True)[:count]
