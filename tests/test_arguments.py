@@ -81,6 +81,15 @@ def test_a_selections_options_are_all_there_with_their_defaults(make):
             "sample_weights='mass', and strategy 'infobatch' gives no",
         ),
         ({"strategy": "infobatch", "single_run": True}, "strategy 'infobatch' goes by the losses of training"),
+        (
+            {"strategy": "group_balanced"},
+            "strategy 'group_balanced' draws as many of each group, and group_column",
+        ),
+        ({"group_column": "kind"}, "group_column is 'kind', and strategy 'balanced' must not see the groups"),
+        (
+            {"group_column": "kind", "strategy": min},
+            "group_column is 'kind', and strategy <built-in function min> ",
+        ),
         ({"ignore_data_skip": True}, "ignore_data_skip does not go with VeCAF"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size does not go with VeCAF"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy=.*group_by_length.* does not go"),
@@ -185,7 +194,11 @@ def test_output_dir_may_be_positional(tmp_path):
 
 
 # Options that mean something beside others only.
-NEEDED = {"scoring_fraction": {"rescore": "sampled"}, "sample_weights": {"strategy": "ods"}}
+NEEDED = {
+    "scoring_fraction": {"rescore": "sampled"},
+    "sample_weights": {"strategy": "ods"},
+    "group_column": {"strategy": "group_balanced"},
+}
 
 
 @pytest.mark.parametrize("field", OURS, ids=lambda field: field.name)
@@ -199,6 +212,7 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "sample_weights": "mass",
         "head": "classifier.1",
         "label_column": "kind",
+        "group_column": "kind",
         "selection_fraction": 0.25,
         "selection_budget": 12,
         "rescore": "stale",

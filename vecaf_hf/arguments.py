@@ -130,6 +130,10 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "help": "The dataset's column of labels, where it is not found by itself; none if a transform makes them."
         },
     )
+    group_column: str | None = field(
+        default=None,
+        metadata={"help": "The dataset's column of each sample's group, which strategy group_balanced alone reads."},
+    )
 
     def __new__(cls, *args: Any, **options: Any) -> VeCAFArguments:
         check_options(cls.__name__, options, cls.__dataclass_fields__)
@@ -147,6 +151,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         check_choice("on_bad_sample", self.on_bad_sample, ON_BAD_SAMPLE, or_callable=False)
         self._check_numbers()
         self._check_sizes()
+        self._check_groups()
         self._refuse_what_breaks_loops()
         if self.world_size > 1:
             self._refuse_uneven_shares(self.world_size, self.accelerator_config)
@@ -196,6 +201,19 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             )
         if 0 < self.max_steps < self.num_loops:
             raise ValueError(f"num_loops is {self.num_loops}, more than max_steps ({self.max_steps})")
+
+    def _check_groups(self) -> None:
+        reads = "groups" in find_strategy(self.strategy).reads
+        if reads and self.group_column is None:
+            raise ValueError(
+                f"strategy {self.strategy!r} draws as many of each group, and group_column is not set: name the "
+                "dataset's column that holds them"
+            )
+        if self.group_column is not None and not reads:
+            raise ValueError(
+                f"group_column is {self.group_column!r}, and strategy {self.strategy!r} must not see the groups: set "
+                "strategy='group_balanced', or leave group_column unset"
+            )
 
     def _refuse_what_breaks_loops(self) -> None:
         reasons = {
@@ -285,6 +303,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "single_run",
             "scoring_image_size",
             "head_warmup",
+            "group_column",
             "label_smoothing_factor",
         ]
         # By what acts: to write down a default, or what the strategy does not heed, is no other run.

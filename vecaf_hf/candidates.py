@@ -51,6 +51,7 @@ DIMENSIONS = {
     "training_losses": 1,
     "learned_scores": 1,
     "images": 4,
+    "groups": 1,
 }
 
 
@@ -72,6 +73,7 @@ class Candidates:
         images: The images, where a learner looks at them. [M, c, h, w].
         head: What turns embeddings into logits, where a linear layer does.
         progress: Part of the run that is over, in [0, 1).
+        groups: Hidden group of each sample, for the oracle alone: no other strategy is given it. LongTensor [M].
 
     A field that no part of the run needs is None: `full` and `random` train without a scoring pass.
 
@@ -94,6 +96,7 @@ class Candidates:
     images: Tensor | None = None
     head: LinearHead | None = None
     progress: float | None = None
+    groups: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.indices.dim() != 1 or self.indices.dtype != torch.long:
@@ -104,6 +107,8 @@ class Candidates:
             self._check(name, dimensions)
         if self.selected is not None and self.selected.dtype != torch.bool:
             raise ValueError(f"selected must be a BoolTensor [M], got {_describe(self.selected)}")
+        if self.groups is not None and self.groups.dtype != torch.long:
+            raise ValueError(f"groups must be a LongTensor [M], got {_describe(self.groups)}")
         head, embeddings = self.head, self.embeddings
         if head is not None and embeddings is not None and head.weight.shape[1] != embeddings.shape[1]:
             raise ValueError(

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.data.checks import check_labels, check_range, check_values
-from vecaf_hf.data.columns import read_labels
+from vecaf_hf.data.columns import read_groups, read_labels
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, Unloadable
 from vecaf_hf.data.loading import indexed_loader
 from vecaf_hf.data.unloadable import LISTED, SampleLedger, refuse
@@ -40,10 +40,12 @@ class Pool:
 
     Attributes:
         labels: Class of each sample, LongTensor [N], or None where no column has it.
+        groups: Group of each sample, for a strategy that reads it; else None. LongTensor [N].
         ledger: Which samples cannot be loaded, and so are not selected.
 
     Raises:
-        ValueError: A dataset is iterable only, the two have different lengths, or there is no such label column.
+        ValueError: A dataset is iterable only, the two have different lengths, or there is no such column of labels or
+            groups.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Pool:
             )
         self.seed = args.seed if args.data_seed is None else args.data_seed
         self.labels = read_labels(dataset, args.label_column)
+        self.groups = None if args.group_column is None else read_groups(dataset, args.group_column)
         self.forget_samples()
 
     def __len__(self) -> int:

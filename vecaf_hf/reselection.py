@@ -185,7 +185,7 @@ class Reselection:
 
     def foreseen(self, loops: int) -> Tensor:
         """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""
-        candidates, parts = self._unscored(), [torch.empty(0, dtype=torch.long)]
+        candidates, parts = self._grouped(self._unscored()), [torch.empty(0, dtype=torch.long)]
         # These load in the first loop whatever they load at all.
         scores_all = self.strategy.needs_forward and self.rescoring.begins_with_all
         # What training or captions decide, only the boundary itself can tell.
@@ -218,7 +218,8 @@ class Reselection:
     def _completed(self, candidates: Candidates, progress: float, earlier: list[Selection]) -> Candidates:
         """The candidates with what no scoring pass gives."""
         past = torch.cat([selection.indices for selection in earlier]) if earlier else candidates.indices[:0]
-        candidates = replace(candidates, selected=torch.isin(candidates.indices, past), progress=progress)
+        selected = torch.isin(candidates.indices, past)
+        candidates = replace(self._grouped(candidates), selected=selected, progress=progress)
         if "head" in self.strategy.reads:
             candidates = replace(candidates, head=linear_head(self.head, self.args.strategy))
         if self.irreducible is not None:
@@ -227,6 +228,13 @@ class Reselection:
             assert self.training_losses is not None
             candidates = replace(candidates, training_losses=self.training_losses.gathered()[candidates.indices])
         return candidates
+
+    def _grouped(self, candidates: Candidates) -> Candidates:
+        """The candidates, with their groups for the strategy that is to see them."""
+        groups = self.pool.groups
+        if groups is None or "groups" not in self.strategy.reads:
+            return candidates
+        return replace(candidates, groups=groups[candidates.indices])
 
     def _begin_augmentation(self, selection: Selection, candidates: Candidates) -> dict[str, float]:
         assert self.cea is not None

@@ -5,7 +5,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Features, Image, Value
 
-from vecaf_hf.data.columns import find_label_column, read_column, read_labels
+from vecaf_hf.data.columns import find_label_column, read_column, read_groups, read_labels
 
 
 def dataset_of(**columns) -> datasets.Dataset:
@@ -93,3 +93,26 @@ def test_labels_that_are_not_one_class_a_sample_are_none(values):
 def test_a_dataset_without_labels():
     assert read_labels(dataset_of(image=[1])) is None
     assert read_labels([{"labels": 1}]) is None
+
+
+# --- Groups ---
+
+
+@pytest.mark.parametrize("values", [["fog", "", "snow", ""], [7, 0, 9, 0], [2.5, None, 3.5, None]])
+def test_groups_are_numbered_and_equal_values_are_one_group(values):
+    dataset = dataset_of(group=values).with_transform(never)
+    groups = read_groups(dataset, "group")
+    assert groups.dtype == torch.long
+    assert sorted(set(groups.tolist())) == [0, 1, 2]
+    assert groups[1] == groups[3] and len({*groups[:3].tolist()}) == 3
+    backwards = read_groups(dataset_of(group=values[::-1]), "group")
+    assert backwards.tolist() == groups.tolist()[::-1]
+
+
+def test_groups_that_are_no_groups():
+    with pytest.raises(ValueError, match="group_column is 'z', and the dataset's columns are x, y"):
+        read_groups(dataset_of(x=[1], y=[2]), "z")
+    with pytest.raises(ValueError, match="group_column is 'x', and the dataset is a list without columns"):
+        read_groups([{"x": 1}], "x")
+    with pytest.raises(ValueError, match="group_column is 'x', whose values are lists or the like"):
+        read_groups(dataset_of(x=[[1], [2]]), "x")

@@ -841,7 +841,8 @@ CAPTIONS = [
     Case(
         "an affinity that no strategy reads",
         lambda b: b.cea(domain_prompt=PROMPT, domain_affinity=0.1, strategy="margin"),
-        r"domain_affinity acts on what 'ods', 'random', 'balanced', 'loss_sampling' weigh or draw by, and strategy 'margin' does nei",
+        r"domain_affinity acts on what 'ods', 'random', 'balanced', 'loss_sampling' weigh or draw by, and strategy "
+        r"'margin' does neither",
     ),
     Case(
         "an affinity to captions that are the same for a class",

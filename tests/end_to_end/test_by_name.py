@@ -35,6 +35,7 @@ def test_a_resumed_run_selects_the_same(
     make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset, tmp_path: Path, strategy: str
 ) -> None:
     options = {"strategy": strategy, "selection_budget": BUDGET, "max_steps": 4, "learning_rate": 0.01}
+    options |= {"group_column": "label"} if strategy == "group_balanced" else {}
     saving = {"save_strategy": "steps", "save_steps": 1}
     pool = train.select(range(80))
     whole = make_trainer(make_vit(), pool=pool, **options, **saving)

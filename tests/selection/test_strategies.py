@@ -59,6 +59,7 @@ FIELDS = (
     "training_losses",
     "progress",
     "learned_scores",
+    "groups",
 )
 
 every_strategy = pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -266,6 +267,7 @@ def test_what_costs_no_forward_pass():
         "loss_balanced",
         "trimmed",
         "full",
+        "group_balanced",
     }
 
 

@@ -72,3 +72,23 @@ def read_labels(dataset: Any, column: str | None = None) -> Tensor | None:
         # Names, gaps or lists of several lengths: a transform or the collator makes labels of them.
         return None
     return labels.long() if labels.dim() == 1 and not labels.is_floating_point() else None
+
+
+def read_groups(dataset: Any, column: str) -> Tensor:
+    """A number from 0 on for each sample, the same for equal values of the column. LongTensor [N].
+
+    Raises:
+        ValueError: The dataset has no such column, or no columns at all, or a value is a list or the like.
+    """
+    if not isinstance(dataset, datasets.Dataset):
+        raise ValueError(f"group_column is {column!r}, and the dataset is a {type(dataset).__name__} without columns")
+    if column not in dataset.column_names:
+        raise ValueError(f"group_column is {column!r}, and the dataset's columns are {listed(dataset.column_names)}")
+    values = read_column(dataset, column)
+    try:
+        numbers = {value: number for number, value in enumerate(sorted(set(values), key=repr))}
+    except TypeError:
+        raise ValueError(
+            f"group_column is {column!r}, whose values are lists or the like: a sample has one group"
+        ) from None
+    return torch.tensor([numbers[value] for value in values], dtype=torch.long)

@@ -15,6 +15,7 @@ from vecaf_hf.learners import TAVAAL, Learner, LearnLoss
 from vecaf_hf.selection.alfa_mix import alfa_mix
 from vecaf_hf.selection.badge import badge
 from vecaf_hf.selection.full import full
+from vecaf_hf.selection.group_balanced import group_balanced
 from vecaf_hf.selection.infobatch import infobatch
 from vecaf_hf.selection.k_center import k_center
 from vecaf_hf.selection.learned import learn_loss, ta_vaal
@@ -109,6 +110,7 @@ STRATEGIES: dict[str, Strategy] = {
         ta_vaal, frozenset({"learned_scores"}), candidates_per_sample=CANDIDATES_PER_SAMPLE, learner=TAVAAL
     ),
     "full": Strategy(full, frozenset(), takes_all=True),
+    "group_balanced": Strategy(group_balanced, frozenset({"labels", "groups"})),
 }
 
 
