@@ -86,7 +86,7 @@ def test_a_function_does_not_see_them_either(
 def test_a_column_that_is_not_there_is_refused_at_construction(
     make_vit: MakeModel, make_trainer: MakeTrainer, conditioned: Dataset
 ) -> None:
-    with pytest.raises(ValueError, match="group_column is 'wether', and the dataset's columns are .*, condition"):
+    with pytest.raises(ValueError, match=r"group_column is 'wether', and the dataset's columns are .*, condition"):
         make_trainer(make_vit(), pool=conditioned, strategy="group_balanced", group_column="wether")
     with pytest.raises(ValueError, match="group_column is 'condition', and the dataset is a list without columns"):
         make_trainer(make_vit(), pool=[*conditioned], strategy="group_balanced", group_column="condition")

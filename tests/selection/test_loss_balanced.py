@@ -95,3 +95,10 @@ def test_a_pool_without_classes_counts_as_one_class(labels):
     candidates = replace(make([0] * 6, [1.0, 2.0, 3.0, NAN, NAN, 4.0]), labels=labels)
     chosen = run(candidates, 3).indices.tolist()
     assert {3, 4} < set(chosen) and len(chosen) == 3
+
+
+def test_trimmed_weights_are_of_the_losses_that_are_left():
+    """Two of ten losses of the first class are wrong: its mean is the second's without them."""
+    candidates = make([0] * 10 + [1] * 10, [1.0] * 8 + [100.0] * 2 + [1.0] * 10)
+    assert counts(candidates, run(candidates, 10, loss_weighting="trimmed")) == [5, 5, 0]
+    assert counts(candidates, run(candidates, 10, loss_weighting="raw")) == [10, 0, 0]

@@ -70,3 +70,17 @@ def test_embeddings_do_not_matter_and_arrays_are_enough(make_pool):
     assert run(replace(pool, embeddings=None), 13) == run(pool, 13)
     chosen = select(pool.embeddings, pool.losses, budget=13, strategy="loss_sampling").indices
     assert (3 * chosen + 1).tolist() == run(pool, 13)
+
+
+def test_trimmed_weights_leave_out_the_largest_of_each_class():
+    labels = torch.tensor([0] * 10 + [1] * 10)
+    losses = [*map(float, range(1, 11)), *map(float, range(101, 111))]
+    for fraction, wrong in ((0.2, {8, 9, 18, 19}), (0.5, {*range(5, 10), *range(15, 20)})):
+        pool = pool_of(losses, labels=labels)
+        for seed in range(20):
+            chosen = run(pool, 20 - len(wrong), seed, loss_weighting="trimmed", trimmed_fraction=fraction)
+            assert not wrong & set(chosen)
+    assert any(
+        19 in run(pool_of(losses, labels=labels), 10, seed, loss_weighting="trimmed", trimmed_fraction=0.0)
+        for seed in range(5)
+    )

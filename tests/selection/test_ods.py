@@ -61,6 +61,21 @@ def test_weightings_may_return_any_numeric_type(weighting, make_pool):
     assert len(run_strategy(find_strategy("ods"), make_pool(), 7, options, 0)) == 7
 
 
+@pytest.mark.parametrize("allocation", ["global", "class"])
+def test_trimmed_weights_are_zero_for_the_largest_losses_of_each_class(allocation, make_pool):
+    pool = make_pool()
+    losses = pool.losses + 5.0 * (pool.labels == 1)
+    kept = losses.clone()
+    for label in range(3):
+        rows = (pool.labels == label).nonzero()[:, 0]
+        kept[rows[losses[rows].argsort(descending=True)[: len(rows) // 2]]] = 0
+    trimmed = SelectionOptions(loss_weighting="trimmed", trimmed_fraction=0.5, allocation=allocation)
+    raw = SelectionOptions(loss_weighting="raw", allocation=allocation)
+    one = run_strategy(find_strategy("ods"), replace(pool, losses=losses), 12, trimmed, 0)
+    other = run_strategy(find_strategy("ods"), replace(pool, losses=kept), 12, raw, 0)
+    assert torch.equal(one.indices, other.indices) and one.info == other.info
+
+
 def test_info_reports_how_the_objective_went(make_pool):
     found = run_strategy(find_strategy("ods"), make_pool(), 10, SelectionOptions(selection_steps=40), 0)
     assert found.info["objective_end"] < found.info["objective_start"]

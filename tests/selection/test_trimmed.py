@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
-from vecaf_hf.selection.allocation import first_of_classes
-from vecaf_hf.selection.trimmed import RAMP, largest_of_classes
+from vecaf_hf.selection.allocation import first_of_classes, largest_of_classes
+from vecaf_hf.selection.trimmed import RAMP
 
 NAN = float("nan")
 

@@ -41,12 +41,58 @@ def test_zero_losses_are_uniform(weighting):
     assert probabilities.tolist() == [1 / 8] * 8
 
 
-@pytest.mark.parametrize("weighting", LOSS_WEIGHTINGS)
+@pytest.mark.parametrize("weighting", [name for name in LOSS_WEIGHTINGS if name != "trimmed"])
 def test_a_larger_loss_never_weighs_less_and_the_losses_are_left_alone(weighting):
     before = LOSSES.clone()
     weights = loss_weights(LOSSES, weighting)
     assert bool((weights[LOSSES.argsort()].diff() >= 0).all())
     assert torch.equal(LOSSES, before)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.2, 0.5, 0.99])
+@pytest.mark.parametrize("names", [[0, 1, 2], [-100, 7, 3]])
+def test_trimmed_leaves_out_the_largest_of_each_class_and_no_other(fraction, names):
+    # Of 60, 30 and 10 samples, the losses of the second are the largest.
+    numbers = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    losses = LOSSES + 10.0 * (numbers == 1)
+    weights = loss_weights(losses, "trimmed", torch.tensor(names)[numbers], fraction)
+    for number, size in enumerate([60, 30, 10]):
+        mine, kept = losses[numbers == number], weights[numbers == number]
+        left_out = mine.argsort(descending=True)[: int(fraction * size)]
+        expected = mine.clone()
+        expected[left_out] = 0
+        assert torch.equal(kept, expected)
+
+
+def test_trimmed_without_classes_is_of_the_whole_pool():
+    before = LOSSES.clone()
+    weights = loss_weights(LOSSES, "trimmed")
+    assert int((weights == 0).sum()) == 20
+    assert float(LOSSES[weights == 0].min()) > float(weights.max())
+    assert torch.equal(weights[weights > 0], LOSSES[weights > 0])
+    assert torch.equal(LOSSES, before)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_trimmed_leaves_classes_of_a_few_samples_alone(size):
+    labels = torch.arange(12) // size
+    assert torch.equal(loss_weights(LOSSES[:12], "trimmed", labels), LOSSES[:12])
+
+
+def test_of_equal_losses_trimmed_leaves_out_the_first():
+    assert loss_weights(torch.ones(10), "trimmed").tolist() == [0.0] * 2 + [1.0] * 8
+
+
+def test_a_callable_is_given_the_losses_alone():
+    given = []
+
+    def weigh(*arguments):
+        given.append(arguments)
+        return arguments[0]
+
+    loss_weights(LOSSES, weigh, torch.zeros(100, dtype=torch.long), 0.5)
+    ((losses,),) = given
+    assert torch.equal(losses, LOSSES)
 
 
 def test_a_callable_is_used_as_it_is():

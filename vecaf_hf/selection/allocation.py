@@ -98,3 +98,23 @@ def first_of_classes(order: Tensor, classes: Tensor, due: Tensor) -> Tensor:
     rows = rows[classes[rows].argsort(stable=True)]
     sizes = torch.bincount(classes, minlength=len(due)).tolist()
     return torch.cat([of_class[:count] for of_class, count in zip(rows.split(sizes), due.tolist(), strict=True)])
+
+
+def largest_of_classes(losses: Tensor, classes: Tensor, part: float) -> Tensor:
+    """Which samples have the largest losses of their classes.
+
+    Args:
+        losses: At least 0, NaN where unknown. [M].
+        classes: From 0 on. LongTensor [M].
+        part: Of a class's known losses, rounded down; among equal ones the lower index is larger.
+
+    Returns:
+        BoolTensor [M].
+    """
+    known = losses.isfinite()
+    count = int(classes.max()) + 1
+    due = (part * torch.bincount(classes[known], minlength=count).double()).long()
+    order = losses.nan_to_num(nan=-1.0).argsort(descending=True, stable=True).argsort()
+    largest = torch.zeros(len(losses), dtype=torch.bool)
+    largest[first_of_classes(order, classes, due)] = True
+    return largest

@@ -34,7 +34,8 @@ def loss_balanced(
     seen = losses.isfinite()
     claims = torch.ones(len(sizes))
     if seen.any():
-        claims = class_means(classes, seen, loss_weights(losses[seen], options.loss_weighting).double())
+        weighting, part = options.loss_weighting, options.trimmed_fraction
+        claims = class_means(classes, seen, loss_weights(losses[seen], weighting, classes[seen], part).double())
     # At random, unseen ones first. Places in the permutation, for the draws to be those of earlier versions.
     order = torch.randperm(len(losses), generator=generator).argsort() + len(losses) * seen.long()
     return Selection(candidates.indices.cpu()[first_of_classes(order, classes, shares(budget, claims, sizes))])

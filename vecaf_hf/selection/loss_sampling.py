@@ -20,7 +20,8 @@ def loss_sampling(
     no others; where all weights are zero, each sample is as likely as any other.
     """
     assert candidates.losses is not None
-    weights = loss_weights(candidates.losses.float(), options.loss_weighting)  # [M]
+    losses, weighting = candidates.losses.float(), options.loss_weighting
+    weights = loss_weights(losses, weighting, candidates.classes, options.trimmed_fraction)  # [M]
     if candidates.relevance is not None:
         weights = weights * candidates.relevance.float()
     return Selection(candidates.indices.cpu()[drawn(len(candidates), weights, budget, generator)])

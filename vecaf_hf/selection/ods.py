@@ -33,7 +33,8 @@ from vecaf_hf.selection.weighting import loss_weights
 def ods(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Select `budget` samples whose embeddings cover the pool where the finetuning loss is large."""
     assert candidates.embeddings is not None and candidates.losses is not None
-    weights = loss_weights(candidates.losses.float(), options.loss_weighting)  # [M]
+    losses, weighting = candidates.losses.float(), options.loss_weighting
+    weights = loss_weights(losses, weighting, candidates.classes, options.trimmed_fraction)  # [M]
     if candidates.relevance is not None:
         weights = weights * candidates.relevance.float()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS
+from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS, TRIMMED_FRACTION
 from vecaf_hf.validation import check_at_least, check_choice, check_positive, whole
 
 ALLOCATIONS = ("class", "class_proportional", "class_loss", "global")
@@ -33,8 +33,9 @@ class SelectionOptions:
         default="sqrt",
         metadata={
             "help": "How a sample's loss becomes its weight in ODS's target distribution (Eq. 3): raw (the paper), "
-            "clipped (winsorised at the 95th percentile), sqrt, uniform (ActiveFT), or (from Python) a callable "
-            "Tensor[N] -> Tensor[N]. Measured: no difference beyond the noise where the allocation is by class."
+            "clipped (winsorised at the 95th percentile), sqrt, uniform (ActiveFT), trimmed (raw, but 0 for the "
+            "largest of each class, trimmed_fraction of it), or (from Python) a callable Tensor[N] -> Tensor[N]. "
+            "loss_sampling draws by it. Measured: no difference beyond the noise where the allocation is by class."
         },
     )
     diversity_weight: float = field(
@@ -111,11 +112,12 @@ class SelectionOptions:
         },
     )
     trimmed_fraction: float = field(
-        default=0.2,
+        default=TRIMMED_FRACTION,
         metadata={
-            "help": "Part of each class, in [0, 1), that trimmed leaves out; it grows until a third of the run "
-            "is over. Measured over several epochs, .2: 1.3 points above balanced with a fifth of the labels wrong and "
-            "with unbalanced classes, 1.2 below on clean and 3.6 on redundant data."
+            "help": "Part of each class, in [0, 1), that loss_weighting trimmed leaves out, and strategy trimmed, "
+            "where it grows until a third of the run is over. Measured with the strategy over several epochs, .2: 1.3 "
+            "points above balanced with a fifth of the labels wrong and with unbalanced classes, 1.2 below on clean "
+            "and 3.6 on redundant data."
         },
     )
 

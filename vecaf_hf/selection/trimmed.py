@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from vecaf_hf.candidates import Candidates
-from vecaf_hf.selection.allocation import first_of_classes, shares
+from vecaf_hf.selection.allocation import first_of_classes, largest_of_classes, shares
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 
@@ -36,23 +35,3 @@ def trimmed(candidates: Candidates, budget: int, options: SelectionOptions, gene
     order = torch.randperm(len(losses), generator=generator) + len(losses) * stage
     due = shares(budget, torch.ones(len(sizes)), sizes)
     return Selection(candidates.indices.cpu()[first_of_classes(order, classes, due)])
-
-
-def largest_of_classes(losses: Tensor, classes: Tensor, part: float) -> Tensor:
-    """Which samples have the largest losses of their classes.
-
-    Args:
-        losses: At least 0, NaN where unknown. [M].
-        classes: From 0 on. LongTensor [M].
-        part: Of a class's known losses, rounded down; among equal ones the lower index is larger.
-
-    Returns:
-        BoolTensor [M].
-    """
-    known = losses.isfinite()
-    count = int(classes.max()) + 1
-    due = (part * torch.bincount(classes[known], minlength=count).double()).long()
-    order = losses.nan_to_num(nan=-1.0).argsort(descending=True, stable=True).argsort()
-    largest = torch.zeros(len(losses), dtype=torch.bool)
-    largest[first_of_classes(order, classes, due)] = True
-    return largest

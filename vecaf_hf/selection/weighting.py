@@ -7,9 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from vecaf_hf.selection.allocation import largest_of_classes
+
 LossWeighting = Callable[[Tensor], Tensor]
 
 CLIP_QUANTILE = 0.95
+TRIMMED_FRACTION = 0.2
 
 
 def raw(losses: Tensor) -> Tensor:
@@ -34,16 +37,56 @@ def uniform(losses: Tensor) -> Tensor:
     return torch.ones_like(losses)
 
 
-LOSS_WEIGHTINGS: dict[str, LossWeighting] = {"raw": raw, "clipped": clipped, "sqrt": sqrt, "uniform": uniform}
+def trimmed(losses: Tensor, classes: Tensor | None = None, fraction: float = TRIMMED_FRACTION) -> Tensor:
+    """The loss itself, but 0 for the largest of each class: among these are the mislabelled and the corrupt.
+
+    Args:
+        losses: [N].
+        classes: LongTensor [N]; None where all are of one class.
+        fraction: Part of each class, in [0, 1), rounded down.
+
+    Returns:
+        [N].
+    """
+    if classes is None:
+        classes = torch.zeros(len(losses), dtype=torch.long)
+    _, numbers = classes.cpu().unique(return_inverse=True)
+    return losses.masked_fill(largest_of_classes(losses.cpu(), numbers, fraction).to(losses.device), 0)
 
 
-def loss_weights(losses: Tensor, weighting: str | LossWeighting) -> Tensor:
-    """Weight of each sample before normalisation. [N] -> [N].
+LOSS_WEIGHTINGS: dict[str, LossWeighting] = {
+    "raw": raw,
+    "clipped": clipped,
+    "sqrt": sqrt,
+    "uniform": uniform,
+    "trimmed": trimmed,
+}
+
+
+def loss_weights(
+    losses: Tensor,
+    weighting: str | LossWeighting,
+    classes: Tensor | None = None,
+    trimmed_fraction: float = TRIMMED_FRACTION,
+) -> Tensor:
+    """Weight of each sample before normalisation.
+
+    Args:
+        losses: [N].
+        weighting: A name in `LOSS_WEIGHTINGS`, or losses [N] -> weights [N].
+        classes: For `trimmed`, which counts the whole pool as one class without them. LongTensor [N].
+        trimmed_fraction: Part of each class that `trimmed` leaves out.
+
+    Returns:
+        [N].
 
     Raises:
         ValueError: A callable returned another shape, or a negative or non-finite weight.
     """
-    weights = (weighting if callable(weighting) else LOSS_WEIGHTINGS[weighting])(losses)
+    if weighting == "trimmed":
+        weights = trimmed(losses, classes, trimmed_fraction)
+    else:
+        weights = (weighting if callable(weighting) else LOSS_WEIGHTINGS[weighting])(losses)
     expected = f"loss_weighting must return {list(losses.shape)} finite weights of at least 0"
     if not isinstance(weights, Tensor) or weights.shape != losses.shape:
         shape = list(weights.shape) if isinstance(weights, Tensor) else f"a {type(weights).__name__}"
