@@ -85,6 +85,10 @@ def test_a_selections_options_are_all_there_with_their_defaults(make):
             {"strategy": "group_balanced"},
             "strategy 'group_balanced' draws as many of each group, and group_column",
         ),
+        ({"strategy": "jtt", "num_loops": 1}, "strategy 'jtt' trains on all, and then .* needs at least 2 loops"),
+        ({"strategy": "jtt", "single_run": True}, "strategy 'jtt' trains on all, and then .* and single_run off"),
+        ({"jtt_upweight": 0.5}, "jtt_upweight is 0.5; it must be at least 1"),
+        ({"jtt_upweight": math.inf}, "jtt_upweight is inf; it must be at least 1 and finite"),
         ({"group_column": "kind"}, "group_column is 'kind', and strategy 'balanced' must not see the groups"),
         (
             {"group_column": "kind", "strategy": min},
@@ -212,6 +216,7 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "sample_weights": "mass",
         "head": "classifier.1",
         "label_column": "kind",
+        "jtt_restart": False,
         "group_column": "kind",
         "selection_fraction": 0.25,
         "selection_budget": 12,

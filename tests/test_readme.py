@@ -14,7 +14,8 @@ MARKER = "<!-- strategies -->"
 def strategies_table() -> str:
     rows = ["| strategy | scores the pool | |", "|---|---|---|"]
     for name, strategy in STRATEGIES.items():
-        rows.append(f"| `{name}` | {'yes' if strategy.needs_forward else 'no'} | {strategy.summary} |")
+        scores = "yes" if strategy.needs_forward else "once" if "mistaken" in strategy.reads else "no"
+        rows.append(f"| `{name}` | {scores} | {strategy.summary} |")
     return "\n".join(rows)
 
 

@@ -63,6 +63,13 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     single_run: bool = field(
         default=False, metadata={"help": "Select once, before the first loop, and keep that selection."}
     )
+    jtt_restart: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether jtt's second training begins with the run's first weights again, as published (until then "
+            "checkpoints hold these too), or goes on with those of the first."
+        },
+    )
     rescore: str = field(
         default="full",
         metadata={
@@ -199,6 +206,11 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                 f"single_run selects before anything is trained, and strategy {self.strategy!r} goes by the losses of "
                 "training: leave single_run off"
             )
+        if "mistaken" in strategy.reads and (self.single_run or self.num_loops < 2):
+            raise ValueError(
+                f"strategy {self.strategy!r} trains on all, and then selects by what it got wrong: it needs at least 2 "
+                "loops (num_loops), and single_run off"
+            )
         if 0 < self.max_steps < self.num_loops:
             raise ValueError(f"num_loops is {self.num_loops}, more than max_steps ({self.max_steps})")
 
@@ -304,6 +316,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "scoring_image_size",
             "head_warmup",
             "group_column",
+            "jtt_restart",
             "label_smoothing_factor",
         ]
         # By what acts: to write down a default, or what the strategy does not heed, is no other run.

@@ -52,6 +52,7 @@ DIMENSIONS = {
     "learned_scores": 1,
     "images": 4,
     "groups": 1,
+    "mistaken": 1,
 }
 
 
@@ -73,6 +74,7 @@ class Candidates:
         images: The images, where a learner looks at them. [M, c, h, w].
         head: What turns embeddings into logits, where a linear layer does.
         progress: Part of the run that is over, in [0, 1).
+        mistaken: Whether the model got the sample wrong when the first training of JTT ended. BoolTensor [M].
         groups: Hidden group of each sample, for the oracle alone: no other strategy is given it. LongTensor [M].
 
     A field that no part of the run needs is None: `full` and `random` train without a scoring pass.
@@ -96,6 +98,7 @@ class Candidates:
     images: Tensor | None = None
     head: LinearHead | None = None
     progress: float | None = None
+    mistaken: Tensor | None = None
     groups: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -105,8 +108,9 @@ class Candidates:
             raise ValueError("indices must be distinct")
         for name, dimensions in DIMENSIONS.items():
             self._check(name, dimensions)
-        if self.selected is not None and self.selected.dtype != torch.bool:
-            raise ValueError(f"selected must be a BoolTensor [M], got {_describe(self.selected)}")
+        for name, flags in (("selected", self.selected), ("mistaken", self.mistaken)):
+            if flags is not None and flags.dtype != torch.bool:
+                raise ValueError(f"{name} must be a BoolTensor [M], got {_describe(flags)}")
         if self.groups is not None and self.groups.dtype != torch.long:
             raise ValueError(f"groups must be a LongTensor [M], got {_describe(self.groups)}")
         head, embeddings = self.head, self.embeddings

@@ -23,6 +23,7 @@ from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.scoring.warmup import fit_head, flops_of_logits, linear_head, make_probe, rescored
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, Strategy, find_strategy, run_strategy
+from vecaf_hf.selection.jtt import mistakes
 
 
 class Reselection:
@@ -44,6 +45,8 @@ class Reselection:
     Attributes:
         irreducible: Of each sample of the pool, for a strategy that needs it; NaN where it could not be loaded when the
             run began: these are not selected. [N], or None.
+        mistaken: Whether the model got each sample of the pool wrong when the first training of JTT ended; None before.
+            BoolTensor [N].
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Reselection:
         self.cea, self.meter, self.accelerator = cea, meter, accelerator
         self.strategy = find_strategy(args.strategy)
         self.irreducible: Tensor | None = None
+        self.mistaken: Tensor | None = None
         way, fraction = args.scoring_of(len(pool))
         by_class = self.strategy.allocates and args.allocation in ("class", "class_loss")
         # Where selected samples stand for parts of the pool, what is scored must be like the pool.
@@ -132,8 +136,18 @@ class Reselection:
             figures = self._begin_augmentation(selection, candidates) if self.cea is not None else {}
         return selection, candidates, figures
 
+    def find_mistakes(self, loop: int) -> Tensor:
+        """`mistaken`, by a forward pass over the pool when this loop begins; False where a sample cannot be loaded."""
+        with seeded(seed_of(self.pool.seed, loop)):
+            scored = some(self.score(self.pool.ledger.usable))
+        self.mistaken = torch.zeros(len(self.pool), dtype=torch.bool)
+        self.mistaken[scored.indices] = mistakes(scored)
+        return self.mistaken
+
     def _strategy_of(self, loop: int) -> Strategy:
-        """In the first loop a learner has learned nothing: chance selects."""
+        """In the first loop a learner has learned nothing: chance selects. JTT's first training is on all."""
+        if "mistaken" in self.strategy.reads and self.mistaken is None:
+            return STRATEGIES["full"]
         return STRATEGIES["random"] if self.strategy.learner is not None and loop == 0 else self.strategy
 
     def _unscored(self) -> Candidates:
@@ -185,7 +199,10 @@ class Reselection:
 
     def foreseen(self, loops: int) -> Tensor:
         """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""
-        candidates, parts = self._grouped(self._unscored()), [torch.empty(0, dtype=torch.long)]
+        candidates = self._grouped(self._unscored())
+        if "mistaken" in self.strategy.reads:
+            return candidates.indices
+        parts = [torch.empty(0, dtype=torch.long)]
         # These load in the first loop whatever they load at all.
         scores_all = self.strategy.needs_forward and self.rescoring.begins_with_all
         # What training or captions decide, only the boundary itself can tell.
@@ -224,6 +241,8 @@ class Reselection:
             candidates = replace(candidates, head=linear_head(self.head, self.args.strategy))
         if self.irreducible is not None:
             candidates = replace(candidates, irreducible=self.irreducible[candidates.indices])
+        if self.mistaken is not None:
+            candidates = replace(candidates, mistaken=self.mistaken[candidates.indices])
         if "training_losses" in self.strategy.reads:
             assert self.training_losses is not None
             candidates = replace(candidates, training_losses=self.training_losses.gathered()[candidates.indices])

@@ -25,6 +25,7 @@ from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import find_objective
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import find_strategy
+from vecaf_hf.selection.jtt import mistakes
 
 # Samples that a run tries before it trains.
 PROBED_SAMPLES = 16
@@ -126,6 +127,8 @@ class ScoringTrainer(ResumingTrainer):
             raise ValueError(NO_CLASSES.format("head_warmup", "leave head_warmup off"))
         if probe.classes is None and self.args.scoring_way[0] == "proxy":
             raise ValueError(PROXY_WITHOUT_CLASSES)
+        if "mistaken" in find_strategy(self.args.strategy).reads:
+            mistakes(probe)
         return probe
 
     def _score(self, indices: Tensor, samples: Pool | None = None) -> Candidates:
@@ -143,7 +146,7 @@ class ScoringTrainer(ResumingTrainer):
             note_scored=pool.note_scored,
             label_name=self.label_name,
             meter=self.meter,
-            keep_logits="logits" in find_strategy(self.args.strategy).reads,
+            keep_logits=bool(find_strategy(self.args.strategy).reads & {"logits", "mistaken"}),
             disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
             image_size=image_size,
             image_size_is_new=image_size_is_new,

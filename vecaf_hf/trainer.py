@@ -42,6 +42,8 @@ from vecaf_hf.scoring.warmup import linear_head, linear_of
 from vecaf_hf.scoring_trainer import PROXY_WITHOUT_CLASSES
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, Strategy, find_strategy
+from vecaf_hf.selection.jtt import second_training
+from vecaf_hf.starting_again import start_again, starting_weights
 
 if TYPE_CHECKING:
     from vecaf_hf.inspection import Inspection
@@ -379,6 +381,8 @@ class VeCAFTrainer(PushingTrainer):
             if "irreducible" not in self._run.strategy:
                 self._run.strategy["irreducible"] = self._irreducible_losses()
             self._reselection.irreducible = self._run.strategy["irreducible"]
+        if "mistaken" in strategy.reads:
+            self._reselection.mistaken = self._run.strategy.get("mistaken")
         self._strategy_state()  # An error in it shows here, not when the first checkpoint is written.
         if self.args.should_save:
             claim(str(self.args.output_dir), self._run.run)
@@ -469,8 +473,17 @@ class VeCAFTrainer(PushingTrainer):
         # Trainer takes any log for the one that is due, that of the losses.
         self.control.should_log = due
 
+    def _begin_second_training(self, run: RunState, loop: int) -> None:
+        """Of Just Train Twice: what the first one gets wrong is found, and perhaps undone with all else."""
+        kept, run.strategy = run.strategy, {"mistaken": self._reselection.find_mistakes(loop)}
+        if self.args.jtt_restart:
+            start_again(self.model, self.optimizer, kept)
+
     def _select(self, run: RunState, loop: int) -> None:
         schedule = self._schedule
+        trains_twice = "mistaken" in find_strategy(self.args.strategy).reads
+        if trains_twice and loop == second_training(schedule.num_loops):
+            self._begin_second_training(run, loop)
         # At first all that the run would train on if it kept this selection, as `full` does.
         count = schedule.samples_per_loop * (schedule.num_loops if loop == 0 else 1)
 
@@ -489,6 +502,9 @@ class VeCAFTrainer(PushingTrainer):
         run.streams.append(run.next_stream(selection, schedule.samples_per_loop))
         run.selections.append(selection)
         run.records.append(record)
+        if trains_twice and self.args.jtt_restart and loop == 0:
+            # With a head that was fitted when the loop began.
+            run.strategy = starting_weights(self.model)
         look = self._score if self._reselection.selects_later(loop + 1, schedule.num_loops) else None
         self._teaching.begin_loop(run.selections, self._pool.ledger.usable, look)
         self.log(record.logs())

@@ -83,6 +83,7 @@ CASES: dict[str, Case] = {
     # Images are shaken: what training saw of a sample cannot be had again.
     "vit-stale": Case(options={**HALVES, "rescore": "stale", "num_loops": 3}),
     "vit-proxy": Case(options={"rescore": "proxy", "num_loops": 3, "save_steps": 2}),
+    "vit-jtt": Case(options={"strategy": "jtt", "num_loops": 3}),
     "vit-full": Case(options={**UNEVEN, "strategy": "full", "save_steps": 2}),
     "vit-uneven": Case(options={**UNEVEN, "save_steps": 3, "eval_on_start": True, "lr_scheduler_type": "cosine"}),
     "efficientnet": Case("efficientnet", options={"save_strategy": "epoch", "save_total_limit": 1}),

@@ -19,6 +19,7 @@ RUNS = {
     "by training's losses": {"strategy": "loss_balanced"},
     "everything is selected": {"strategy": "full"},
     "ten candidates a sample": {"strategy": "rho_loss", "selection_budget": 8},
+    "once, when a third is over": {"strategy": "jtt", "num_loops": 6},
     "small images": {"scoring_image_size": 16},
     "a short last loop": {"num_loops": 3, "max_steps": 7},
     "accumulation": {"gradient_accumulation_steps": 2, "max_steps": 5},

@@ -49,4 +49,5 @@ def _make_pool(size: int = 60, dimension: int = 6, classes: int = 3, seed: int =
     training_losses = torch.rand(size, generator=generator) * 3
     training_losses[torch.rand(size, generator=generator) < 0.2] = torch.nan
     groups = torch.randint(2, (size,), generator=generator)
-    return replace(made, training_losses=training_losses, progress=0.5, groups=groups)
+    mistaken = torch.rand(size, generator=generator) < 0.3
+    return replace(made, training_losses=training_losses, progress=0.5, groups=groups, mistaken=mistaken)

@@ -60,6 +60,7 @@ FIELDS = (
     "progress",
     "learned_scores",
     "groups",
+    "mistaken",
 )
 
 every_strategy = pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -266,6 +267,7 @@ def test_what_costs_no_forward_pass():
         "infobatch",
         "loss_balanced",
         "trimmed",
+        "jtt",
         "full",
         "group_balanced",
     }

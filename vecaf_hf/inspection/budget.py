@@ -14,6 +14,7 @@ from vecaf_hf.cost import KINDS, TRAINING_FACTOR, Work
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.scoring.rescoring import RESCORING
 from vecaf_hf.selection import STRATEGIES, find_strategy
+from vecaf_hf.selection.jtt import second_training
 
 # Kinds of work that plain finetuning has too.
 PLAIN = ("train", "evaluate")
@@ -149,6 +150,7 @@ def scored_by_loop(args: VeCAFArguments, schedule: LoopSchedule, sizes: RunSizes
     way, fraction = args.scoring_of(pool)
     counts = []
     for loop in range(schedule.num_loops):
+        twice = "mistaken" in strategy.reads and loop >= second_training(schedule.num_loops)
         # In the first loop a learner has learned nothing: chance selects.
         acting = STRATEGIES["random"] if strategy.learner is not None and loop == 0 else strategy
         if selects(args, loop) and (acting.needs_forward or (args.head_warmup and loop == 0)):
@@ -156,7 +158,10 @@ def scored_by_loop(args: VeCAFArguments, schedule: LoopSchedule, sizes: RunSizes
             counts.append(scored(pool, schedule.budget, fraction))
         else:
             # CEA needs the embeddings of what it augments.
-            counts.append(sizes.selected if sizes.has_cea else 0)
+            selected = schedule.budget if twice else sizes.selected
+            counts.append(selected if sizes.has_cea else 0)
+        if twice and loop == second_training(schedule.num_loops):
+            counts[loop] += pool
     if "irreducible" in strategy.reads:
         counts[0] += sizes.held_out + pool
     return counts

@@ -120,6 +120,13 @@ class SelectionOptions:
             "and 3.6 on redundant data."
         },
     )
+    jtt_upweight: float = field(
+        default=20.0,
+        metadata={
+            "help": "Times that a sample in jtt's error set counts in its draws, at least 1 (lambda_up of "
+            "arXiv 2107.09044, which tunes it: try 5, 20, 50)."
+        },
+    )
 
     def __post_init__(self) -> None:
         check_choice("loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
@@ -139,6 +146,7 @@ class SelectionOptions:
         check_at_least("trimmed_fraction", self.trimmed_fraction, 0)
         if self.trimmed_fraction >= 1:
             raise ValueError(f"trimmed_fraction is {self.trimmed_fraction}; it must be less than 1, which is all")
+        check_at_least("jtt_upweight", self.jtt_upweight, 1)
         if self.random_fraction and self.strategy == "trimmed":
             raise ValueError("random_fraction would bring back what strategy 'trimmed' leaves out: leave it at 0")
         if self.random_fraction and self.sample_weights == "mass":

@@ -17,6 +17,7 @@ from vecaf_hf.selection.badge import badge
 from vecaf_hf.selection.full import full
 from vecaf_hf.selection.group_balanced import group_balanced
 from vecaf_hf.selection.infobatch import infobatch
+from vecaf_hf.selection.jtt import jtt
 from vecaf_hf.selection.k_center import k_center
 from vecaf_hf.selection.learned import learn_loss, ta_vaal
 from vecaf_hf.selection.loss_balanced import loss_balanced
@@ -41,7 +42,8 @@ class Strategy:
     A strategy that needs nothing that a forward pass gives costs none over the pool; one that takes the whole pool, or
     sets its selection's size itself, ignores the budget; one that says how many candidates it wants per selected sample
     is given a fresh random set of that many, and the others are not scored; one that has a learner is given its scores
-    from the second loop on: before that the learner has learned nothing, and the selection is random.
+    from the second loop on: before that the learner has learned nothing, and the selection is random; one that needs
+    `mistaken` is given it in the second part of the run (`second_training`): before that the selection is `full`.
 
     Args:
         select: (candidates, budget, options, generator) -> a `Selection`, or the chosen indices: LongTensor [K].
@@ -72,7 +74,7 @@ class Strategy:
 
     @property
     def needs_forward(self) -> bool:
-        """Whether these take a forward pass over the candidates."""
+        """Whether these take a forward pass over the candidates in every loop."""
         return bool(self.reads & {"embeddings", "losses", "logits", "learned_scores"})
 
     @property
@@ -103,6 +105,7 @@ STRATEGIES: dict[str, Strategy] = {
     "alfa_mix": Strategy(alfa_mix, frozenset({"embeddings", "labels", "head"})),
     "rho_loss": Strategy(rho_loss, frozenset({"losses", "irreducible"}), candidates_per_sample=CANDIDATES_PER_SAMPLE),
     "infobatch": Strategy(infobatch, frozenset({"training_losses", "progress"}), sets_size=True),
+    "jtt": Strategy(jtt, frozenset({"mistaken"})),
     "learn_loss": Strategy(
         learn_loss, frozenset({"learned_scores"}), candidates_per_sample=CANDIDATES_PER_SAMPLE, learner=LearnLoss
     ),

@@ -1,0 +1,30 @@
+"""The weights that a run begins with, kept until it begins a second time from them (Just Train Twice)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+# Of their names among the tensors that a checkpoint keeps.
+PREFIX = "start."
+
+
+def starting_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers, on the CPU, by the names under which a checkpoint keeps them."""
+    return {f"{PREFIX}{name}": values.detach().cpu().clone() for name, values in model.state_dict().items()}
+
+
+def start_again(model: nn.Module, optimizer: Any, kept: Mapping[str, Tensor]) -> None:
+    """Give the model its starting weights back; the optimizer forgets what it has gathered, not its learning rates.
+
+    What is learned beside the model (a learned alignment) stays as it is.
+
+    Args:
+        model: Not wrapped.
+        optimizer: PyTorch's, or Accelerate's around it.
+        kept: `starting_weights`, perhaps among other tensors.
+    """
+    model.load_state_dict({name.removeprefix(PREFIX): kept[name] for name in kept if name.startswith(PREFIX)})
+    optimizer.state.clear()
