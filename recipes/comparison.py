@@ -60,7 +60,11 @@ def summary_of(run: Run) -> dict[str, Any]:
     work = {kind: {name: round(value, 1) for name, value in of.items()} for kind, of in points[-1]["work"].items()}
     read = ("step", "accuracy", "loss")
     curve = [{**{name: one[name] for name in read}, "flops": cost(one["work"])} for one in points]
-    more = {name: run[name] for name in ("targets", "domains", "measures") if name in run}
+    for point, one in zip(curve, points, strict=True):
+        point |= {name: one[name] for name in ("targets",) if name in one}
+    more = {name: run[name] for name in ("targets", "domains", "measures", "by_shares") if name in run}
+    if "records" in run:
+        more["records"] = [{name: round(value, 4) for name, value in one["info"].items()} for one in run["records"]]
     return {"curve": curve, "test": run.get("test"), "work": work, **more}
 
 

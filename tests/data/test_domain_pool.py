@@ -10,8 +10,9 @@ import torch
 from datasets import Dataset
 
 from vecaf_hf.data.corruptions import corrupt
-from vecaf_hf.data.domains import DOMAINS, domain_shares
+from vecaf_hf.data.domains import DOMAINS
 from vecaf_hf.data.pools import make_pool
+from vecaf_hf.data.rare import rare_shares
 from vecaf_hf.seeding import seed_of
 
 SIZE = 150
@@ -114,7 +115,7 @@ def test_an_image_that_cannot_be_read_is_named_by_its_place_in_the_pool(clean: D
 
 def test_what_selections_have_of_each_domain(clean: Dataset) -> None:
     pool = clean.select(range(8)).add_column("domain", ["snow", "", "fog", "fog", "", "", "", ""])
-    found = domain_shares(pool.with_transform(lambda batch: batch), [torch.tensor([0, 1, 2, 3]), torch.tensor([5, 3])])
+    found = rare_shares(pool.with_transform(lambda batch: batch), [torch.tensor([0, 1, 2, 3]), torch.tensor([5, 3])])
     assert found == {"snow": {"pool": 0.125, "selected": [0.25, 0.0]}, "fog": {"pool": 0.25, "selected": [0.5, 0.5]}}
-    assert domain_shares(clean, [torch.tensor([0])]) == {}
-    assert domain_shares([1, 2], [torch.tensor([0])]) == {}
+    assert rare_shares(clean, [torch.tensor([0])]) == {}
+    assert rare_shares([1, 2], [torch.tensor([0])]) == {}
