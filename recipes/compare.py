@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
 from filelock import FileLock, Timeout
@@ -73,7 +73,7 @@ class Curve(TrainerCallback):
 
 def accuracies(trainer: VeCAFTrainer, seen: Mapping[str, Dataset]) -> dict[str, float]:
     """Of the trainer's model on each of the datasets; nothing is logged."""
-    metrics = {name: trainer.predict(one, metric_key_prefix="seen").metrics or {} for name, one in seen.items()}
+    metrics = {name: trainer.predict(cast(Any, one), metric_key_prefix="seen").metrics or {} for name, one in seen.items()}
     return {name: one["seen_accuracy"] for name, one in metrics.items()}
 
 
@@ -91,12 +91,12 @@ def trainer_of(grid: Grid, cell: Cell, **options: Any) -> tuple[VeCAFTrainer, An
     return build_trainer(*arguments_of(grid, cell, **options), **grid.trainer_options(cell))
 
 
-def curve_of(grid: Grid, cell: Cell, trainer: VeCAFTrainer) -> Curve:
-    """What a run's curve is made of."""
+def curve_of(grid: Grid, trainer: VeCAFTrainer, options: Arguments) -> Curve:
+    """Of a run with these options."""
     if "validation" not in grid.target_samples:
         return Curve(trainer, {})
-    validation = trainer.eval_dataset
-    return Curve(trainer, seen_under_targets(grid, trainer, validation, arguments_of(grid, cell), "validation"))
+    validation = cast(Dataset, trainer.eval_dataset)
+    return Curve(trainer, seen_under_targets(grid, trainer, validation, options, "validation"))
 
 
 def arguments_of(grid: Grid, cell: Cell, **options: Any) -> Arguments:
@@ -146,8 +146,9 @@ def check_targets(grid: Grid) -> None:
 def run(grid: Grid, cell: Cell) -> None:
     """Train one cell, and keep its curve and, for a test, its model."""
     begun = time.perf_counter()
-    trainer, _ = trainer_of(grid, cell)
-    curve = curve_of(grid, cell, trainer)
+    options = arguments_of(grid, cell)
+    trainer, _ = build_trainer(*options, **grid.trainer_options(cell))
+    curve = curve_of(grid, trainer, options)
     trainer.add_callback(curve)
     trainer.train()
     if not curve.points:
@@ -173,14 +174,15 @@ def test(grid: Grid, cell: Cell) -> None:
     # Without what is for training alone.
     recipe, cea = replace(recipe, text_encoder=None, restyle=None), CEAOptions(image_column=cea.image_column)
     trainer, split = build_trainer(recipe, cea, args, **grid.trainer_options(cell))
-    found = trainer.predict(split, metric_key_prefix="test")
-    result["test"] = found.metrics["test_accuracy"]
+    found = trainer.predict(cast(Any, split), metric_key_prefix="test")
+    metrics = found.metrics or {}
+    result["test"] = metrics["test_accuracy"]
     if grid.MEASURES:
-        result["measures"] = {name: found.metrics[f"test_{name}"] for name in grid.MEASURES}
+        result["measures"] = {name: metrics[f"test_{name}"] for name in grid.MEASURES}
     elif "classes" in result:
         result["by_shares"] = by_class_shares(found.predictions, found.label_ids, **result["classes"])
     if grid.targets:
-        seen = seen_under_targets(grid, trainer, split, (recipe, cea, args), "test")
+        seen = seen_under_targets(grid, trainer, cast(Dataset, split), (recipe, cea, args), "test")
         result["targets"] = accuracies(trainer, seen)
     write(grid.file(cell), result)
     if all("test" in (grid.result(one) or {}) for one in grid.picked(cell.pool, cell.method) or []):

@@ -257,7 +257,7 @@ def _scaled_down(file: Path, values: dict[str, Any], small: dict[str, Any]) -> d
 def _check(file: Path, values: Mapping[str, Any]) -> None:
     for key in values:
         check_choice(f"a key of {file}", key, [one.name for one in fields(Grid)], or_callable=False)
-    needed = [one.name for one in fields(Grid) if one.default_factory is MISSING]
+    needed = [one.name for one in fields(Grid) if one.default is one.default_factory is MISSING]
     if missing := [name for name in needed if name not in values]:
         raise ValueError(f"{file} lacks {listed(missing)}")
     if not isinstance(values["options"], dict):

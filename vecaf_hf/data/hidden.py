@@ -11,7 +11,7 @@ import numpy as np
 from vecaf_hf.data.conditions import check_condition
 from vecaf_hf.data.domains import DOMAINS
 from vecaf_hf.data.rare import CONDITION, PART, SEVERITY, with_rare
-from vecaf_hf.validation import check_choice, check_fraction, whole
+from vecaf_hf.validation import check_fraction, whole
 
 # What a caption that says the condition says; of others, their name.
 PHRASES = {"inverted": "in negative colours", "rotated": "turned by a quarter", **DOMAINS}
@@ -48,7 +48,8 @@ class HiddenOptions:
         check_fraction("part", self.part)
         if self.part * len(self.conditions) > 1:
             raise ValueError(f"part is {self.part}, of {len(self.conditions)} conditions: more than the whole pool")
-        check_choice("say", self.say, (True, False), or_callable=False)
+        if not isinstance(self.say, bool):
+            raise ValueError(f"say is {self.say!r}; it must be true or false")
         whole("tested", self.tested, 1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -74,7 +74,7 @@ def with_rare(
     return pool.select(np.argsort(np.concatenate([*chosen, others])))
 
 
-def _said(dataset: datasets.Dataset, names: Sequence[str], phrases: Mapping[str, str]) -> datasets.Dataset:
+def _said(dataset: datasets.Dataset, names: Iterable[str], phrases: Mapping[str, str]) -> datasets.Dataset:
     """The dataset whose captions say the condition: "a dress, on a snowy day"."""
     captions = [
         f"{caption}, {phrases[name]}" if name and caption else caption
