@@ -73,8 +73,8 @@ class Curve(TrainerCallback):
 
 def accuracies(trainer: VeCAFTrainer, seen: Mapping[str, Dataset]) -> dict[str, float]:
     """Of the trainer's model on each of the datasets; nothing is logged."""
-    metrics = {name: trainer.predict(cast(Any, one), metric_key_prefix="seen").metrics or {} for name, one in seen.items()}
-    return {name: one["seen_accuracy"] for name, one in metrics.items()}
+    found = {name: trainer.predict(cast(Any, one), metric_key_prefix="seen") for name, one in seen.items()}
+    return {name: (one.metrics or {})["seen_accuracy"] for name, one in found.items()}
 
 
 def seen_under_targets(
