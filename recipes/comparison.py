@@ -360,7 +360,7 @@ def write_report(results: Results, folder: Path) -> str:
         figure.savefig(folder / name, dpi=110)
     text = "\n".join(
         f"### Pool `{pool}`\n\n{table(results, pool)}\n{notes(results, pool)}\n{cost_table(results, pool)}\n"
-        f"{conditions.section(results, pool)}"
+        f"{conditions.written(conditions.sections(results, pool))}"
         for pool in pools
     )
     (folder / "tables.md").write_text(text)

@@ -18,6 +18,7 @@ from comparison import (
     markdown,
     methods_of,
     part_of_whole,
+    pools_of,
     references,
     styles,
     with_error,
@@ -32,6 +33,12 @@ TOGETHER = ("targets", "worst")
 # Of `by_class_shares`: the classes' shares, with and without the correction of the logits.
 SHARES = {"balanced": "equal class shares", "pool": "the pool's class shares"}
 ADJUSTED = {"accuracy": "", "corrected": ", corrected"}
+# Headings of tables.
+ACCURACY = "Accuracy under each condition, %"
+COST = "Cost until an accuracy over all conditions, of its whole run"
+SELECTED = "Conditions among the selected"
+CLASSES = "Accuracy by class shares, %"
+FIGURES = "Figures of the selections"
 
 
 def accuracies(entry: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -158,21 +165,32 @@ def has_all(entry: Mapping[str, Any], name: str) -> bool:
     return all(name in run for run in entry["runs"])
 
 
-def section(results: Results, pool: str) -> str:
-    """All of these tables that the pool's runs have figures for, each under what it is of; nothing without any."""
+def sections(results: Results, pool: str) -> dict[str, str]:
+    """Heading -> table, of all that the pool's runs tell."""
     found = methods_of(results, pool)
-    parts = []
-    if all(has_all(entry, "targets") for entry in found.values()):
-        parts.append(("Accuracy under each condition, %", accuracy_table(results, pool)))
-    if all("targets" in point for entry in found.values() for run in entry["runs"] for point in run["curve"]):
-        parts.append(("Cost until an accuracy over all conditions", cost_table(results, pool)))
-    if domains_of(found):
-        parts.append(("Conditions among the selected", selected_table(results, pool)))
-    if any(has_all(entry, "by_shares") for entry in found.values()):
-        parts.append(("Accuracy by class shares, %", shares_table(results, pool)))
-    if any(figures_of(entry) for entry in found.values()):
-        parts.append(("Figures of the selections", figures_table(results, pool)))
-    return "".join(f"\n{title}:\n\n{table}\n" for title, table in parts)
+    told = {
+        ACCURACY: (accuracy_table, all(has_all(entry, "targets") for entry in found.values())),
+        COST: (cost_table, seen_in_training(found)),
+        SELECTED: (selected_table, bool(domains_of(found))),
+        CLASSES: (shares_table, any(has_all(entry, "by_shares") for entry in found.values())),
+        FIGURES: (figures_table, any(figures_of(entry) for entry in found.values())),
+    }
+    return {heading: table(results, pool) for heading, (table, is_told) in told.items() if is_told}
+
+
+def seen_in_training(found: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether each point of each curve was seen under the targets."""
+    return all("targets" in point for entry in found.values() for run in entry["runs"] for point in run["curve"])
+
+
+def short_tables(results: Results) -> str:
+    """Of each pool one, of what the READMEs speak of."""
+    return "\n\n".join(accuracy_table(results, pool) for pool in pools_of(results))
+
+
+def written(tables: Mapping[str, str]) -> str:
+    """Tables under their headings."""
+    return "".join(f"\n{heading}:\n\n{table}\n" for heading, table in tables.items())
 
 
 def figures(results: Results, pools: list[str]) -> dict[str, Figure]:

@@ -21,7 +21,20 @@ import matplotlib
 sys.path.insert(0, str(Path(__file__).parent))
 from compare import command
 from comparison import REFERENCE, Results, differences, markdown, methods_of, pools_of, tflops, with_error
-from conditions import accuracies, base_rate, domains_of, figures, precision
+from conditions import (
+    ACCURACY,
+    SELECTED,
+    accuracies,
+    base_rate,
+    domains_of,
+    figures,
+    precision,
+    sections,
+    seen_in_training,
+    together,
+    written,
+)
+from readings import READINGS
 
 from vecaf_hf.terminal import run_in_terminal
 
@@ -34,18 +47,21 @@ def table(results: Results, pool: str, opponents: Sequence[str] = OPPONENTS) -> 
     domain, and all work."""
     found = methods_of(results, pool)
     opponents = [name for name in opponents if name in found]
-    places = list(accuracies(next(iter(found.values()))))
+    # Runs that have seen the targets in training too are judged by them together.
+    both = seen_in_training(found)
+    at = {method: {**accuracies(entry), **(together(entry) if both else {})} for method, entry in found.items()}
     header = ["method"]
-    for place in places:
-        header += [f"{place} accuracy, %", *(f"{place} less `{name}`'s, paired" for name in opponents)]
+    for place in next(iter(at.values())):
+        title = READINGS.get(place, place)
+        header += [f"{title} accuracy, %", *(f"{title} less `{name}`'s, paired" for name in opponents)]
     header += [f"{domain} among the selected, times its part of the pool" for domain in domains_of(found)]
     rows = [[*header, "all-in TFLOPs", "n"]]
     for method, entry in found.items():
         cells = [f"`{method}`"]
-        for place, values in accuracies(entry).items():
+        for place, values in at[method].items():
             cells.append(with_error(values))
             for name in opponents:
-                less = differences(values, accuracies(found[name])[place])
+                less = differences(values, at[name][place])
                 cells.append(with_error(less, sign="+") if name != method else "")
         for domain in domains_of(found):
             times = precision(entry, domain).mean(1) / base_rate(entry, domain)
@@ -59,11 +75,16 @@ def short_tables(results: Results) -> str:
     return "\n\n".join(table(results, pool, opponents=()) for pool in pools_of(results))
 
 
+def _more(results: Results, pool: str) -> str:
+    """What else the runs tell."""
+    return written({name: one for name, one in sections(results, pool).items() if name not in (ACCURACY, SELECTED)})
+
+
 def write_report(results: Results, folder: Path) -> str:
     """Write the tables and, of a pool with samples of a domain, the figure; returns the tables."""
     matplotlib.use("Agg")
     pools = pools_of(results)
-    text = "\n".join(f"### Pool `{pool}`\n\n{table(results, pool)}\n" for pool in pools)
+    text = "\n".join(f"### Pool `{pool}`\n\n{table(results, pool)}\n{_more(results, pool)}" for pool in pools)
     (folder / "ood.md").write_text(text)
     for name, figure in figures(results, pools).items():
         figure.savefig(folder / name, dpi=110)

@@ -122,7 +122,7 @@ def mean_and_worst(accuracies: Mapping[str, float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "worst": min(values)} if values else {}
 
 
-def tested_under_conditions(trainer: Any, test: Dataset, recipe: RecipeArguments, image: str) -> dict[str, float]:
+def evaluate_under_conditions(trainer: Any, test: Dataset, recipe: RecipeArguments, image: str) -> dict[str, float]:
     """The trainer's metrics on the test split under each condition that its pool hides, and the accuracies' mean and
     worst, which are logged: so they come into the model card.
 
