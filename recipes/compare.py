@@ -18,12 +18,13 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from datasets import Dataset
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
@@ -31,14 +32,14 @@ from transformers import TrainerCallback
 sys.path.insert(0, str(Path(__file__).parent))
 from comparison import summary_of, write_report
 from grid import Cell, Grid
+from readings import by_class_shares, class_shares
 
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.augmentation.options import CEAOptions
-from vecaf_hf.data.domains import domain_shares
+from vecaf_hf.data.rare import rare_shares
 from vecaf_hf.printable import listed
 from vecaf_hf.recipe import build_trainer, parse
 from vecaf_hf.recipe.options import Arguments
-from vecaf_hf.recipe.targets import Target
 from vecaf_hf.terminal import Interrupted, Parser, UsageError, run_in_terminal
 
 logger = logging.getLogger(__name__)
@@ -51,26 +52,51 @@ Report = Callable[[dict[str, Any], Path], str]
 
 
 class Curve(TrainerCallback):
-    """Validation accuracy and all work so far at every evaluation."""
+    """Validation accuracy, that under each target and all work so far at every evaluation."""
 
-    def __init__(self, trainer: VeCAFTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: VeCAFTrainer, targets: Mapping[str, Dataset]) -> None:
+        self.trainer, self.targets = trainer, targets
         self.points: list[dict[str, Any]] = []
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         metrics = kwargs["metrics"]
-        self.points.append(
-            {
-                "step": state.global_step,
-                "accuracy": metrics["eval_accuracy"],
-                "loss": metrics["eval_loss"],
-                "work": self.trainer.meter.state()["work"],
-            }
-        )
+        point = {
+            "step": state.global_step,
+            "accuracy": metrics["eval_accuracy"],
+            "loss": metrics["eval_loss"],
+            "work": self.trainer.meter.state()["work"],
+        }
+        if self.targets:
+            point["targets"] = accuracies(self.trainer, self.targets)
+        self.points.append(point)
+
+
+def accuracies(trainer: VeCAFTrainer, seen: Mapping[str, Dataset]) -> dict[str, float]:
+    """Of the trainer's model on each of the datasets; nothing is logged."""
+    found = {name: trainer.predict(cast(Any, one), metric_key_prefix="seen") for name, one in seen.items()}
+    return {name: (one.metrics or {})["seen_accuracy"] for name, one in found.items()}
+
+
+def seen_under_targets(
+    grid: Grid, trainer: VeCAFTrainer, split: Dataset, options: Arguments, name: str
+) -> dict[str, Dataset]:
+    """What the model takes of each target of a split, `validation` or `test`."""
+    recipe, cea, _ = options
+    columns = cea.image_column, str(trainer.args.label_column)
+    most = grid.target_samples.get(name)
+    return {one: grid.target(one).of(split, *columns, recipe, trainer.processing_class, most) for one in grid.targets}
 
 
 def trainer_of(grid: Grid, cell: Cell, **options: Any) -> tuple[VeCAFTrainer, Any]:
     return build_trainer(*arguments_of(grid, cell, **options), **grid.trainer_options(cell))
+
+
+def curve_of(grid: Grid, trainer: VeCAFTrainer, options: Arguments) -> Curve:
+    """Of a run with these options."""
+    if "validation" not in grid.target_samples:
+        return Curve(trainer, {})
+    validation = cast(Dataset, trainer.eval_dataset)
+    return Curve(trainer, seen_under_targets(grid, trainer, validation, options, "validation"))
 
 
 def arguments_of(grid: Grid, cell: Cell, **options: Any) -> Arguments:
@@ -94,11 +120,11 @@ def word_of(value: Any) -> str:
 def check(grid: Grid) -> None:
     """Raise a UsageError where a method on a pool has what is no option or no value of it, or a target: not in each of
     its runs."""
-    if grid.targets and not grid.tests:
+    if grid.targets and not grid.tests and "validation" not in grid.target_samples:
         raise UsageError(f"test_split is none, and the targets {listed(grid.targets)} are read with the test split")
-    for name, values in grid.targets.items():
+    for name in grid.targets:
         try:
-            Target(**values)
+            grid.target(name)
         except (TypeError, ValueError) as error:
             raise UsageError(f"target {name!r}: {error}") from error
     for pool, method in grid.groups():
@@ -110,9 +136,9 @@ def check(grid: Grid) -> None:
 
 def check_targets(grid: Grid) -> None:
     """Raise a UsageError where a target's images cannot be had on this machine: not when all is trained."""
-    for name, values in grid.targets.items():
+    for name in grid.targets:
         try:
-            Target(**values).check()
+            grid.target(name).check()
         except (ImportError, ValueError) as error:
             raise UsageError(f"target {name!r}: {error}") from error
 
@@ -120,8 +146,9 @@ def check_targets(grid: Grid) -> None:
 def run(grid: Grid, cell: Cell) -> None:
     """Train one cell, and keep its curve and, for a test, its model."""
     begun = time.perf_counter()
-    trainer, _ = trainer_of(grid, cell)
-    curve = Curve(trainer)
+    options = arguments_of(grid, cell)
+    trainer, _ = build_trainer(*options, **grid.trainer_options(cell))
+    curve = curve_of(grid, trainer, options)
     trainer.add_callback(curve)
     trainer.train()
     if not curve.points:
@@ -130,8 +157,10 @@ def run(grid: Grid, cell: Cell) -> None:
     if grid.tests:
         trainer.save_model(str(grid.model(cell)))
     result: dict[str, Any] = {"options": grid.recorded(cell), "curve": curve.points}
-    if shares := domain_shares(trainer.train_dataset, [one.indices for one in trainer.selection_history]):
-        result["domains"] = shares
+    result["records"] = [record.to_json() for record in trainer.loop_records]
+    selections = [one.indices for one in trainer.selection_history]
+    more = {"domains": rare_shares(trainer.train_dataset, selections), "classes": class_shares(trainer)}
+    result |= {name: found for name, found in more.items() if found}
     write(grid.file(cell), {**result, "seconds": time.perf_counter() - begun})
     shutil.rmtree(str(trainer.args.output_dir), ignore_errors=True)
 
@@ -145,15 +174,16 @@ def test(grid: Grid, cell: Cell) -> None:
     # Without what is for training alone.
     recipe, cea = replace(recipe, text_encoder=None, restyle=None), CEAOptions(image_column=cea.image_column)
     trainer, split = build_trainer(recipe, cea, args, **grid.trainer_options(cell))
-    metrics = trainer.evaluate(split, metric_key_prefix="test")
+    found = trainer.predict(cast(Any, split), metric_key_prefix="test")
+    metrics = found.metrics or {}
     result["test"] = metrics["test_accuracy"]
     if grid.MEASURES:
         result["measures"] = {name: metrics[f"test_{name}"] for name in grid.MEASURES}
-    for name, values in grid.targets.items():
-        columns = cea.image_column, str(trainer.args.label_column)
-        target = Target(**values).of(split, *columns, recipe, trainer.processing_class)
-        accuracy = trainer.evaluate(target, metric_key_prefix="test")["test_accuracy"]
-        result.setdefault("targets", {})[name] = accuracy
+    elif "classes" in result:
+        result["by_shares"] = by_class_shares(found.predictions, found.label_ids, **result["classes"])
+    if grid.targets:
+        seen = seen_under_targets(grid, trainer, cast(Dataset, split), (recipe, cea, args), "test")
+        result["targets"] = accuracies(trainer, seen)
     write(grid.file(cell), result)
     if all("test" in (grid.result(one) or {}) for one in grid.picked(cell.pool, cell.method) or []):
         shutil.rmtree(grid.models(cell.pool, cell.method), ignore_errors=True)
@@ -210,7 +240,8 @@ def summary(grid: Grid) -> dict[str, Any]:
             {
                 "learning_rate": cell.learning_rate,
                 "seed": cell.seed,
-                "accuracy": (grid.result(cell) or {})["curve"][-1]["accuracy"],
+                "accuracy": (end := (grid.result(cell) or {})["curve"][-1])["accuracy"],
+                **({} if grid.pick_by == "accuracy" else {grid.pick_by: grid.reading(end)}),
             }
             for cell in grid.tuning(pool, method)
         ]

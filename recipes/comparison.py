@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from readings import Array, readings
 
 from vecaf_hf.terminal import Parser, run_in_terminal
 
@@ -41,10 +41,14 @@ AXES = {
     "accuracy": (100.0, "validation accuracy, %"),
     "loss": (1.0, "validation loss"),
 }
+# What curves have too where each of their points was seen under targets.
+UNDER_TARGETS = {
+    "targets": (100.0, "validation accuracy, mean over conditions, %"),
+    "worst": (100.0, "validation accuracy, worst condition, %"),
+}
 # What an accuracy is reached with, and its name among a curve's points.
 SPENT = {"batches": "step", "cost": "flops"}
 
-Array = NDArray[np.float64]
 Run = Mapping[str, Any]
 Results = Mapping[str, Mapping[str, Any]]  # "pool/method" -> strategy, learning_rate, tried, runs
 
@@ -60,13 +64,25 @@ def summary_of(run: Run) -> dict[str, Any]:
     work = {kind: {name: round(value, 1) for name, value in of.items()} for kind, of in points[-1]["work"].items()}
     read = ("step", "accuracy", "loss")
     curve = [{**{name: one[name] for name in read}, "flops": cost(one["work"])} for one in points]
-    more = {name: run[name] for name in ("targets", "domains", "measures") if name in run}
+    for point, one in zip(curve, points, strict=True):
+        point |= {name: one[name] for name in ("targets",) if name in one}
+    more = {name: run[name] for name in ("targets", "domains", "measures", "by_shares") if name in run}
+    if "records" in run:
+        more["records"] = [{name: round(value, 4) for name, value in one["info"].items()} for one in run["records"]]
     return {"curve": curve, "test": run.get("test"), "work": work, **more}
 
 
 def curves(runs: Sequence[Run]) -> dict[str, Array]:
     """Each quantity of the seeds' curves, which are evaluated at the same steps: [seeds, points]."""
-    return {name: np.array([[point[name] for point in run["curve"]] for run in runs], dtype=float) for name in AXES}
+    points = [
+        [{**point, **readings(point["accuracy"], point.get("targets"))} for point in run["curve"]] for run in runs
+    ]
+    names = [*AXES, *(name for name in UNDER_TARGETS if all(name in point for run in points for point in run))]
+    return {name: np.array([[point[name] for point in run] for run in points], dtype=float) for name in names}
+
+
+def _read(point: Mapping[str, Any]) -> dict[str, Any]:
+    return {**point, **readings(point["accuracy"], point.get("targets"))}
 
 
 def mean_curve(runs: Sequence[Run]) -> dict[str, Array]:
@@ -110,9 +126,9 @@ class Part(NamedTuple):
 NEVER = Part(float("nan"), float("nan"), 0.0)
 
 
-def part_of_whole(runs: Sequence[Run], reference: Sequence[Run], measure: str) -> Part:
+def part_of_whole(runs: Sequence[Run], reference: Sequence[Run], measure: str, reading: str = "accuracy") -> Part:
     """What a method takes until its mean curve first reaches the accuracy that the reference's ends with, as a part of
-    what the reference's whole run takes.
+    what the reference's whole run takes; or another reading, as `curves` names it.
 
     NEVER where the mean curve, or that of most resamples, does not reach it. The reference's own part is below 1 where
     its curve has been there before its end: that much is noise. The error is by bootstrap, seeds are drawn anew, the
@@ -122,7 +138,7 @@ def part_of_whole(runs: Sequence[Run], reference: Sequence[Run], measure: str) -
     drawn = np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))
     rows = np.concatenate([np.arange(seeds)[None], drawn])  # the first one is all seeds
     mine, its = ({name: of[rows].mean(1) for name, of in curves(which).items()} for which in (runs, reference))
-    parts = to_target(mine["accuracy"], mine[measure], its["accuracy"][:, -1]) / its[measure][:, -1]
+    parts = to_target(mine[reading], mine[measure], its[reading][:, -1]) / its[measure][:, -1]
     reached = parts[1:][np.isfinite(parts[1:])]
     if np.isnan(parts[0]) or 2 * len(reached) < RESAMPLES:
         return NEVER
@@ -142,9 +158,13 @@ def with_error(values: Sequence[float], sign: str = "") -> str:
     return mean if len(values) == 1 else f"{mean} ± {stdev(values) / len(values) ** 0.5:.1f}"
 
 
-def _less(runs: Sequence[Run], others: Sequence[Run]) -> str:
+def differences(values: Sequence[float], others: Sequence[float]) -> list[float]:
     """Seed by seed."""
-    return with_error([one - other for one, other in zip(ends(runs), ends(others), strict=True)], sign="+")
+    return [one - other for one, other in zip(values, others, strict=True)]
+
+
+def _less(runs: Sequence[Run], others: Sequence[Run]) -> str:
+    return with_error(differences(ends(runs), ends(others)), sign="+")
 
 
 def _split(entries: Iterable[Mapping[str, Any]]) -> str:
@@ -156,7 +176,7 @@ def pools_of(results: Results) -> list[str]:
 
 
 def has(name: str, results: Results) -> bool:
-    """Whether runs tell this beside their curve: `targets`, `domains` or `measures`."""
+    """Whether runs tell this beside their curve, as `targets` or `measures`."""
     return any(name in run for entry in results.values() for run in entry["runs"])
 
 
@@ -169,10 +189,12 @@ def methods_of(results: Results, pool: str) -> dict[str, Mapping[str, Any]]:
     return {name.split("/")[1]: found for name, found in results.items() if name.split("/")[0] == pool}
 
 
-def references(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """`full`, and the best of the methods that cost nothing but training, by validation."""
-    free = [method for method in FREE if method in found]
-    best = sorted(free, key=lambda method: -mean_curve(found[method]["runs"])["accuracy"][-1])[:1]
+def references(found: Mapping[str, Mapping[str, Any]], reading: str = "accuracy") -> list[str]:
+    """`full`, and the best of the methods that cost nothing but training, by that reading of validation or, where none
+    has it, by accuracy."""
+    free = {method: mean_curve(found[method]["runs"]) for method in FREE if method in found}
+    by = reading if all(reading in curve for curve in free.values()) else "accuracy"
+    best = sorted(free, key=lambda method: -free[method][by][-1])[:1]
     return list(dict.fromkeys([method for method in (REFERENCE,) if method in found] + best))
 
 
@@ -269,18 +291,21 @@ def styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def curves_figure(results: Results, pools: Sequence[str], methods: Sequence[str], x: str, y: str) -> Figure:
     """One quantity of the mean curves against another, one panel a pool."""
+    axis = {**AXES, **UNDER_TARGETS}
     figure = Figure(figsize=(4.2 * len(pools) + 1.8, 3.8), layout="constrained")
     panels = figure.subplots(1, len(pools), squeeze=False)[0]
     style = styles(methods)
     for axes, pool in zip(panels, pools, strict=True):
         for method, entry in methods_of(results, pool).items():
             curve = mean_curve(entry["runs"])
-            across, up = (curve[name] * AXES[name][0] for name in (x, y))
+            if y not in curve:
+                continue
+            across, up = (curve[name] * axis[name][0] for name in (x, y))
             axes.plot(across, up, label=method, linewidth=1.6, **style[method])
-        axes.set(title=pool.replace("_", "-"), xlabel=AXES[x][1])
+        axes.set(title=pool.replace("_", "-"), xlabel=axis[x][1])
         if x == "flops":
             axes.set_xscale("log")
-    panels[0].set_ylabel(AXES[y][1])
+    panels[0].set_ylabel(axis[y][1])
     # A grid that is not through has not all methods on every pool.
     lines = {line.get_label(): line for axes in panels for line in axes.get_lines()}
     shown = [method for method in methods if method in lines]
@@ -314,6 +339,9 @@ def bars_figure(results: Results, pools: Sequence[str], methods: Sequence[str]) 
 
 def write_report(results: Results, folder: Path) -> str:
     """Write tables and plots into the folder; returns the tables."""
+    # It takes what is above from here.
+    import conditions
+
     matplotlib.use("Agg")
     pools, methods = pools_of(results), all_methods(results)
     figures = {
@@ -323,10 +351,16 @@ def write_report(results: Results, folder: Path) -> str:
     }
     if compared := [pool for pool in pools if REFERENCE in methods_of(results, pool)]:
         figures["to_target.png"] = bars_figure(results, compared, methods)
+    for y in UNDER_TARGETS:
+        if all(y in mean_curve(entry["runs"]) for entry in results.values()):
+            figures[f"{y}_by_batches.png"] = curves_figure(results, pools, methods, x="step", y=y)
+            figures[f"{y}_by_cost.png"] = curves_figure(results, pools, methods, x="flops", y=y)
+    figures |= conditions.figures(results, pools)
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=110)
     text = "\n".join(
         f"### Pool `{pool}`\n\n{table(results, pool)}\n{notes(results, pool)}\n{cost_table(results, pool)}\n"
+        f"{conditions.written(conditions.sections(results, pool))}"
         for pool in pools
     )
     (folder / "tables.md").write_text(text)

@@ -11,6 +11,7 @@ from typing import Any
 from vecaf_hf.interruption import interruptible
 from vecaf_hf.recipe import build_trainer, parse
 from vecaf_hf.recipe.resume_command import resume_command
+from vecaf_hf.recipe.targets import evaluate_under_conditions
 from vecaf_hf.reporting import summarise
 from vecaf_hf.reporting.card import PLOTS
 from vecaf_hf.terminal import run_in_terminal
@@ -31,7 +32,10 @@ def finetune(defaults: Mapping[str, Any], description: str = "") -> None:
     with interruptible(trainer, f"to go on: {resume_command()}"):
         # The command line has words only.
         trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
-    metrics = trainer.evaluate(test, metric_key_prefix="test") if test is not None else {}
+    metrics: dict[str, float] = {}
+    if test is not None:
+        metrics = trainer.evaluate(test, metric_key_prefix="test")
+        metrics |= evaluate_under_conditions(trainer, test, recipe, cea.image_column)
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():

@@ -10,16 +10,20 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 import yaml
+from readings import READINGS, readings
 
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.printable import listed
-from vecaf_hf.validation import check_choice, check_positive
+from vecaf_hf.recipe.targets import Target
+from vecaf_hf.validation import check_choice, check_positive, whole
 
 # Options of the machine, not of the result: processes that share a grid may have others.
 OF_THE_MACHINE = {"output_dir", "use_cpu", "dataloader_pin_memory"}
 # Differing options that a message lists.
 LISTED = 5
 SCALES = ("full", "small")
+# Splits that targets are made of.
+SPLITS = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,13 @@ class Grid:
         learning_rates: Tried for each method on each pool.
         tuning_seeds: Pick the rate.
         seeds: Run at the picked rate; the tuning seeds among them.
-        targets: Domains that the picked runs' models see with the test split: name -> what `Target` is made of.
+        targets: Conditions that the picked runs' models see the test split under: name -> what `Target` is made of,
+            `{}` where the name is that of a corruption, `inverted` or `rotated`.
+        target_samples: Split -> most of its images that are seen under each target, of each class as large a part.
+            Without `test` all; under `validation` each run sees its targets at every point of its curve too, and
+            without it not at all.
+        pick_by: What a rate is picked by on validation, of `READINGS`: `accuracy`, or with targets there `targets` (the
+            mean over them), `worst` or `both` (the mean of plain accuracy and `targets`).
         reached: Pool -> accuracies, parts of 1, of which is told when they are reached.
     """
 
@@ -71,6 +81,8 @@ class Grid:
     seeds: list[int]
     tuning_seeds: list[int] = field(default_factory=lambda: [0])
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    target_samples: dict[str, int] = field(default_factory=dict)
+    pick_by: str = "accuracy"
     reached: dict[str, list[float]] = field(default_factory=dict)
 
     @classmethod
@@ -99,9 +111,21 @@ class Grid:
         ends: dict[float, list[float]] = {}
         for cell, result in tuned:
             assert result is not None
-            ends.setdefault(cell.learning_rate, []).append(result["curve"][-1]["accuracy"])
+            ends.setdefault(cell.learning_rate, []).append(self.reading(result["curve"][-1]))
         best = max(ends, key=lambda rate: fmean(ends[rate]))
         return [Cell(pool, method, best, seed) for seed in self.seeds]
+
+    def reading(self, point: Mapping[str, Any]) -> float:
+        """What a point of a curve is judged by."""
+        return readings(point["accuracy"], point.get("targets"))[self.pick_by]
+
+    def target(self, name: str) -> Target:
+        """One of the grid's targets.
+
+        Raises:
+            TypeError, ValueError: It is none.
+        """
+        return Target(**{"corruption": name, **self.targets[name]})
 
     def is_through(self, pool: str, method: str) -> bool:
         """Whether all picked runs, and their tests where there are any, have a result."""
@@ -116,7 +140,8 @@ class Grid:
 
     def recorded(self, cell: Cell) -> dict[str, Any]:
         """Those of a cell's options that its result holds: whatever the result depends on."""
-        values = self.settings(cell) | ({"targets": self.targets} if self.targets else {})
+        of_targets = {"targets": self.targets, "target_samples": self.target_samples}
+        values = self.settings(cell) | {name: value for name, value in of_targets.items() if value}
         return {name: value for name, value in values.items() if name not in OF_THE_MACHINE}
 
     def trainer_options(self, cell: Cell) -> dict[str, Any]:
@@ -232,7 +257,7 @@ def _scaled_down(file: Path, values: dict[str, Any], small: dict[str, Any]) -> d
 def _check(file: Path, values: Mapping[str, Any]) -> None:
     for key in values:
         check_choice(f"a key of {file}", key, [one.name for one in fields(Grid)], or_callable=False)
-    needed = [one.name for one in fields(Grid) if one.default_factory is MISSING]
+    needed = [one.name for one in fields(Grid) if one.default is one.default_factory is MISSING]
     if missing := [name for name in needed if name not in values]:
         raise ValueError(f"{file} lacks {listed(missing)}")
     if not isinstance(values["options"], dict):
@@ -243,6 +268,7 @@ def _check(file: Path, values: Mapping[str, Any]) -> None:
         given = values.get(name, {})
         if not (isinstance(given, dict) and all(isinstance(one, dict) for one in given.values())):
             raise ValueError(f"{name} of {file} is {values[name]!r}; it must be names, each with its options or {{}}")
+    _check_targets(file, values)
     for name in ("learning_rates", "seeds", "tuning_seeds"):
         if not (isinstance(values.get(name, [0]), list) and values.get(name, [0])):
             raise ValueError(f"{name} of {file} is {values[name]!r}; it must be a list")
@@ -252,3 +278,26 @@ def _check(file: Path, values: Mapping[str, Any]) -> None:
                 f"learning_rates of {file} holds {rate!r}, which is a text to YAML; a number has a dot, as in 1.0e-3"
             )
         check_positive(f"learning_rates of {file}", rate)
+
+
+def _check_targets(file: Path, values: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless what is said about targets goes together."""
+    samples = values.get("target_samples", {})
+    if not isinstance(samples, dict):
+        raise ValueError(f"target_samples of {file} is {samples!r}; it must be lines of `split: number`")
+    for split, count in samples.items():
+        check_choice(f"a split in target_samples of {file}", split, SPLITS, or_callable=False)
+        whole(f"{split} in target_samples of {file}", count, 1)
+    targets = values.get("targets", {})
+    pick_by = values.get("pick_by", "accuracy")
+    check_choice(f"pick_by of {file}", pick_by, READINGS, or_callable=False)
+    if pick_by != "accuracy" and not (targets and "validation" in samples):
+        raise ValueError(
+            f"pick_by of {file} is {pick_by!r}, and no targets are seen on validation: give targets, and "
+            "target_samples with `validation`"
+        )
+    if "validation" in samples and any("dataset_name" in one for one in targets.values()):
+        raise ValueError(
+            f"target_samples of {file} has `validation`, and a target has a dataset_name: ImageNet-C's images are "
+            "those of its test split alone"
+        )

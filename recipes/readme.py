@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import ablations
+import conditions
 import ood
 from comparison import has, short_table
 from generated import with_tables
@@ -28,6 +29,8 @@ def table(name: str) -> str:
     if name == "ablations":
         return ablations.tables(ablations.finished())
     results = json.loads((RECIPES / "results" / name / "results.json").read_text())
+    if conditions.seen_in_training(results):
+        return conditions.short_tables(results)
     return ood.short_tables(results) if has("targets", results) else short_table(results)
 
 

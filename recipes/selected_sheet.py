@@ -21,7 +21,7 @@ from compare import trainer_of
 from grid import Cell, Grid
 from torch import Tensor
 
-from vecaf_hf.data.domains import CAPTION, domain_shares
+from vecaf_hf.data.rare import CAPTION, rare_shares
 from vecaf_hf.inspection.look import look
 from vecaf_hf.reporting.contact_sheet import Tile, contact_sheet
 from vecaf_hf.seeding import seed_of
@@ -40,7 +40,7 @@ def first_selection(grid: Grid, cell: Cell) -> tuple[Any, Tensor]:
 
 def heading(method: str, dataset: Any, selected: Tensor) -> str:
     """`caption: 600 selected, snow 8.0% (of the pool 1.0%), fog 2.0% (of the pool 1.0%)`."""
-    shares = domain_shares(dataset, [selected])
+    shares = rare_shares(dataset, [selected])
     parts = [f"{name} {one['selected'][0]:.1%} (of the pool {one['pool']:.1%})" for name, one in shares.items()]
     return ", ".join([f"{method}: {len(selected)} selected", *parts])
 

@@ -1,4 +1,4 @@
-"""The pool with a few images in snow and in fog: which, what their captions say, and what a selection has of them."""
+"""The pool with a few images in snow and in fog: which, and what their captions say."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
 
 from vecaf_hf.data.corruptions import corrupt
-from vecaf_hf.data.domains import DOMAINS, domain_shares
+from vecaf_hf.data.domains import DOMAINS
 from vecaf_hf.data.pools import make_pool
 from vecaf_hf.seeding import seed_of
 
@@ -110,11 +109,3 @@ def test_an_image_that_cannot_be_read_is_named_by_its_place_in_the_pool(clean: D
     broken = clean.remove_columns("image").add_column("image", images, feature=clean.features["image"])
     with pytest.raises(ValueError, match=rf"the image of sample {row} .column 'image'. cannot be read"):
         make_pool(broken, "domains", "label", "image", 0)
-
-
-def test_what_selections_have_of_each_domain(clean: Dataset) -> None:
-    pool = clean.select(range(8)).add_column("domain", ["snow", "", "fog", "fog", "", "", "", ""])
-    found = domain_shares(pool.with_transform(lambda batch: batch), [torch.tensor([0, 1, 2, 3]), torch.tensor([5, 3])])
-    assert found == {"snow": {"pool": 0.125, "selected": [0.25, 0.0]}, "fog": {"pool": 0.25, "selected": [0.5, 0.5]}}
-    assert domain_shares(clean, [torch.tensor([0])]) == {}
-    assert domain_shares([1, 2], [torch.tensor([0])]) == {}

@@ -17,7 +17,7 @@ from torch import Tensor
 from vecaf_hf.data import corruptions
 from vecaf_hf.data.corruptions import corrupt
 from vecaf_hf.recipe import RecipeArguments
-from vecaf_hf.recipe.targets import Target
+from vecaf_hf.recipe.targets import Target, conditions_of, evaluate_under_conditions, mean_and_worst, stratified
 from vecaf_hf.seeding import seed_of
 
 PROCESSOR = SimpleNamespace(image_mean=[0.0] * 3, image_std=[1.0] * 3)
@@ -106,3 +106,46 @@ def test_what_a_target_needs_can_be_checked_before_training(tmp_path: Path, monk
     with pytest.raises(ImportError, match=r"vecaf_hf\[corruptions\]"):
         Target("snow").check()
     Target("snow", 5, dataset_name=str(tmp_path / "c")).check()
+
+
+def test_a_target_may_be_inverted_or_rotated_and_needs_no_package_then(
+    fashion: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "imagecorruptions", None)
+    few = fashion.select(range(3)).with_transform(not_called)
+    (target := Target("inverted")).check()
+    seen = target.of(few, "image", "label", recipe(), PROCESSOR)
+    for row in range(3):
+        assert torch.allclose(seen[row]["pixel_values"], 1 - pixels(fashion[row]["image"]))
+    with pytest.raises(ValueError, match=r"corruption is 'rotated'"):
+        Target("rotated", dataset_name="someone/imagenet-c")
+
+
+def test_some_of_a_split_are_the_same_part_of_each_class_under_every_target(fashion: Dataset) -> None:
+    some = stratified(fashion, "label", 40)
+    assert len(some) == 40 and some["label"] == stratified(fashion, "label", 40)["label"]
+    counts = np.bincount(some["label"], minlength=10)
+    assert np.abs(counts - np.bincount(fashion["label"], minlength=10) / 4).max() <= 1
+    assert stratified(fashion, "label", None) is fashion is stratified(fashion, "label", len(fashion))
+    seen = [Target(name).of(fashion, "image", "label", recipe(), PROCESSOR, most=40) for name in ("rotated", "fog")]
+    assert [[one["labels"] for one in target] for target in seen] == [some["label"][:]] * 2
+    assert torch.allclose(seen[0][7]["pixel_values"], pixels(some[7]["image"]).rot90(1, (1, 2)))
+
+
+def test_a_pool_that_hides_conditions_is_tested_under_each(fashion: Dataset) -> None:
+    hides = recipe(pool="hidden", hidden={"conditions": ["fog", "rotated"], "severity": 2, "tested": 10})
+    assert conditions_of(hides) == {"fog": Target("fog", 2), "rotated": Target("rotated", 2)}
+    assert conditions_of(recipe()) == {} and mean_and_worst({}) == {}
+    logged, sizes = [], []
+
+    def evaluate(seen: Dataset, metric_key_prefix: str) -> dict[str, float]:
+        sizes.append(len(seen))
+        return {f"{metric_key_prefix}_accuracy": {"test_fog": 0.25, "test_rotated": 0.75}[metric_key_prefix]}
+
+    args = SimpleNamespace(label_column="label")
+    trainer = SimpleNamespace(args=args, processing_class=PROCESSOR, evaluate=evaluate, log=logged.append)
+    both = {"test_conditions_mean_accuracy": 0.5, "test_conditions_worst_accuracy": 0.25}
+    found = evaluate_under_conditions(trainer, fashion, hides, "image")
+    assert found == {"test_fog_accuracy": 0.25, "test_rotated_accuracy": 0.75, **both}
+    assert logged == [both] and sizes == [10, 10]
+    assert evaluate_under_conditions(trainer, fashion, recipe(), "image") == {} and len(logged) == 1

@@ -13,10 +13,9 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets.fingerprint import Hasher
 from PIL import Image
 
-from vecaf_hf.data.stored_images import source_images
+from vecaf_hf.data.stored_images import remade
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.validation import check_choice, whole
 
@@ -97,22 +96,12 @@ def corrupted(
     """
     check_corruption(name, severity)
     package = package_version()
-    load = source_images(dataset, image_column, "a corruption")
-    positions = range(len(dataset)) if rows is None else rows
-    chosen = dataset.with_format(None).select(positions)
 
-    def apply(sample: Any, place: int) -> dict[str, Image.Image]:
-        return {image_column: corrupt(load(positions[place]), name, severity, seed_of(seed, place))}
+    def make(picture: Image.Image, place: int) -> Image.Image:
+        return corrupt(picture, name, severity, seed_of(seed, place))
 
-    # Whatever the images depend on; by itself, `map` does not see what `corrupt` goes by.
-    depends_on = [chosen._fingerprint, image_column, name, severity, seed, WORKING_SIZE, package]
-    return chosen.map(
-        apply,
-        with_indices=True,
-        features=dataset.features,
-        new_fingerprint=Hasher.hash(depends_on),
-        desc=f"{name} {severity}",
-    )
+    depends_on = [name, severity, seed, WORKING_SIZE, package]
+    return remade(dataset, image_column, make, rows, "a corruption", f"{name} {severity}", depends_on)
 
 
 def check_corruption(name: str, severity: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import datasets
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image, ImageEnhance
 
 from vecaf_hf.data.columns import read_column
 from vecaf_hf.data.domains import domains
+from vecaf_hf.data.hidden import hidden
 
 # Most over fewest samples of a class.
 IMBALANCE = 100
@@ -18,7 +20,8 @@ NOISE = 0.2
 # Part of the pool that repeats, and part of the images that it repeats.
 REPEATED, REPEATED_IMAGES = 0.9, 0.05
 
-MakePool = Callable[[datasets.Dataset, str, str, np.random.Generator], datasets.Dataset]
+# (dataset, label column, image column, generator), and the pool's own options.
+MakePool = Callable[..., datasets.Dataset]
 
 
 def clean(dataset: datasets.Dataset, label: str, image: str, generator: np.random.Generator) -> datasets.Dataset:
@@ -89,17 +92,21 @@ POOLS: dict[str, MakePool] = {
     "noisy": noisy,
     "redundant": redundant,
     "domains": domains,
+    "hidden": hidden,
 }
 
 
-def make_pool(dataset: datasets.Dataset, name: str, label: str, image: str, seed: int) -> datasets.Dataset:
+def make_pool(
+    dataset: datasets.Dataset, name: str, label: str, image: str, seed: int, **options: Any
+) -> datasets.Dataset:
     """One of POOLS by name, made of a training split.
 
     Args:
         dataset: With a ClassLabel column of labels and a column of images.
-        name: `clean`, `long_tailed`, `noisy`, `redundant` or `domains`.
+        name: `clean`, `long_tailed`, `noisy`, `redundant`, `domains` or `hidden`.
         label: Column of labels.
         image: Column of images.
         seed: Draws the samples, labels and augmentations.
+        **options: Of that pool.
     """
-    return POOLS[name](dataset, label, image, np.random.default_rng(seed))
+    return POOLS[name](dataset, label, image, np.random.default_rng(seed), **options)

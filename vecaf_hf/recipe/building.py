@@ -169,7 +169,8 @@ def build_trainer(
     splits, label = load_splits(recipe, args.label_column)
     args.label_column = label
     check_choice("image_column", cea.image_column, splits["train"].column_names)
-    splits["train"] = make_pool(splits["train"], recipe.pool, label, cea.image_column, recipe.split_seed)
+    of_pool = (recipe.pool, label, cea.image_column, recipe.split_seed)
+    splits["train"] = make_pool(splits["train"], *of_pool, **recipe.pool_options())
     name = resolve_model(recipe.model_name_or_path)
     with naming("model", name):
         processor = AutoImageProcessor.from_pretrained(name)

@@ -15,8 +15,10 @@ from transformers.hf_argparser import string_to_bool
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation.options import CEAOptions
-from vecaf_hf.data.domains import CAPTION
+from vecaf_hf.data.hidden import HiddenOptions
 from vecaf_hf.data.pools import POOLS
+from vecaf_hf.data.rare import CAPTION
+from vecaf_hf.recipe.mappings import read_mapping
 from vecaf_hf.recipe.restyling import read_style
 from vecaf_hf.selection import STRATEGIES, SelectionOptions
 from vecaf_hf.terminal import Parser, UsageError, sentence
@@ -64,7 +66,16 @@ class RecipeArguments:
         metadata={
             "help": "What becomes of the training split: clean (as it is), long_tailed (class sizes fall a "
             "hundredfold), noisy (a fifth of the labels replaced), redundant (nine tenths repeat a twentieth of the "
-            "images) or domains (a hundredth in snow, another in fog, as the column `caption` then says)."
+            "images), domains (a hundredth in snow, another in fog, as the column `caption` then says) or hidden (a "
+            "hundredth under each of four conditions, which nothing tells)."
+        },
+    )
+    hidden: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "What the pool hidden hides: options of vecaf_hf.data.hidden.HiddenOptions, as a mapping in YAML, "
+            'as JSON on the command line, such as \'{"conditions": ["rotated", "fog"], "say": true}\'; `none` for '
+            "their defaults."
         },
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Cut the pool to this many random samples."})
@@ -116,20 +127,27 @@ class RecipeArguments:
 
     def __post_init__(self) -> None:
         # The command line has no other way to say None.
-        for name in ("validation_split", "test_split", "text_encoder", "captioner", "restyle"):
+        for name in ("validation_split", "test_split", "text_encoder", "captioner", "restyle", "hidden"):
             if getattr(self, name) == "none":
                 setattr(self, name, None)
         if self.restyle is not None:
             self.restyle = read_style(self.restyle)
+        if self.hidden is not None:
+            names = [one.name for one in fields(HiddenOptions)]
+            self.hidden = read_mapping("hidden", self.hidden, names, '{"conditions": ["rotated", "fog"]}')
+            self.hidden_options()
         for name in ("image_size", "max_train_samples", "total_train_batch_size"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
         check_fraction("crop_scale", self.crop_scale)
         check_choice("pool", self.pool, POOLS, or_callable=False)
-        if self.pool == "domains" and self.text_encoder and not self.captioner and self.captions != CAPTION:
+        says = self.pool == "domains" or (self.pool == "hidden" and self.hidden_options().say)
+        if says and self.text_encoder and not self.captioner and self.captions != CAPTION:
             logger.warning(
-                "the pool domains tells snow and fog in its column %r alone, and captions is %r: the text encoder "
-                "reads nothing of them; set captions to %r",
+                "the pool %s tells %s in its column %r alone, and captions is %r: the text encoder reads nothing of "
+                "them; set captions to %r",
+                self.pool,
+                "snow and fog" if self.pool == "domains" else "its conditions",
                 *(CAPTION, self.captions, CAPTION),
             )
         for name in ("validation_fraction", "test_fraction"):
@@ -137,6 +155,17 @@ class RecipeArguments:
             check_at_least(name, value, 0)
             if value >= 1:
                 raise ValueError(f"{name} is {value}; it must be below 1: the rest is the pool")
+
+    def hidden_options(self) -> HiddenOptions:
+        """What the pool `hidden` hides."""
+        try:
+            return HiddenOptions(**(self.hidden if isinstance(self.hidden, dict) else {}))
+        except ValueError as error:
+            raise ValueError(f"hidden: {error}") from error
+
+    def pool_options(self) -> dict[str, Any]:
+        """Of the pool by its name, for `make_pool`."""
+        return {"options": self.hidden_options()} if self.pool == "hidden" else {}
 
 
 # Options that say one thing in two ways: whoever sets the first overrides a recipe's or a file's second.

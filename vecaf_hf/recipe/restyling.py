@@ -23,8 +23,8 @@ from vecaf_hf.cost import CostMeter
 from vecaf_hf.loop.agreement import decided_by_main
 from vecaf_hf.loop.state import pool_fingerprint
 from vecaf_hf.recipe.local_models import resolve_model
+from vecaf_hf.recipe.mappings import read_mapping
 from vecaf_hf.styling import StyleNetwork, StyleOptions, restyled, train_style
-from vecaf_hf.validation import check_choice
 
 EXAMPLE = '{"prompt": "It\'s a snowy day."}'
 # What is kept, in a folder of `output_dir`: weights beside the model would be pushed with it.
@@ -40,21 +40,12 @@ def read_style(given: Mapping[str, Any] | str) -> dict[str, Any]:
     Raises:
         ValueError: It is no mapping, has what is no field, lacks the prompt, or a value is out of its range.
     """
-    values: Any = given
-    if isinstance(given, str):
-        try:
-            values = json.loads(given)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"restyle is {given!r}, which is no JSON ({error}); give such as {EXAMPLE}") from error
-    if not isinstance(values, Mapping):
-        raise ValueError(f"restyle is {given!r}; it must be a mapping of options, such as {EXAMPLE}")
-    for name in values:
-        check_choice("an option in restyle", name, [one.name for one in fields(StyleOptions)], or_callable=False)
+    values = read_mapping("restyle", given, [one.name for one in fields(StyleOptions)], EXAMPLE)
     if "prompt" not in values:
         raise ValueError(f"restyle has no prompt, the style to restyle by; give such as {EXAMPLE}")
     with _naming_the_option():
         StyleOptions(**values)
-    return dict(values)
+    return values
 
 
 def with_restyled(

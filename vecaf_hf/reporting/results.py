@@ -45,8 +45,8 @@ def _metrics(log: Mapping[str, Any], prefix: str) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in named.items()
-        # The Hub's metadata has no NaN.
-        if name not in TIMES and isinstance(value, (int, float)) and math.isfinite(value)
+        # Of one of several datasets too; and the Hub's metadata has no NaN.
+        if not name.endswith(TIMES) and isinstance(value, (int, float)) and math.isfinite(value)
     }
 
 

@@ -1,0 +1,78 @@
+"""Nothing that selects or trains knows the hidden condition of a sample: not by any strategy, nor in any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from vecaf_hf import VeCAFTrainer
+from vecaf_hf.data.hidden import HiddenOptions
+from vecaf_hf.data.indexed import POOL_INDEX
+from vecaf_hf.data.pools import make_pool
+from vecaf_hf.data.rare import CONDITION
+from vecaf_hf.learners import ta_vaal
+from vecaf_hf.recipe.building import with_images
+from vecaf_hf.selection import STRATEGIES
+
+MakeModel = Callable[..., PreTrainedModel]
+MakeTrainer = Callable[..., VeCAFTrainer]
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published VAE is for a GPU."""
+    monkeypatch.setattr(ta_vaal, "CHANNELS", (4, 4, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def pool(fashion: Dataset) -> Dataset:
+    """80 images, eight of them under each of two conditions."""
+    options = HiddenOptions(conditions=["inverted", "rotated"], part=0.1)
+    return make_pool(fashion.select(range(80)), "hidden", "label", "image", 0, options=options)
+
+
+def to_tensor(picture: Any) -> torch.Tensor:
+    """[3, 32, 32]."""
+    grey = torch.tensor(list(picture.convert("L").resize((32, 32)).getdata())).view(1, 32, 32)
+    return (grey / 127.5 - 1).expand(3, -1, -1)
+
+
+def with_conditions(pool: Dataset, names: list[str]) -> Dataset:
+    """The pool, whose samples are said to be under other conditions."""
+    return pool.remove_columns(CONDITION).add_column(CONDITION, names)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_strategy_selects_by_it(
+    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, strategy: str
+) -> None:
+    options = {"strategy": strategy, "selection_budget": 12, "max_steps": 4, "learning_rate": 0.01}
+    names = pool[CONDITION][:]
+    assert names != names[::-1]
+    runs = []
+    for told in (names, names[::-1]):
+        shown = with_images(with_conditions(pool, told), to_tensor, "image", "label")
+        trainer = make_trainer(make_vit(), pool=shown, **options)
+        trainer.train()
+        runs.append(trainer)
+    one, other = runs
+    for mine, its in zip(one.selection_history, other.selection_history, strict=True):
+        assert torch.equal(mine.indices, its.indices) and mine.info == its.info
+    for name, values in one.model.state_dict().items():
+        assert torch.equal(values, other.model.state_dict()[name]), name
+
+
+def test_no_batch_holds_it(make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset) -> None:
+    trainer = make_trainer(make_vit(), pool=with_images(pool, to_tensor, "image", "label"), strategy="ods")
+    held: set[str] = set()
+    for batch in trainer._pool.scoring_loader(range(80)):
+        held |= {*batch}
+    trainer.train()
+    for batch in trainer.get_train_dataloader():
+        held |= {*batch}
+    assert CONDITION not in held and {"pixel_values", "labels", POOL_INDEX} <= held
