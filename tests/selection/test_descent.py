@@ -8,15 +8,28 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vecaf_hf.selection import SelectionOptions, descent
 from vecaf_hf.selection import objective as module
-from vecaf_hf.selection.descent import WINDOW, Optimised, SphericalAdam, optimise_centroids
-from vecaf_hf.selection.objective import objective, pull, repulsion, tangent
-from vecaf_hf.selection.ods import starting_centroids
+from vecaf_hf.selection.descent import WINDOW, Optimised, optimise_centroids
+from vecaf_hf.selection.similarity import nearest
+from vecaf_hf.selection.starts import start_at
 from vecaf_hf.selection.weighting import target_distribution
 
 
-def optimise(embeddings: Tensor, weights: Tensor, start: Tensor, seed: int = 0, **options: object) -> Optimised:
+def optimise(
+    embeddings: Tensor, weights: Tensor, rows: Tensor, seed: int = 0, diversity_weight: float = 1.0, **options: object
+) -> Optimised:
+    """From these samples, LongTensor [K]."""
+    chosen = SelectionOptions(diversity_weight=diversity_weight, **options)
     generator = torch.Generator().manual_seed(seed)
-    return optimise_centroids(embeddings, weights, start, SelectionOptions(**options), generator)
+    return optimise_centroids(embeddings, weights, start_at(embeddings, rows), chosen, generator)
+
+
+def some_rows(size: int, count: int, seed: int = 4) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count]
+
+
+def problem_with_rows(size: int, count: int, dimension: int, seed: int = 0, **options) -> tuple[Tensor, Tensor, Tensor]:
+    embeddings, weights, _ = problem(size, count, dimension, seed, **options)
+    return embeddings, weights, some_rows(size, count)
 
 
 def exact(embeddings: Tensor, weights: Tensor, centroids: Tensor, diversity_weight: float = 1.0) -> float:
@@ -39,24 +52,23 @@ def exact(embeddings: Tensor, weights: Tensor, centroids: Tensor, diversity_weig
 )
 def test_it_reaches_what_adam_reaches_on_the_dense_objective(size, count, dimension, diversity_weight, seed):
     embeddings, weights, _ = problem(size, count, dimension, seed, dtype=torch.float32)
-    start = starting_centroids(embeddings, count, "random", torch.Generator().manual_seed(4))
+    rows = some_rows(size, count)
     probabilities = target_distribution(weights)
-    reached = dense_descent(embeddings, probabilities, start, diversity_weight=diversity_weight)
+    reached = dense_descent(embeddings, probabilities, embeddings[rows], diversity_weight=diversity_weight)
 
-    found = optimise(embeddings, weights, start, diversity_weight=diversity_weight)
+    found = optimise(embeddings, weights, rows, diversity_weight=diversity_weight)
 
     assert reached[0] - found.view.objective >= 0.99 * (reached[0] - min(reached))
     assert found.view.objective == pytest.approx(
         exact(embeddings, weights, found.view.centroids, diversity_weight), rel=1e-5
     )
     torch.testing.assert_close(found.view.centroids.norm(dim=1), torch.ones(count))
-    if size <= descent.LEAST_BATCH:
-        # The first step sees the whole pool, from a thousandth beside the start.
-        assert found.start == pytest.approx(reached[0], abs=0.02)
+    # From a thousandth beside the start.
+    assert found.start == pytest.approx(reached[0], abs=0.02)
 
 
 def test_what_it_returns_is_seen_from_its_centroids():
-    embeddings, weights, start = problem(900, 30, 12)
+    embeddings, weights, start = problem_with_rows(900, 30, 12)
     found = optimise(embeddings, weights, start)
     matrix = embeddings @ found.view.centroids.T
     torch.testing.assert_close(found.view.survey.similarity, matrix.amax(dim=1))
@@ -65,71 +77,108 @@ def test_what_it_returns_is_seen_from_its_centroids():
 
 @pytest.mark.parametrize(("temperature", "diversity_weight"), [(0.07, 1.0), (0.07, 0.1), (0.01, 1.0), (0.5, 10.0)])
 def test_it_is_near_what_it_converges_to(temperature, diversity_weight):
-    embeddings, weights, start = problem(3000, 60, 32)
+    embeddings, weights, start = problem_with_rows(3000, 60, 32)
     options = {"temperature": temperature, "diversity_weight": diversity_weight}
     found = optimise(embeddings, weights, start, **options)
     far = optimise(embeddings, weights, start, selection_steps=400, selection_tolerance=0, **options)
     assert found.start - found.view.objective >= 0.88 * (far.start - far.view.objective)
 
 
-def descent_of(embeddings: Tensor, weights: Tensor, **options: object) -> descent._Descent:
-    return descent._Descent(embeddings, weights, SelectionOptions(**options), torch.Generator().manual_seed(0))
+def descent_of(embeddings: Tensor, weights: Tensor, rows: Tensor, **options: object) -> descent._Descent:
+    start = start_at(embeddings, rows)
+    return descent._Descent(embeddings, weights, start, SelectionOptions(**options), torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("size", "batch"), [(30_003, 834), (1003, 512), (300, 300)])
 def test_all_steps_together_see_each_sample_alike(size, batch):
     embeddings = torch.nn.functional.one_hot(torch.arange(size) % 7, 7).double()
-    steps = descent_of(embeddings, torch.ones(size))
-    places = torch.cat([steps.order[torch.arange(step * batch, (step + 1) * batch) % size] for step in range(36)])
+    steps = descent_of(embeddings, torch.ones(size).double(), torch.arange(3))
+    places = torch.cat([steps.rows_of(step) for step in range(36)])
     seen = torch.bincount(places, minlength=size)
     assert steps.size == batch and int(seen.min()) >= 1 and int(seen.max() - seen.min()) <= 1
-    rows, probabilities = steps.rows_of(3)
-    assert torch.equal(rows, places[3 * batch : 4 * batch])
-    torch.testing.assert_close(probabilities, torch.full((batch,), 1 / batch))
+
+
+@pytest.mark.parametrize("diversity_weight", [0.0, 0.1])
+def test_sums_stay_those_of_the_whole_pool(diversity_weight):
+    embeddings, weights, start = problem_with_rows(2000, 20, 8)
+    steps = descent_of(embeddings, weights, start, diversity_weight=diversity_weight)
+    for step in range(12):
+        before = steps.assignment.clone()
+        centroids = steps.centroids
+        steps.step(step)
+        if step:
+            seen = steps.rows_of(step - 1)
+            assert torch.equal(steps.assignment[seen], nearest(embeddings[seen], centroids)[1])
+            before[seen] = steps.assignment[seen]
+        assert torch.equal(steps.assignment, before)
+        member = torch.nn.functional.one_hot(steps.assignment, 20).double()
+        torch.testing.assert_close(steps.pulled, member.T @ (embeddings * target_distribution(weights)[:, None]))
+    assert not torch.equal(steps.assignment, start_at(embeddings, start).assignment)
+
+
+def test_without_diversity_no_step_raises_the_objective():
+    embeddings, weights, start = problem_with_rows(3000, 50, 16)
+    steps = descent_of(embeddings, weights, start, diversity_weight=0.0)
+    values = [steps.step(step) for step in range(36)]
+    assert all(later <= earlier + 1e-9 for earlier, later in zip(values, values[1:], strict=False))
+    assert values[-1] < values[0]
 
 
 def test_samples_without_weight_pull_nothing():
-    embeddings, _, start = problem(4000, 4, 8)
+    embeddings, _, start = problem_with_rows(4000, 4, 8)
     weights = torch.zeros(4000, dtype=torch.float64)
     weights[[7, 1234, 3999]] = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    steps = descent_of(embeddings, weights)
-    for step in range(5):
-        rows, probabilities = steps.rows_of(step)
-        assert len(rows) == 3 and probabilities.sort().values.tolist() == pytest.approx([1 / 6, 2 / 6, 3 / 6])
-    found = optimise(embeddings, weights, start, diversity_weight=0.1)
-    alone = optimise(embeddings[[7, 1234, 3999]], weights[[7, 1234, 3999]], start, diversity_weight=0.1)
-    assert found.view.objective == pytest.approx(alone.view.objective, rel=0.02)
+    steps = descent_of(embeddings, weights, start)
+    assert steps.rows_of(2).sort().values.tolist() == [7, 1234, 3999]
+    found = optimise(embeddings, weights, start, diversity_weight=0.0)
+    rows = torch.tensor([7, 1234, 3999, 0])
+    assert found.view.objective == pytest.approx(
+        exact(embeddings[rows], weights[rows], found.view.centroids, 0.0), rel=1e-9
+    )
+
+
+def test_a_centroid_that_nothing_is_nearest_to_stays_where_it_is_without_diversity():
+    embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])
+    found = optimise(
+        embeddings / embeddings.norm(dim=1, keepdim=True), torch.ones(4), torch.arange(3), diversity_weight=0.0
+    )
+    torch.testing.assert_close(found.view.centroids[1], embeddings[1])
+    # Equal centroids are both nearest to their sample.
+    assert found.view.occupied == 1
+
+
+def test_occupied_is_the_part_of_centroids_that_a_sample_is_nearest_to():
+    embeddings, weights, start = problem_with_rows(300, 12, 8)
+    far = optimise(embeddings, weights, start, diversity_weight=5.0).view
+    nearest_to = nearest(embeddings, far.centroids)[1]
+    assert far.occupied == pytest.approx(len(nearest_to.unique()) / 12) and far.occupied < 1
+    assert optimise(embeddings, weights, start, diversity_weight=0.0).view.occupied == 1
 
 
 def test_equal_centroids_come_apart():
     embeddings, weights, _ = problem(1000, 1, 16)
     embeddings[:250] = embeddings[0]
-    start = embeddings[:40]
-    found = optimise(embeddings, weights, start)
+    found = optimise(embeddings, weights, torch.arange(40))
     cosines = found.view.centroids @ found.view.centroids.T - 2 * torch.eye(40)
     assert float(cosines.max()) < 0.99
-    apart = starting_centroids(embeddings[250:], 40, "random", torch.Generator().manual_seed(0))
+    apart = 250 + some_rows(750, 40, seed=0)
     assert found.view.objective < found.start - 0.8 * (
         found.start - optimise(embeddings, weights, apart).view.objective
     )
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("size", [50, 3000])
-def test_it_never_returns_worse_than_its_start_on_the_first_steps_samples(size, seed):
-    embeddings, weights, start = problem(size, 8, 6, seed)
+def test_it_never_returns_worse_than_its_start(seed):
+    embeddings, weights, start = problem_with_rows(300, 8, 6, seed)
     wild = optimise(embeddings, weights, start, seed, selection_learning_rate=1e4, selection_steps=3)
     assert wild.view.objective == pytest.approx(exact(embeddings, weights, wild.view.centroids))
-    options = SelectionOptions(selection_steps=3)
-    first = descent._Descent(embeddings, weights, options, torch.Generator().manual_seed(seed)).rows_of(0)
-    at_start = descent.View.of(embeddings, weights, start, options).objective_on(*first)
     # A centroid starts a thousandth beside its sample.
-    assert wild.view.objective_on(*first) <= at_start + 1e-2 and wild.start == pytest.approx(at_start, abs=1e-2)
+    assert wild.view.objective <= exact(embeddings, weights, embeddings[start]) + 1e-2
 
 
 @pytest.mark.parametrize("options", [{"temperature": 1e-310}, {"temperature": 1e-30, "diversity_weight": 1e300}])
 def test_an_objective_that_is_not_finite_is_refused(options):
-    embeddings, weights, start = problem(50, 8, 6, dtype=torch.float32)
+    embeddings, weights, start = problem_with_rows(50, 8, 6, dtype=torch.float32)
     with pytest.raises(ValueError, match=r"ODS's objective is -?(inf|nan) with temperature="):
         optimise(embeddings, weights, start, **options)
 
@@ -139,7 +188,7 @@ def test_an_objective_that_is_not_finite_is_refused(options):
 @pytest.mark.parametrize("count", [1, 20, 400])
 def test_work_is_counted_as_torch_counts_it(count, options, kept_elements, monkeypatch):
     monkeypatch.setattr(module, "KEPT_ELEMENTS", kept_elements)
-    embeddings, weights, start = problem(1500, count, 8)
+    embeddings, weights, start = problem_with_rows(1500, count, 8)
     with FlopCounterMode(display=False) as counter:
         found = optimise(embeddings, weights, start, **options)
     # torch counts a product with a vector too.
@@ -147,14 +196,15 @@ def test_work_is_counted_as_torch_counts_it(count, options, kept_elements, monke
 
 
 def test_no_steps_leave_the_start():
-    embeddings, weights, start = problem(20, 4, 6)
+    embeddings, weights, start = problem_with_rows(20, 4, 6)
     found = optimise(embeddings, weights, start, selection_steps=0)
-    assert torch.equal(found.view.centroids, start)
-    assert found.steps == 0 and found.start == found.view.objective == pytest.approx(exact(embeddings, weights, start))
+    assert torch.equal(found.view.centroids, embeddings[start])
+    assert found.steps == 0 and found.start == found.view.objective
+    assert found.start == pytest.approx(exact(embeddings, weights, embeddings[start]))
 
 
 def test_it_stops_once_settled():
-    embeddings, weights, start = problem(80, 5, 6)
+    embeddings, weights, start = problem_with_rows(80, 5, 6)
     loose, default, tight = (
         optimise(embeddings, weights, start, selection_tolerance=tolerance) for tolerance in (0.9, 3e-3, 0)
     )
@@ -166,55 +216,50 @@ def test_it_stops_once_settled():
 
 def test_rounding_moves_no_centroid_where_there_is_nothing_to_gain():
     embeddings = torch.tensor([[0.6, 0.8]]).repeat(700, 1)
-    found = optimise(embeddings, torch.ones(700), embeddings[:1])
+    found = optimise(embeddings, torch.ones(700), torch.arange(1))
     torch.testing.assert_close(found.view.centroids, embeddings[:1], rtol=0, atol=0.02)
 
 
 def test_the_same_seed_takes_the_same_path_and_another_one_another():
-    embeddings, weights, start = problem(2000, 20, 8)
+    embeddings, weights, start = problem_with_rows(2000, 20, 8)
     first, again, other = (optimise(embeddings, weights, start, seed).view.centroids for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_progress_counts_every_step_however_early_it_stops():
-    embeddings, weights, start = problem(80, 5, 6)
+    embeddings, weights, rows = problem_with_rows(80, 5, 6)
     for tolerance in (0.9, 0):
         told: list[int] = []
         options = SelectionOptions(selection_tolerance=tolerance)
-        optimise_centroids(embeddings, weights, start, options, torch.Generator(), told.append)
+        optimise_centroids(embeddings, weights, start_at(embeddings, rows), options, torch.Generator(), told.append)
         assert sum(told) == 72
 
 
 def test_without_diversity_nothing_repels(monkeypatch):
     monkeypatch.setattr(descent, "repulsion", lambda *_: pytest.fail("a repulsion of weight 0 was computed"))
     monkeypatch.setattr(descent, "mean_log_sum", lambda *_: pytest.fail("a repulsion of weight 0 was computed"))
-    embeddings, weights, start = problem(300, 6, 8)
+    embeddings, weights, start = problem_with_rows(300, 6, 8)
     found = optimise(embeddings, weights, start, diversity_weight=0.0)
     # What is left is k-means: each centroid is the direction of its samples' weighted mean.
-    probabilities = target_distribution(weights)
-    pulled = pull(embeddings, probabilities, found.view.centroids)[1]
-    assert ((pulled / pulled.norm(dim=1, keepdim=True)) * found.view.centroids).sum(dim=1).min() > 0.99
+    assignment = nearest(embeddings, found.view.centroids)[1]
+    member = torch.nn.functional.one_hot(assignment, 6).double()
+    means = member.T @ (embeddings * weights[:, None])
+    assert ((means / means.norm(dim=1, keepdim=True)) * found.view.centroids).sum(dim=1).min() > 0.999
 
 
-def test_adam_steps_rotate_with_the_space():
-    embeddings, weights, start = problem(60, 7, 8)
-    probabilities = target_distribution(weights)
+def test_the_path_rotates_with_the_space():
+    embeddings, weights, start = problem_with_rows(60, 7, 8)
     rotation, _ = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2)))
-    paths = []
-    for turn in (torch.eye(8, dtype=torch.float64), rotation):
-        optimiser, centroids = SphericalAdam(), start @ turn
-        for _ in range(40):
-            pulled, repelled = pull(embeddings @ turn, probabilities, centroids)[1], repulsion(centroids, 0.07)[1]
-            gradient = tangent(objective(pulled, repelled, 0.07, 1.0), centroids)
-            centroids = optimiser.step(centroids, gradient, 3e-2)
-        paths.append(centroids)
-    torch.testing.assert_close(paths[0] @ rotation, paths[1], rtol=0, atol=1e-8)
-    assert (paths[0] - start).norm() > 0.1
+    straight, turned = (optimise(one, weights, start).view.centroids for one in (embeddings, embeddings @ rotation))
+    torch.testing.assert_close(straight @ rotation, turned, rtol=0, atol=1e-8)
+    assert (straight - embeddings[start]).norm() > 0.1
 
 
-@pytest.mark.parametrize("dimension", [5, 64])
-def test_the_first_step_is_as_long_as_the_learning_rate(dimension):
-    _, _, start = problem(20, 5, dimension)
-    gradient = tangent(torch.randn(start.shape, generator=torch.Generator().manual_seed(0), dtype=start.dtype), start)
-    moved = SphericalAdam().step(start, gradient, 1e-3) - start
-    torch.testing.assert_close(moved.norm(dim=1), torch.full((5,), 1e-3, dtype=torch.float64), rtol=1e-3, atol=0)
+def test_no_step_is_longer_than_the_learning_rate():
+    embeddings, weights, start = problem_with_rows(400, 10, 8)
+    steps = descent_of(embeddings, weights, start, diversity_weight=1.0, selection_learning_rate=0.2)
+    for step in range(6):
+        before = steps.centroids
+        steps.step(step)
+        angles = (steps.centroids * before).sum(dim=1).clamp(max=1).acos()
+        assert float(angles.max()) <= 0.2 * (1 - step / 36) + 1e-6

@@ -8,6 +8,7 @@ from torch import Tensor
 from vecaf_hf.selection import objective as module
 from vecaf_hf.selection import similarity
 from vecaf_hf.selection.objective import mean_log_sum, objective, pull, repulsion, tangent
+from vecaf_hf.selection.similarity import nearest
 from vecaf_hf.vectors import unit
 
 SHAPES = [(1, 1, 3), (2, 2, 2), (7, 1, 4), (9, 9, 5), (40, 6, 8), (150, 33, 16), (64, 64, 3)]
@@ -16,7 +17,8 @@ SHAPES = [(1, 1, 3), (2, 2, 2), (7, 1, 4), (9, 9, 5), (40, 6, 8), (150, 33, 16),
 def objective_and_gradient(
     embeddings: Tensor, probabilities: Tensor, centroids: Tensor, temperature: float, diversity_weight: float
 ) -> tuple[Tensor, Tensor]:
-    similarity, pulled = pull(embeddings, probabilities, centroids)
+    pulled = pull(embeddings, probabilities, nearest(embeddings, centroids)[1], len(centroids))
+    similarity = (pulled * centroids).sum()
     log_sum, repelled = repulsion(centroids, temperature)
     gradient = objective(pulled, repelled, temperature, diversity_weight)
     return objective(similarity, log_sum, temperature, diversity_weight), tangent(gradient, centroids)

@@ -8,22 +8,12 @@ from dense_reference import problem
 from torch import Tensor
 
 from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy, select
-from vecaf_hf.selection.ods import starting_centroids
 from vecaf_hf.vectors import unit
-
-
-@pytest.mark.parametrize("start", ["random", "k-means++"])
-def test_centroids_start_at_distinct_pool_samples(start):
-    embeddings, _, _ = problem(30, 1, 6)
-    centroids = starting_centroids(embeddings, 30, start, torch.Generator().manual_seed(0))
-    rows = (centroids[:, None] == embeddings[None]).all(dim=2).float().argmax(dim=1)
-    assert torch.equal(embeddings[rows], centroids)
-    assert len(rows.unique()) == 30
 
 
 def test_uniform_losses_give_activefts_choice(make_pool):
     pool = make_pool(size=80)
-    uniform = SelectionOptions(strategy="ods", allocation="global", loss_weighting="uniform")
+    uniform = SelectionOptions(strategy="ods", allocation="global", loss_weighting="uniform", diversity_weight=1.0)
     theirs = run_strategy(find_strategy("activeft"), pool, 9, SelectionOptions(strategy="activeft"), 5)
     ours = run_strategy(find_strategy("ods"), pool, 9, uniform, 5)
     assert torch.equal(ours.indices, theirs.indices)
@@ -89,14 +79,6 @@ def test_best_of_an_ensemble_is_at_least_as_good_as_its_first_member(make_pool):
 
     single, best = ([run(size, seed) for seed in range(5)] for size in (1, 4))
     assert all(b <= a for a, b in zip(single, best, strict=True)) and best != single
-
-
-def test_kmeans_plus_plus_starts_in_every_cluster_however_small():
-    generator = torch.Generator().manual_seed(0)
-    cluster = torch.tensor([0] * 200 + [1, 2])
-    embeddings = torch.eye(3)[cluster] + 0.01 * torch.randn(202, 3, generator=generator)
-    found = select(embeddings, torch.ones(202), budget=3, centroid_start="k-means++", selection_steps=0)
-    assert cluster[found.indices].sort().values.tolist() == [0, 1, 2]
 
 
 def brute_force_mass(pool, selection, by_class: bool) -> Tensor:

@@ -1,10 +1,10 @@
-"""Optimising ODS's centroids: a few large steps on parts of the pool, one exact pass at the end."""
+"""Optimising ODS's centroids: steps towards the fixed point of J, and one exact pass at the end."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 
 import torch
@@ -20,49 +20,27 @@ from vecaf_hf.selection.objective import (
     tangent,
 )
 from vecaf_hf.selection.options import SelectionOptions
-from vecaf_hf.selection.similarity import Survey, survey
+from vecaf_hf.selection.similarity import Survey, nearest, survey
+from vecaf_hf.selection.starts import Start
 from vecaf_hf.selection.weighting import target_distribution
 from vecaf_hf.vectors import unit
 
 # Fewest samples of a step: below, a step's fixed costs outweigh its products.
 LEAST_BATCH = 512
 # Where centroids are many beside a step's samples, the repulsion would cost more than the pull. It changes slower, too:
-# the pull hops with the assignment. So every third step renews it then; measured against each step, with K a twentieth
-# of the pool, that takes .002 of the decrease in J, and 2.7 passes less.
+# the pull hops with the assignment. So every third step renews it then.
 REPULSION_EVERY = 3
-# Centroids start this far beside their samples, each on another side: equal ones would stay together for ever. The
-# sides are mixed of so many samples, so that a rotation of the space rotates them too.
+# Centroids that repel start this far beside their samples, each on another side: equal ones would stay together for
+# ever. The sides are mixed of so many samples, so that a rotation of the space rotates them too.
 JITTER, MIXED = 1e-3, 8
-# Steps whose mean objective is compared with that of as many before.
+# Part of the last step's direction in a step's.
+MOMENTUM = 0.7
+# A pull below this part of the mean one is rounding: nothing is assigned to the centroid.
+NO_PULL = 1e-6
+# Similarities that differ by less are the same but for rounding.
+ROUNDING = 1e-6
+# Steps whose mean J is compared with that of as many before.
 WINDOW = 4
-
-
-@dataclass
-class SphericalAdam:
-    """Adam on the unit sphere, with one second moment per centroid in place of one per coordinate.
-
-    So a rotation of the embedding space rotates the whole path and changes no selection (VectorAdam,
-    arXiv 2205.13599), and the learning rate is an angle, about that of a step, in a space of any dimension. The first
-    moment forgets faster than Adam's: there are few steps.
-    """
-
-    betas: tuple[float, float] = (0.7, 0.999)
-    epsilon: float = 1e-8
-    steps: int = 0
-    first: Tensor = field(default_factory=lambda: torch.zeros(()))
-    second: Tensor = field(default_factory=lambda: torch.zeros(()))
-
-    def step(self, centroids: Tensor, gradient: Tensor, learning_rate: float) -> Tensor:
-        """The centroids after one step, unit rows again; the learning rate in radians. [K, d], [K, d] -> [K, d]."""
-        if self.steps == 0:
-            self.first, self.second = torch.zeros_like(gradient), torch.zeros_like(gradient[:, :1])
-        self.steps += 1
-        beta1, beta2 = self.betas
-        self.first.lerp_(gradient, 1 - beta1)
-        self.second.lerp_(torch.linalg.vecdot(gradient, gradient)[:, None], 1 - beta2)
-        size = learning_rate / (1 - beta1**self.steps)
-        scale = (self.second / (1 - beta2**self.steps)).sqrt_().add_(self.epsilon)
-        return unit(centroids.addcdiv(self.first, scale, value=-size))
 
 
 @dataclass(frozen=True)
@@ -85,42 +63,34 @@ class Optimised:
 def optimise_centroids(
     embeddings: Tensor,
     weights: Tensor,
-    start: Tensor,
+    start: Start,
     options: SelectionOptions,
     generator: torch.Generator,
     advance: Callable[[int], object] = lambda steps: None,
 ) -> Optimised:
-    """theta* of Eq. 7 from the given start; the start itself where that is better on the first step's samples.
-
-    All steps together see each sample with a weight at least once, unless they stop earlier: a step an equal part of
-    the pool but no less than LEAST_BATCH samples. The learning rate falls linearly to 0.
+    """theta* of Eq. 7 from the given start; the start itself where that is better.
 
     Args:
         embeddings: e, unit rows. [N, d].
         weights: Loss weight of each sample. [N].
-        start: Unit rows. [K, d].
-        options: Steps, learning rate, tolerance, temperature and diversity weight.
-        generator: Draws each step's samples.
+        start: K samples, and which of them each sample is nearest to.
+        options: Steps, their length, tolerance, temperature and diversity weight.
+        generator: Draws the order in which samples are looked at again.
         advance: Told of the work done, in parts that add up to twice `selection_steps`.
 
     Raises:
         ValueError: J is not finite.
     """
-    descent = _Descent(embeddings, weights, options, generator)
-    centroids, history = start, []
-    if options.selection_steps > 0:
-        centroids = _jittered(start, embeddings, generator)
+    descent = _Descent(embeddings, weights, start, options, generator)
+    history = []
     for step in range(options.selection_steps):
-        value, centroids = descent.step(centroids, step)
-        history.append(value)
+        history.append(descent.step(step))
         advance(1)
         if _settled(history, options.selection_tolerance):
             break
-    view = View.of(embeddings, weights, centroids, options)
-    descent.count_view(centroids)
-    if history and not view.objective_on(*descent.rows_of(0)) <= history[0]:
-        view = View.of(embeddings, weights, start, options)
-        descent.count_view(start)
+    view = descent.view(descent.centroids)
+    if history and not view.objective <= history[0]:
+        view = descent.view(embeddings[start.rows])
     advance(2 * options.selection_steps - len(history))
     return Optimised(view, history[0] if history else view.objective, len(history), descent.flops)
 
@@ -163,60 +133,116 @@ class View:
             )
         return cls(centroids, seen, log_sum, value, options)
 
-    def objective_on(self, rows: Tensor, probabilities: Tensor) -> float:
-        """J with only these samples of the pool, and p_L among them. LongTensor [n], [n]."""
-        similarity = probabilities @ self.survey.similarity[rows]
-        return float(objective(similarity, self.log_sum, self.options.temperature, self.options.diversity_weight))
+    @property
+    def occupied(self) -> float:
+        """Part of the centroids that one of their nearest samples, of the few that are looked up, is nearest to; of
+        equal centroids all are."""
+        top = self.survey.top
+        return float((top.values >= self.survey.similarity[top.rows] - ROUNDING).any(dim=1).float().mean())
 
 
 class _Descent:
-    """Adam on J, estimated on one part of the pool after another."""
+    """Steps towards J's fixed point.
+
+    With the assignment fixed, J's gradient vanishes on the sphere where each centroid has the direction of
+
+        K sum_{i: c(i) = j} p_L(i) e_i - lambda r_j,    r_j = sum_k (p_jk + p_kj) theta_k  (objective.py)
+
+    Without diversity that is the weighted mean of its samples, and the steps are those of k-means. With it, r moves
+    with the centroids, and a step is no longer than an angle that falls to 0. Each step looks again at a part of the
+    pool, whose samples change their centroids; the sums are of the whole pool always, so that a step has no noise. All
+    steps together look at every sample with a weight once, or more often where the pool is small.
+
+    Attributes:
+        centroids: theta, unit rows. [K, d].
+        assignment: c(i), as it was when sample i was looked at last. LongTensor [N].
+        pulled: The sums. [K, d].
+        flops: Of the products of matrices, those of the start included.
+    """
 
     def __init__(
-        self, embeddings: Tensor, weights: Tensor, options: SelectionOptions, generator: torch.Generator
+        self, embeddings: Tensor, weights: Tensor, start: Start, options: SelectionOptions, generator: torch.Generator
     ) -> None:
         self.embeddings, self.weights, self.options = embeddings, weights, options
-        # A sample without weight pulls nothing; without any weights all are alike.
-        pulling = (weights if bool(weights.any()) else torch.ones_like(weights)).nonzero().squeeze(1)
+        self.probabilities = target_distribution(weights)
+        self.assignment = start.assignment.clone()
+        self.centroids = embeddings[start.rows]
+        if options.diversity_weight > 0 and options.selection_steps > 0:
+            self.centroids = _jittered(self.centroids, embeddings, generator)
+        self.pulled = pull(embeddings, self.probabilities, self.assignment, len(start.rows))
+        self.velocity: Tensor | None = None
+        # A sample without weight pulls nothing, wherever it is assigned.
+        pulling = self.probabilities.nonzero().squeeze(1)
         self.order = pulling[_drawn(len(pulling), len(pulling), generator, pulling.device)]
         self.size = min(len(self.order), max(LEAST_BATCH, -(-len(self.order) // max(1, options.selection_steps))))
-        self.optimiser = SphericalAdam()
         self.flops = 0.0
+        self.count(len(embeddings))
 
-    def step(self, centroids: Tensor, step: int) -> tuple[float, Tensor]:
-        """J of these centroids on the step's samples, and the centroids after it."""
+    def step(self, step: int) -> float:
+        """Move the centroids; J before, with the assignment as it was known."""
         options = self.options
-        rows, probabilities = self.rows_of(step)
-        similarity, pulled = pull(self.embeddings[rows], probabilities, centroids)
-        self.count(self.size, centroids)
-        every = 1 if 2 * len(centroids) <= self.size else REPULSION_EVERY
+        # The start has looked at all of them.
+        if step > 0:
+            self.look_again(self.rows_of(step - 1))
+        every = 1 if 2 * len(self.centroids) <= self.size else REPULSION_EVERY
         if step % every == 0:
-            self.log_sum, self.repelled = self._repulsion(centroids)
+            self.log_sum, self.repelled = self._repulsion()
+        similarity = (self.pulled * self.centroids).sum()
         value = objective(similarity, self.log_sum, options.temperature, options.diversity_weight)
-        gradient = objective(pulled, self.repelled, options.temperature, options.diversity_weight)
-        learning_rate = options.selection_learning_rate * (1 - step / options.selection_steps)
-        return float(value), self.optimiser.step(centroids, tangent(gradient, centroids), learning_rate)
+        longest = options.selection_learning_rate * (1 - step / options.selection_steps)
+        self._move(self._target(), longest)
+        return float(value)
 
-    def rows_of(self, step: int) -> tuple[Tensor, Tensor]:
-        """A step's samples, and p_L among them; the order of the pool repeats. LongTensor [n], [n]."""
+    def look_again(self, rows: Tensor) -> None:
+        """Assign these samples, LongTensor [n], to their nearest centroids."""
+        embeddings, probabilities, count = self.embeddings[rows], self.probabilities[rows], len(self.centroids)
+        before, now = self.assignment[rows], nearest(embeddings, self.centroids)[1]
+        self.count(len(rows))
+        moved = before != now
+        embeddings, probabilities = embeddings[moved], probabilities[moved]
+        self.pulled += pull(embeddings, probabilities, now[moved], count)
+        self.pulled -= pull(embeddings, probabilities, before[moved], count)
+        self.assignment[rows] = now
+
+    def rows_of(self, step: int) -> Tensor:
+        """A step's samples; the order of the pool repeats. LongTensor [n]."""
         places = torch.arange(step * self.size, (step + 1) * self.size, device=self.order.device) % len(self.order)
-        rows = self.order[places]
-        return rows, target_distribution(self.weights[rows])
+        return self.order[places]
 
-    def _repulsion(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
-        if self.options.diversity_weight == 0:
-            return centroids.new_zeros(()), torch.zeros_like(centroids)
-        self.count(products_of_repulsion(len(centroids)) * len(centroids), centroids)
-        return repulsion(centroids, self.options.temperature)
-
-    def count(self, rows: int, centroids: Tensor) -> None:
-        """Count a product of so many rows with all centroids."""
-        self.flops += 2.0 * rows * centroids.numel()
-
-    def count_view(self, centroids: Tensor) -> None:
-        """Count a look at the whole pool from these centroids."""
+    def view(self, centroids: Tensor) -> View:
+        """The whole pool from these centroids, counted."""
         with_log_sum = self.options.diversity_weight > 0 and len(centroids) > 1
-        self.count(len(self.embeddings) + with_log_sum * len(centroids), centroids)
+        self.count(len(self.embeddings) + with_log_sum * len(centroids))
+        return View.of(self.embeddings, self.weights, centroids, self.options)
+
+    def _target(self) -> Tensor:
+        """The fixed point that assignment and repulsion, as they are, put each centroid at: unit rows. [K, d]."""
+        count, options = len(self.centroids), self.options
+        # The gradient of the repulsion is r / (K tau).
+        force = count * self.pulled - options.diversity_weight * count * options.temperature * self.repelled
+        return torch.where(force.norm(dim=1, keepdim=True) > NO_PULL, unit(force), self.centroids)
+
+    def _move(self, target: Tensor, longest: float) -> None:
+        """All the way to the target, where nothing repels; else towards it, no longer than this angle."""
+        if self.options.diversity_weight == 0:
+            self.centroids = target
+            return
+        direction = unit(tangent(target, self.centroids))
+        angle = torch.linalg.vecdot(target, self.centroids)[:, None].clamp(-1, 1).acos()
+        way = direction * angle
+        self.velocity = way if self.velocity is None else torch.lerp(self.velocity, way, 1 - MOMENTUM)
+        length = self.velocity.norm(dim=1, keepdim=True).clamp(min=torch.finfo(way.dtype).tiny)
+        self.centroids = unit(self.centroids + self.velocity * (longest / length).clamp(max=1))
+
+    def _repulsion(self) -> tuple[Tensor, Tensor]:
+        if self.options.diversity_weight == 0:
+            return self.centroids.new_zeros(()), torch.zeros_like(self.centroids)
+        self.count(products_of_repulsion(len(self.centroids)) * len(self.centroids))
+        return repulsion(self.centroids, self.options.temperature)
+
+    def count(self, rows: int) -> None:
+        """Count a product of so many rows with all centroids."""
+        self.flops += 2.0 * rows * self.centroids.numel()
 
 
 def _jittered(centroids: Tensor, embeddings: Tensor, generator: torch.Generator) -> Tensor:
@@ -231,10 +257,9 @@ def _drawn(size: int, count: int, generator: torch.Generator, device: torch.devi
 
 
 def _settled(history: list[float], tolerance: float) -> bool:
-    """Whether the objective changed twice in a row, from window to window, by no more than this part of all its change.
+    """Whether J changed twice in a row, from window to window, by no more than this part of all its change.
 
-    Once would not do: samples of the pool tell J with noise, and two means may agree by chance. At the default,
-    stopping cost at most .001 of the change that all steps bring (six shapes of pools, of 80 to 12,000 samples).
+    Once would not do: where centroids repel, they overshoot, and two means may agree by chance.
     """
     if len(history) < 3 * WINDOW:
         return False

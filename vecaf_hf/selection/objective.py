@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from vecaf_hf.selection.similarity import nearest, products
+from vecaf_hf.selection.similarity import products
 
 # Centroid similarities that are kept between the two products of the repulsion: 512 MiB of floats, K about 11,600.
 # Beyond, they are computed twice.
@@ -28,25 +28,25 @@ def objective(similarity: Tensor, log_sum: Tensor, temperature: float, diversity
     return diversity_weight * log_sum - similarity / temperature
 
 
-def pull(embeddings: Tensor, probabilities: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_i p_L(i) <e_i, theta_c(i)> with c(i) the nearest centroid (Eq. 4, 5), and its gradient.
+def pull(embeddings: Tensor, probabilities: Tensor, assignment: Tensor, count: int) -> Tensor:
+    """Gradient of sum_i p_L(i) <e_i, theta_c(i)> with the assignment c fixed (Eq. 4, 5): each centroid's weighted sum of
+    its samples. The value is its inner product with the centroids.
 
     Args:
         embeddings: e, unit rows. [N, d].
         probabilities: p_L of Eq. 3. [N].
-        centroids: theta, unit rows. [K, d].
+        assignment: c, from 0 to K - 1. LongTensor [N].
+        count: K.
 
     Returns:
-        [], [K, d].
+        [K, d].
     """
-    similarity, assignment = nearest(embeddings, centroids)
     # Grouped by centroid: sums are taken in a fixed order, on CUDA too, and no weighted copy is made.
     order = assignment.argsort(stable=True)
-    sizes = torch.bincount(assignment, minlength=len(centroids))
-    gradient = embedding_bag(
+    sizes = torch.bincount(assignment, minlength=count)
+    return embedding_bag(
         order, embeddings, sizes.cumsum(0) - sizes, mode="sum", per_sample_weights=probabilities[order]
     )
-    return probabilities @ similarity, gradient
 
 
 def repulsion(centroids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ space (Eq. 4 to 7: `objective.py`, `descent.py`), the sample nearest to each (`a
 which part of the pool each centroid lives, `ensemble.py` what several initialisations become.
 
 What it costs is told in exact passes: one is the N x K similarities of the pool with the centroids, computed once. In a
-large pool the steps take about one, the last look at the whole pool takes another; weights by mass take one more.
+large pool the start (`starts.py`) takes one, the steps take about one, the last look at the whole pool takes another;
+weights by mass take one more.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 import torch
-from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -27,6 +27,7 @@ from vecaf_hf.selection.ensemble import debiased
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import nearest, unit_rows
+from vecaf_hf.selection.starts import start_centroids
 from vecaf_hf.selection.weighting import loss_weights
 
 
@@ -60,6 +61,8 @@ def _figures(parts: list[_Part]) -> dict[str, float]:
         figures["objective_start"] = fmean(one.start for one in optimised)
         figures["objective_end"] = fmean(one.view.objective for one in optimised)
         figures["steps"] = fmean(one.steps for one in optimised)
+        centroids = [len(one.view.centroids) for one in optimised]
+        figures["occupied"] = fmean((one.view.occupied for one in optimised), centroids)
     return figures
 
 
@@ -67,17 +70,8 @@ def activeft(candidates: Candidates, budget: int, options: SelectionOptions, gen
     """ActiveFT (arXiv 2303.14382): ODS in the whole pool with the same weight for every sample."""
     assert candidates.embeddings is not None
     blind = replace(candidates, losses=torch.ones_like(candidates.embeddings[:, 0]), relevance=None)
-    return ods(blind, budget, replace_options(options, loss_weighting="uniform", allocation="global"), generator)
-
-
-def starting_centroids(embeddings: Tensor, count: int, start: str, generator: torch.Generator) -> Tensor:
-    """`count` distinct pool samples. [N, d] -> [K, d]."""
-    if start == "k-means++":
-        seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
-        _, rows = kmeans_plusplus(embeddings.cpu().numpy(), count, random_state=seed)
-        return embeddings[torch.as_tensor(rows, device=embeddings.device)]
-    rows = torch.randperm(len(embeddings), generator=generator)[:count]
-    return embeddings[rows.to(embeddings.device)]
+    published = {"loss_weighting": "uniform", "allocation": "global", "diversity_weight": 1.0}
+    return ods(blind, budget, replace_options(options, **published), generator)
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ def _select_in_cell(
     weights = weights[cell.rows]
     members = []
     for _ in range(options.ensemble_size):
-        start = starting_centroids(embeddings, cell.budget, options.centroid_start, generator)
+        start = start_centroids(embeddings, weights, cell.budget, options.centroid_start, generator)
         members.append(optimise_centroids(embeddings, weights, start, options, generator, advance))
     best, flops = min(members, key=lambda member: member.view.objective), sum(member.flops for member in members)
     one_pass = 2.0 * embeddings.numel() * cell.budget

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vecaf_hf.selection.starts import CENTROID_STARTS
 from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS, TRIMMED_FRACTION
 from vecaf_hf.validation import check_at_least, check_choice, check_positive, whole
 
 ALLOCATIONS = ("class", "class_proportional", "class_loss", "global")
 ENSEMBLES = ("best", "debias")
-CENTROID_STARTS = ("random", "k-means++")
 SAMPLE_WEIGHTS = ("none", "mass")
 
 
@@ -72,8 +72,11 @@ class SelectionOptions:
         },
     )
     centroid_start: str = field(
-        default="random",
-        metadata={"help": "Where centroids start: random pool samples, or k-means++ on the pool."},
+        default="k-means++",
+        metadata={
+            "help": "How the samples that ODS's centroids start at are drawn: k-means++ (with probability p_L times the "
+            "squared distance to the nearest one drawn before), weighted (with p_L), random (all alike)."
+        },
     )
     selection_learning_rate: float = field(
         default=0.35,

@@ -14,6 +14,7 @@ from vecaf_hf.candidates import Candidates
 from vecaf_hf.learners import TAVAAL, Learner, LearnLoss
 from vecaf_hf.selection.alfa_mix import alfa_mix
 from vecaf_hf.selection.badge import badge
+from vecaf_hf.selection.figures import figures_of
 from vecaf_hf.selection.full import full
 from vecaf_hf.selection.group_balanced import group_balanced
 from vecaf_hf.selection.infobatch import infobatch
@@ -169,7 +170,11 @@ def run_strategy(
         raise ValueError(f"strategy {options.strategy!r} selected {len(selection)} samples where {due} were due")
     if not bool(torch.isin(selection.indices, candidates.indices.cpu()).all()):
         raise ValueError(f"strategy {options.strategy!r} selected samples that are not among the candidates")
-    return _with_random(selection, candidates, at_random, options, generator) if at_random else selection
+    if at_random:
+        selection = _with_random(selection, candidates, at_random, options, generator)
+    figures = figures_of(selection, candidates)
+    flops = selection.info.get("flops", 0.0) + figures.pop("flops", 0.0)
+    return replace(selection, info={**selection.info, **figures} | ({"flops": flops} if flops else {}))
 
 
 def _with_random(

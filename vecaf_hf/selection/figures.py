@@ -1,0 +1,66 @@
+"""What a selection is like, in numbers: does it follow the losses, does it cover the pool?"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vecaf_hf.candidates import Candidates, evenly_spaced
+from vecaf_hf.selection.selection import Selection
+from vecaf_hf.selection.similarity import nearest, unit_rows
+
+# Samples of the pool whose nearest selected one is looked for, at most: more change the mean in its fourth digit.
+COVERAGE_SAMPLES = 4096
+
+
+def figures_of(selection: Selection, candidates: Candidates) -> dict[str, float]:
+    """`following` where there are losses, `coverage` where there are embeddings, and its work as `flops`.
+
+    Args:
+        selection: Of these candidates.
+        candidates: In pool order.
+    """
+    rows = candidates.indices.cpu().searchsorted(selection.indices).to(candidates.indices.device)
+    figures = {}
+    if candidates.losses is not None:
+        found = following(candidates.losses, rows)
+        figures |= {} if found is None else {"following": found}
+    if candidates.embeddings is not None and len(selection) < len(candidates):
+        figures["coverage"] = coverage(candidates.embeddings, rows)
+        looked_at = min(len(candidates), COVERAGE_SAMPLES)
+        figures["flops"] = 2.0 * looked_at * len(selection) * candidates.embeddings.shape[1]
+    return figures
+
+
+def following(losses: Tensor, rows: Tensor) -> float | None:
+    """How far the selected samples' mean loss lies on the way from the pool's to that under p_L of Eq. 3.
+
+    0 for a selection that is blind to the losses, 1 for samples drawn with probability p_L, under which the mean loss is
+    sum l^2 / sum l; beyond 1 for one that prefers the largest. None where all losses are equal.
+
+    Args:
+        losses: Of the pool. [N].
+        rows: The selected ones. LongTensor [K].
+    """
+    losses = losses.double()
+    blind, total = losses.mean(), losses.sum()
+    if total <= 0:
+        return None
+    drawn = losses.square().sum() / total
+    # Equal but for rounding.
+    if drawn - blind <= 1e-9 * blind:
+        return None
+    return float((losses[rows].mean() - blind) / (drawn - blind))
+
+
+def coverage(embeddings: Tensor, rows: Tensor) -> float:
+    """Mean cosine of the pool's samples to their nearest selected ones.
+
+    Of at most COVERAGE_SAMPLES of the pool, evenly spaced.
+
+    Args:
+        embeddings: Of the pool, any scale. [N, d].
+        rows: The selected ones. LongTensor [K].
+    """
+    some = evenly_spaced(len(embeddings), COVERAGE_SAMPLES).to(embeddings.device)
+    similarity, _ = nearest(unit_rows(embeddings, some), unit_rows(embeddings, rows))
+    return float(similarity.mean())

@@ -1,0 +1,79 @@
+"""Where ODS's centroids start: at K distinct samples of the pool.
+
+Centroids move little, so the places where they start decide how many of them end in which part of the pool. Drawn with
+the probabilities of Eq. 3, they follow the loss from the beginning; drawn uniformly, they never do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vecaf_hf.selection.drawing import drawn
+from vecaf_hf.selection.similarity import nearest
+from vecaf_hf.selection.weighting import target_distribution
+
+CENTROID_STARTS = ("k-means++", "weighted", "random")
+# Parts in which k-means++ draws its samples. All parts together take one exact pass; one sample at a time, as published,
+# takes as much, but in K small products.
+ROUNDS = 8
+# What a sample counts that is where a start is already: between such samples p_L decides.
+COVERED = 1e-6
+
+
+@dataclass(frozen=True)
+class Start:
+    """Samples at which centroids start, and the pool seen from them: one exact pass.
+
+    Args:
+        rows: Of the pool, distinct. LongTensor [K].
+        assignment: The start, 0 to K - 1, that each sample is nearest to. LongTensor [N].
+    """
+
+    rows: Tensor
+    assignment: Tensor
+
+
+def start_centroids(embeddings: Tensor, weights: Tensor, count: int, start: str, generator: torch.Generator) -> Start:
+    """K distinct samples to start at.
+
+    Args:
+        embeddings: e, unit rows or zero. [N, d].
+        weights: Loss weight of each sample; Eq. 3 makes p_L of them. [N].
+        count: K.
+        start: `random`, each sample as likely as any other; `weighted`, with probability p_L; `k-means++`, in rounds:
+            after the first one with p_L times the squared distance to the nearest sample drawn so far, so that no
+            region with a part of the loss is left out.
+        generator: Draws them, on the CPU.
+    """
+    probabilities = target_distribution(torch.ones_like(weights) if start == "random" else weights)
+    rounds = min(ROUNDS, count) if start == "k-means++" else 1
+    # A zero row has no direction, and is as far from every other as from itself: no start covers it.
+    has_direction = torch.linalg.vecdot(embeddings, embeddings) > 0.5
+    distance = torch.ones_like(probabilities)
+    similarity = torch.full_like(embeddings[:, 0], -torch.inf)
+    assignment = torch.zeros(len(embeddings), dtype=torch.long, device=embeddings.device)
+    rows = assignment[:0]
+    for part in torch.arange(count).tensor_split(rounds):
+        new = _further(rows, probabilities * distance, len(part), generator)
+        closest, which = nearest(embeddings, embeddings[new])
+        assignment = torch.where(closest > similarity, which + len(rows), assignment)
+        similarity = torch.maximum(closest, similarity)
+        distance = torch.where(has_direction, 1 - similarity, 0).clamp(min=COVERED)
+        rows = torch.cat([rows, new])
+    return Start(rows, assignment)
+
+
+def start_at(embeddings: Tensor, rows: Tensor) -> Start:
+    """These samples as a start. [N, d], LongTensor [K]."""
+    return Start(rows, nearest(embeddings, embeddings[rows])[1])
+
+
+def _further(taken: Tensor, rates: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` rows that are not among those taken, with chances in proportion to their rates [N]. LongTensor [count]."""
+    free = torch.ones_like(rates, dtype=torch.bool)
+    free[taken] = False
+    rows = free.nonzero().squeeze(1)
+    return rows[drawn(len(rows), rates[rows], count, generator).to(rows.device)]
