@@ -55,6 +55,7 @@ class RunSizes:
         has_cea: Whether embeddings are augmented.
         has_captioner: Whether their captions are made in the run.
         learns_map: Whether they are moved by a network that learns at each boundary.
+        has_scores: Whether the untrained model's scores of the pool lie in `score_cache`.
     """
 
     selected: int
@@ -63,6 +64,7 @@ class RunSizes:
     has_cea: bool = False
     has_captioner: bool = False
     learns_map: bool = False
+    has_scores: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,10 @@ def scored_by_loop(args: VeCAFArguments, schedule: LoopSchedule, sizes: RunSizes
         else:
             # CEA needs the embeddings of what it augments.
             counts.append(sizes.selected if sizes.has_cea else 0)
+    if sizes.has_scores:
+        counts[0] = 0
     if "irreducible" in strategy.reads:
-        counts[0] += sizes.held_out + pool
+        counts[0] += sizes.held_out + (0 if sizes.has_scores else pool)
     return counts
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -114,24 +117,37 @@ def make_probe(head: nn.Module, embeddings: Tensor) -> nn.Linear:
     return probe.to(weight.device)
 
 
-def rescored(head: nn.Module, candidates: Candidates, sample_loss: SampleLoss, kind: str = "ModelOutput") -> Candidates:
-    """The candidates with losses, and logits if they have any, of a linear head on the embeddings that they have.
+def rescored(
+    head: nn.Module,
+    candidates: Candidates,
+    sample_loss: SampleLoss,
+    kind: str = "ModelOutput",
+    keep_logits: bool | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Candidates:
+    """The candidates with losses, and logits, of a head on the embeddings that they have.
 
     Args:
-        head: As `linear_of` takes it.
+        head: Of the embeddings; it is evaluated.
         candidates: With embeddings and labels.
         sample_loss: (outputs, labels) -> [n].
         kind: The model's, of OUTPUTS: the objective is given what the model would give it.
+        keep_logits: Whether to give them logits; None for those that have some.
+        autocast: A block that the head works in.
     """
-    layer = linear_of(head)
     assert candidates.embeddings is not None and candidates.labels is not None
+    keep_logits = candidates.logits is not None if keep_logits is None else keep_logits
+    weight, training = next(head.parameters()), head.training
     losses, logits = [], []
+    head.eval()
     with torch.inference_mode():
         for embeddings, labels in zip(candidates.embeddings.split(ROWS), candidates.labels.split(ROWS), strict=True):
-            found = layer(embeddings.to(layer.weight)).float()
-            losses.append(sample_loss(OUTPUTS[kind](found), labels.to(layer.weight.device)).float().cpu())
-            if candidates.logits is not None:
+            with autocast():
+                found = logits_from(head, embeddings.to(weight)).float()
+            losses.append(sample_loss(OUTPUTS[kind](found), labels.to(weight.device)).float().cpu())
+            if keep_logits:
                 logits.append(found.cpu())
+    head.train(training)
     # Outside: what is made in inference mode cannot be changed later.
     candidates = replace(candidates, losses=torch.cat(losses))
     return replace(candidates, logits=torch.cat(logits)) if logits else candidates
