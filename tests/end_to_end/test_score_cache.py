@@ -139,10 +139,12 @@ def test_a_part_is_taken_from_the_whole_and_makes_no_entry(run: Callable[..., Ve
 def test_a_strategy_that_scores_what_it_selected(
     run: Callable[..., VeCAFTrainer], text_encoder: TextEncoder, folder: Path
 ) -> None:
-    options = {"strategy": "random", "single_run": True}
+    options = {"strategy": "random", "selection_budget": 20}
+    cold = run(callbacks=[CEACallback(text_encoder)], **options)
+    assert hits(cold) == [0.0] and entries(folder) == []
     run()
     warm = run(callbacks=[CEACallback(text_encoder)], **options)
-    assert hits(warm) == [1.0] and scored(warm) == 0
+    assert hits(warm) == [1.0] and scored(cold) - scored(warm) == 20
 
 
 @pytest.mark.parametrize("strategy", ["rho_loss", "learn_loss"])
@@ -287,7 +289,7 @@ def test_an_objective_that_reads_more_than_logits_is_refused(
 
     model = make_vit(output_hidden_states=True)
     trainer = make_trainer(model, score_cache=str(folder), trainer={"sample_loss_func": objective})
-    with pytest.raises(ValueError, match="score_cache: .* reads more of the model's output than its logits"):
+    with pytest.raises(ValueError, match=r"score_cache: .* reads more of the model's output than its logits"):
         trainer.train()
 
 
