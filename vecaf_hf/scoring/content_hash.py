@@ -67,7 +67,7 @@ def add_tensor(digest: Hash, name: str, values: Tensor) -> None:
     """A tensor's name, type, shape and bytes."""
     values = values.detach().cpu().contiguous()
     digest.update(f"{name} {values.dtype} {list(values.shape)} ".encode())
-    digest.update(memoryview(values.reshape(-1).view(torch.uint8).numpy()))
+    digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _configured(model: nn.Module) -> dict[str, Any]:
