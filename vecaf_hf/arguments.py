@@ -108,6 +108,15 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "in memory is scored in halves."
         },
     )
+    score_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "A folder that keeps the pool's embeddings under the untrained model: runs that begin with the "
+            "same weights (but for the head's), pool, scoring transform, sizes and precision score it once, and later "
+            "ones make no forward pass before the first loop (vecaf/score_cache_hit in the log). For a "
+            "datasets.Dataset whose scoring transform is not random (scoring_dataset)."
+        },
+    )
     head_warmup: bool = field(
         default=False,
         metadata={

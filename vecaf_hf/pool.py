@@ -101,11 +101,16 @@ class Pool:
         persistent = self.args.dataloader_persistent_workers
         return indexed_loader(dataset, collator, draws, batch_size, self.args, self.seed, persistent)
 
-    def scoring_loader(self, indices: Iterable[int]) -> DataLoader:
-        """Batches of the scoring dataset, these positions in this order; the scorer deals them out to the processes."""
+    def scoring_loader(self, indices: Iterable[int], turn: int = 0) -> DataLoader:
+        """Batches of the scoring dataset, these positions in this order; the scorer deals them out to the processes.
+        Another turn draws anew whatever is random in loading them."""
         dataset, collator = self.prepare(self.scoring_dataset)
-        batch_size = self.args.scoring_batch_size or self.args.eval_batch_size
-        return indexed_loader(dataset, collator, [Draw(index) for index in indices], batch_size, self.args, self.seed)
+        draws = [Draw(index, turn=turn) for index in indices]
+        return indexed_loader(dataset, collator, draws, self.scoring_batch_size, self.args, self.seed)
+
+    @property
+    def scoring_batch_size(self) -> int:
+        return self.args.scoring_batch_size or self.args.eval_batch_size
 
     # --- Samples that cannot be loaded ---
 

@@ -20,6 +20,7 @@ from vecaf_hf.reselection import some
 from vecaf_hf.resuming import ResumingTrainer
 from vecaf_hf.scoring import PoolScorer
 from vecaf_hf.scoring.irreducible import irreducible_losses
+from vecaf_hf.scoring.kept_scores import KeptScores
 from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import find_objective
@@ -44,6 +45,7 @@ class ScoringTrainer(ResumingTrainer):
     args: VeCAFArguments
     _pool: Pool
     _head: nn.Module
+    _kept_scores: KeptScores | None = None
 
     def __init__(
         self,
@@ -129,11 +131,37 @@ class ScoringTrainer(ResumingTrainer):
             raise ValueError(PROXY_WITHOUT_CLASSES)
         if "mistaken" in find_strategy(self.args.strategy).reads:
             mistakes(probe)
+        self._kept_scores = None if self.args.score_cache is None else self._make_kept_scores(probe)
         return probe
+
+    def _make_kept_scores(self, probe: Candidates) -> KeptScores:
+        assert self.args.score_cache is not None
+        size, pool = self.args.scoring_image_size, self._pool
+        return KeptScores(
+            folder=self.args.score_cache,
+            pool=pool,
+            model=self.model,
+            head=self._head,
+            image_size=size,
+            score=lambda indices: self._score_at(indices, size, pool),
+            sample_loss=self._objective.sample_losses,
+            output_kind=self._output_kind,
+            keep_logits=self._keeps_logits,
+            probe=probe,
+            meter=self.meter,
+            accelerator=self.accelerator,
+        )
+
+    @property
+    def _keeps_logits(self) -> bool:
+        return bool(find_strategy(self.args.strategy).reads & {"logits", "mistaken"})
 
     def _score(self, indices: Tensor, samples: Pool | None = None) -> Candidates:
         """Embeddings, losses, logits and labels of these samples, the pool's unless told otherwise, under the current
         model, as the run scores them."""
+        # What a learner observes, and what a trained model thinks, no folder has.
+        if samples is None and self.state.global_step == 0 and self._teaching.learner is None and self._kept_scores:
+            return self._kept_scores.score(indices)
         return self._score_at(indices, self.args.scoring_image_size, samples or self._pool)
 
     def _score_at(
@@ -146,7 +174,7 @@ class ScoringTrainer(ResumingTrainer):
             note_scored=pool.note_scored,
             label_name=self.label_name,
             meter=self.meter,
-            keep_logits=bool(find_strategy(self.args.strategy).reads & {"logits", "mistaken"}),
+            keep_logits=self._keeps_logits,
             disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
             image_size=image_size,
             image_size_is_new=image_size_is_new,

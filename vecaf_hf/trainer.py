@@ -496,6 +496,8 @@ class VeCAFTrainer(PushingTrainer):
 
         progress = schedule.progress(loop)
         selection, candidates, figures = self._reselection.select(loop, progress, run.selections, trained, is_trainable)
+        if loop == 0 and self._kept_scores is not None and self._kept_scores.hit is not None:
+            figures["score_cache_hit"] = float(self._kept_scores.hit)
         record = record_loop(
             loop, self.state.global_step, selection, run.selections, candidates, self._pool.labels, figures
         )

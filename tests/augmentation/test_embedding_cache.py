@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 
 from vecaf_hf.augmentation.embedding_cache import EmbeddingCache, encoder_fingerprint
-from vecaf_hf.augmentation.shard_cache import STALE_SECONDS
+from vecaf_hf.whole_files import STALE_SECONDS
 
 SIZE = 5
 # Forked, a process begins at once.

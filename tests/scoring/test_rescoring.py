@@ -11,7 +11,7 @@ from vecaf_hf.candidates import Candidates
 from vecaf_hf.reselection import some
 from vecaf_hf.scoring.losses import classification_losses
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary, Rescoring
-from vecaf_hf.scoring.warmup import MAX_ITERATIONS, fit_head, make_probe, rescored
+from vecaf_hf.scoring.warmup import fit_head, make_probe, rescored
 
 N, D, C = 80, 5, 4
 # Shares of the classes: 40, 20, 12, 8 samples.
@@ -237,14 +237,14 @@ def test_the_proxys_losses_are_those_of_a_logistic_regression_on_what_was_traine
         found = rescoring.candidates(boundary(model, loop, trained, probed=probed))
         rows = sorted({index for samples in trained[:loop] for index in samples})
         scale = float(model.embeddings[rows].std())
-        solver = LogisticRegression(max_iter=MAX_ITERATIONS)
+        solver = LogisticRegression(max_iter=1000, tol=1e-8)
         solver.fit((model.embeddings[rows] / scale).numpy(), LABELS[rows].numpy())
         chances = torch.as_tensor(solver.predict_proba((model.embeddings / scale).numpy()))
         expected = -chances[torch.arange(N), LABELS].log()
-        torch.testing.assert_close(found.losses, expected.float(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found.losses, expected.float(), rtol=1e-2, atol=2e-3)
         assert torch.equal(found.embeddings, model.embeddings)
         if logits:
-            torch.testing.assert_close(found.logits.softmax(dim=1), chances.float(), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(found.logits.softmax(dim=1), chances.float(), rtol=1e-2, atol=2e-3)
     assert len(model.asked) == 1
 
 

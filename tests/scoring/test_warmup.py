@@ -5,12 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 from torch import nn
 
 from vecaf_hf.candidates import Candidates
+from vecaf_hf.scoring.logistic import logistic_regression
 from vecaf_hf.scoring.losses import OUTPUTS, classification_losses, kind_of_output
-from vecaf_hf.scoring.warmup import MAX_ITERATIONS, fit_head, linear_head, linear_of, make_probe, rescored
+from vecaf_hf.scoring.warmup import fit_head, linear_head, linear_of, make_probe, rescored
+
+# Of probabilities, between a solver that ends early and one that does not.
+TOLERANCE = 2e-3
 
 
 def make_candidates(classes: list[int], count: int = 60, dimension: int = 5, scale: float = 10.0) -> Candidates:
@@ -23,7 +26,7 @@ def make_candidates(classes: list[int], count: int = 60, dimension: int = 5, sca
 
 def sklearns(candidates: Candidates) -> torch.Tensor:
     embeddings = candidates.embeddings / candidates.embeddings.std()
-    solver = LogisticRegression(max_iter=MAX_ITERATIONS).fit(embeddings.numpy(), candidates.labels.numpy())
+    solver = LogisticRegression(max_iter=1000, tol=1e-8).fit(embeddings.numpy(), candidates.labels.numpy())
     return torch.as_tensor(solver.predict_proba(embeddings.numpy()), dtype=torch.float32)
 
 
@@ -34,7 +37,7 @@ def test_the_heads_probabilities_are_sklearns(classes, scale):
     head = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(5, len(classes))).eval()
     fit_head(head, candidates)
     probabilities = head(candidates.embeddings).softmax(dim=1).detach()
-    torch.testing.assert_close(probabilities, sklearns(candidates), rtol=0, atol=1e-4)
+    torch.testing.assert_close(probabilities, sklearns(candidates), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("classes", [[0, 1, 3], [1, 3], [2, 3]])
@@ -47,17 +50,19 @@ def test_a_class_without_candidates_keeps_its_row(classes):
     assert torch.equal(head.weight[absent], before["weight"][absent])
     assert torch.equal(head.bias[absent], before["bias"][absent])
     among = head(candidates.embeddings)[:, classes].softmax(dim=1).detach()
-    torch.testing.assert_close(among, sklearns(candidates), rtol=0, atol=1e-4)
+    torch.testing.assert_close(among, sklearns(candidates), rtol=0, atol=TOLERANCE)
 
 
-def test_the_fit_does_not_depend_on_how_many_threads_there_are():
+def test_the_fit_hardly_depends_on_how_many_threads_there_are():
     candidates, found = make_candidates([0, 1, 2, 3], count=1500, dimension=200), []
-    for threads in (1, 2):
+    for threads in (1, 2, 2):
         head = nn.Linear(200, 4)
-        with threadpool_limits(threads, user_api="blas"):
-            fit_head(head, candidates)
-        found.append(head.weight.detach())
-    assert torch.equal(*found)
+        torch.set_num_threads(threads)
+        fit_head(head, candidates)
+        found.append(head(candidates.embeddings).softmax(dim=1).detach())
+    torch.set_num_threads(1)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=TOLERANCE)
+    assert torch.equal(found[1], found[2])
 
 
 def test_a_head_without_a_bias():
@@ -180,9 +185,8 @@ def test_a_model_outputs_logits_are_an_attribute_and_a_key():
 
 
 @pytest.mark.parametrize("classes", [[0, 1, 2], [0, 1]])
-def test_the_fits_flops_follow_the_solvers_iterations(classes):
+def test_the_fits_flops_follow_the_solvers_passes(classes):
     candidates = make_candidates(classes)
-    embeddings = (candidates.embeddings / candidates.embeddings.std()).numpy()
-    solver = LogisticRegression(max_iter=MAX_ITERATIONS).fit(embeddings, candidates.labels.numpy())
-    flops = fit_head(nn.Linear(5, len(classes)), candidates)
-    assert flops == 4 * 60 * 5 * len(solver.coef_) * int(solver.n_iter_[0])
+    embeddings, places = candidates.embeddings / candidates.embeddings.std(), candidates.labels
+    _, _, passes = logistic_regression(embeddings, places, len(classes))
+    assert fit_head(nn.Linear(5, len(classes)), candidates) == 4 * 60 * 5 * len(classes) * passes

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dense_reference import problem
 from torch import Tensor
 
 from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy, select

@@ -5,21 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import time
-import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
+from vecaf_hf.whole_files import remove_stale, write_whole
+
 logger = logging.getLogger(__name__)
 
 Input = TypeVar("Input")
 Value = TypeVar("Value")
-
-# No shard takes this long to write: an older unfinished one was left by a process that died.
-STALE_SECONDS = 3600
 
 
 class ShardCache(Generic[Value]):
@@ -44,7 +41,7 @@ class ShardCache(Generic[Value]):
         self.folder = Path(folder)
         self._writable = True
         self._keys: dict[str, frozenset[bytes]] = {}  # of the shards read so far, by name
-        self._remove_stale()
+        remove_stale(self.folder)
 
     def packed(self, keys: Sequence[bytes], values: Collection[Value]) -> bytes:
         """A shard's content."""
@@ -117,15 +114,10 @@ class ShardCache(Generic[Value]):
         if not self._writable:
             return
         shard = self.packed(keys, values)
-        unfinished = self.folder / f"{uuid.uuid4().hex}.tmp"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished.write_bytes(shard)
-            os.replace(unfinished, self._path(shard))
+            write_whole(self._path(shard), lambda unfinished: unfinished.write_bytes(shard))
         except OSError as error:
             self._writable = False
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
             logger.warning(
                 "cannot write %s to %r (%s): the run goes on and keeps them in memory only",
                 self.what,
@@ -156,9 +148,3 @@ class ShardCache(Generic[Value]):
 
     def _path(self, shard: bytes) -> Path:
         return self.folder / f"{hashlib.sha256(shard).hexdigest()}{self.suffix}"
-
-    def _remove_stale(self) -> None:
-        with suppress(OSError):
-            for path in self.folder.glob("*.tmp"):
-                if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                    path.unlink(missing_ok=True)

@@ -56,6 +56,7 @@ class RunSizes:
         has_cea: Whether embeddings are augmented.
         has_captioner: Whether their captions are made in the run.
         learns_map: Whether they are moved by a network that learns at each boundary.
+        has_scores: Whether the untrained model's scores of the pool lie in `score_cache`.
     """
 
     selected: int
@@ -64,6 +65,7 @@ class RunSizes:
     has_cea: bool = False
     has_captioner: bool = False
     learns_map: bool = False
+    has_scores: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,10 @@ def scored_by_loop(args: VeCAFArguments, schedule: LoopSchedule, sizes: RunSizes
             counts.append(selected if sizes.has_cea else 0)
         if twice and loop == second_training(schedule.num_loops):
             counts[loop] += pool
+    if sizes.has_scores:
+        counts[0] = 0
     if "irreducible" in strategy.reads:
-        counts[0] += sizes.held_out + pool
+        counts[0] += sizes.held_out + (0 if sizes.has_scores else pool)
     return counts
 
 

@@ -112,6 +112,7 @@ def look(trainer: VeCAFTrainer, samples: int | None) -> Look:
         cea is not None,
         cea is not None and cea.captioner is not None,
         cea is not None and cea.options.toward == "learned_difference",
+        strategy.learner is None and twin._kept_scores is not None and twin._kept_scores.has_entry,
     )
     return Look(schedule, selection, candidates, is_drawn, part, scores, sizes, unit)
 
@@ -205,7 +206,9 @@ def _unit_costs(twin: VeCAFTrainer, selection: Selection) -> UnitCosts:
     size, world = args.scoring_image_size, twin._schedule.world_size
     some = evenly_spaced(len(twin._pool), args.scoring_batch_size or args.eval_batch_size)
     if not work["score"].samples:
-        twin._score(some)
+        # Scores that were kept took some to read.
+        work["score"].seconds = 0.0
+        twin._score_at(some, size, twin._pool)
     scoring = world * work["score"].seconds / work["score"].samples
     evaluating = scoring
     if size is not None:

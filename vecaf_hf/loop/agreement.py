@@ -6,12 +6,16 @@ import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from torch import Tensor
 
 from vecaf_hf.selection import Selection
 
 T = TypeVar("T")
+# Rows that processes tell each other at once: bounds the memory of a broadcast on the accelerator.
+BROADCAST_ROWS = 2**16
 
 
 def decided_by_main(accelerator: Accelerator | PartialState, decide: Callable[[], T]) -> T:
@@ -34,6 +38,27 @@ def decided_by_main(accelerator: Accelerator | PartialState, decide: Callable[[]
     if decided is None:
         raise failure or RuntimeError("the main process failed while the others waited; its message says why")
     return decided[0]
+
+
+def tensors_of_main(
+    accelerator: Accelerator, decide: Callable[[], dict[str, Tensor] | None]
+) -> dict[str, Tensor] | None:
+    """As `decided_by_main`, for tensors of many rows, on the CPU."""
+    found: dict[str, Tensor] | None = None
+
+    def decide_forms() -> dict[str, tuple[torch.Size, torch.dtype]] | None:
+        nonlocal found
+        found = decide()
+        return None if found is None else {name: (values.shape, values.dtype) for name, values in found.items()}
+
+    forms = decided_by_main(accelerator, decide_forms)
+    if accelerator.num_processes == 1 or forms is None:
+        return found
+    found = found or {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in forms.items()}
+    for values in found.values():
+        for block in values.split(BROADCAST_ROWS):
+            block.copy_(broadcast(block.to(accelerator.device)))
+    return found
 
 
 def check_same_selection(accelerator: Accelerator, selection: Selection, loop: int) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vecaf_hf.augmentation import CEACallback
 
 # Where a run's files lie, and what is nobody's business.
-LEFT_OUT = {"output_dir", "resume_from_checkpoint", "run_name"}
+LEFT_OUT = {"output_dir", "resume_from_checkpoint", "run_name", "score_cache"}
 
 
 def as_code(args: VeCAFArguments, cea: CEACallback | None) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
-from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from vecaf_hf.candidates import Candidates, LinearHead, evenly_spaced
 from vecaf_hf.scoring.head import logits_from
+from vecaf_hf.scoring.logistic import logistic_regression
 from vecaf_hf.scoring.losses import OUTPUTS, SampleLoss
 
-MAX_ITERATIONS = 200
 # Most samples that a head is fitted on: more change it little, and the solver's time grows with them.
 MAX_SAMPLES = 50_000
 # Embeddings that go through a head at once: bounds the memory of logits with many classes.
@@ -61,7 +62,7 @@ def fit_head(head: nn.Module, candidates: Candidates) -> float:
     common scale for the solver; classes that the candidates lack keep their rows.
 
     Returns:
-        FLOPs: in each of the solver's iterations two products of embeddings and classes, for losses and gradient.
+        FLOPs: two products of embeddings and classes, for losses and gradient, each time that the solver asks.
 
     Raises:
         ValueError: The head is not linear, or the labels are not one class per sample.
@@ -74,22 +75,13 @@ def fit_head(head: nn.Module, candidates: Candidates) -> float:
     kept = evenly_spaced(len(labels), MAX_SAMPLES)
     labels, embeddings = labels[kept], embeddings[kept]
     scale = embeddings.std().clamp(min=1e-12)
-    solver = LogisticRegression(max_iter=MAX_ITERATIONS, fit_intercept=layer.bias is not None)
-    # Threads of NumPy's, SciPy's and torch's pools wait for each other in every small step: with two each, on two
-    # cores, 1,000 embeddings of 1,280 in 10 classes took 2.5 to 3.0 s, and take 0.06 s with one. Nor do the sums depend
-    # on how many there are.
-    with threadpool_limits(1, user_api="blas"):
-        solver.fit((embeddings / scale).numpy(), labels.numpy())
-    weight, bias = torch.as_tensor(solver.coef_ / float(scale)), torch.as_tensor(solver.intercept_)
-    classes = torch.as_tensor(solver.classes_)
-    if len(classes) == 2:
-        # Two classes are fitted as one logit: half of it to each side gives the same probabilities.
-        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    classes, places = labels.unique(return_inverse=True)
+    weight, bias, passes = logistic_regression(embeddings / scale, places, len(classes), layer.bias is not None)
     with torch.no_grad():
-        layer.weight[classes.to(layer.weight.device)] = weight.to(layer.weight)
+        layer.weight[classes.to(layer.weight.device)] = (weight / scale).to(layer.weight)
         if layer.bias is not None:
             layer.bias[classes.to(layer.bias.device)] = bias.to(layer.bias)
-    return 4.0 * embeddings.numel() * len(solver.coef_) * int(solver.n_iter_.max())
+    return 4.0 * embeddings.numel() * len(classes) * passes
 
 
 def flops_of_logits(head: nn.Module, embeddings: Tensor) -> float:
@@ -114,24 +106,37 @@ def make_probe(head: nn.Module, embeddings: Tensor) -> nn.Linear:
     return probe.to(weight.device)
 
 
-def rescored(head: nn.Module, candidates: Candidates, sample_loss: SampleLoss, kind: str = "ModelOutput") -> Candidates:
-    """The candidates with losses, and logits if they have any, of a linear head on the embeddings that they have.
+def rescored(
+    head: nn.Module,
+    candidates: Candidates,
+    sample_loss: SampleLoss,
+    kind: str = "ModelOutput",
+    keep_logits: bool | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Candidates:
+    """The candidates with losses, and logits, of a head on the embeddings that they have.
 
     Args:
-        head: As `linear_of` takes it.
+        head: Of the embeddings; it is evaluated.
         candidates: With embeddings and labels.
         sample_loss: (outputs, labels) -> [n].
         kind: The model's, of OUTPUTS: the objective is given what the model would give it.
+        keep_logits: Whether to give them logits; None for those that have some.
+        autocast: A block that the head works in.
     """
-    layer = linear_of(head)
     assert candidates.embeddings is not None and candidates.labels is not None
+    keep_logits = candidates.logits is not None if keep_logits is None else keep_logits
+    weight, training = next(head.parameters()), head.training
     losses, logits = [], []
+    head.eval()
     with torch.inference_mode():
         for embeddings, labels in zip(candidates.embeddings.split(ROWS), candidates.labels.split(ROWS), strict=True):
-            found = layer(embeddings.to(layer.weight)).float()
-            losses.append(sample_loss(OUTPUTS[kind](found), labels.to(layer.weight.device)).float().cpu())
-            if candidates.logits is not None:
+            with autocast():
+                found = logits_from(head, embeddings.to(weight)).float()
+            losses.append(sample_loss(OUTPUTS[kind](found), labels.to(weight.device)).float().cpu())
+            if keep_logits:
                 logits.append(found.cpu())
+    head.train(training)
     # Outside: what is made in inference mode cannot be changed later.
     candidates = replace(candidates, losses=torch.cat(losses))
     return replace(candidates, logits=torch.cat(logits)) if logits else candidates

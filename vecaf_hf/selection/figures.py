@@ -34,8 +34,8 @@ def figures_of(selection: Selection, candidates: Candidates) -> dict[str, float]
 def following(losses: Tensor, rows: Tensor) -> float | None:
     """How far the selected samples' mean loss lies on the way from the pool's to that under p_L of Eq. 3.
 
-    0 for a selection that is blind to the losses, 1 for samples drawn with probability p_L, under which the mean loss is
-    sum l^2 / sum l; beyond 1 for one that prefers the largest. None where all losses are equal.
+    0 for a selection that is blind to the losses, 1 for samples drawn with probability p_L, under which the mean loss
+    is sum l^2 / sum l; beyond 1 for one that prefers the largest. None where all losses are equal.
 
     Args:
         losses: Of the pool. [N].

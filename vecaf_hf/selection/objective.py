@@ -29,8 +29,8 @@ def objective(similarity: Tensor, log_sum: Tensor, temperature: float, diversity
 
 
 def pull(embeddings: Tensor, probabilities: Tensor, assignment: Tensor, count: int) -> Tensor:
-    """Gradient of sum_i p_L(i) <e_i, theta_c(i)> with the assignment c fixed (Eq. 4, 5): each centroid's weighted sum of
-    its samples. The value is its inner product with the centroids.
+    """Gradient of sum_i p_L(i) <e_i, theta_c(i)> with the assignment c fixed (Eq. 4, 5): each centroid's weighted sum
+    of its samples. The value is its inner product with the centroids.
 
     Args:
         embeddings: e, unit rows. [N, d].

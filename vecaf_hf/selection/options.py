@@ -74,8 +74,8 @@ class SelectionOptions:
     centroid_start: str = field(
         default="k-means++",
         metadata={
-            "help": "How the samples that ODS's centroids start at are drawn: k-means++ (with probability p_L times the "
-            "squared distance to the nearest one drawn before), weighted (with p_L), random (all alike)."
+            "help": "How the samples that ODS's centroids start at are drawn: k-means++ (with probability p_L times "
+            "the squared distance to the nearest one drawn before), weighted (with p_L), random (all alike)."
         },
     )
     selection_learning_rate: float = field(

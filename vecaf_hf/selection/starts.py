@@ -16,8 +16,8 @@ from vecaf_hf.selection.similarity import nearest
 from vecaf_hf.selection.weighting import target_distribution
 
 CENTROID_STARTS = ("k-means++", "weighted", "random")
-# Parts in which k-means++ draws its samples. All parts together take one exact pass; one sample at a time, as published,
-# takes as much, but in K small products.
+# Parts in which k-means++ draws its samples. All parts together take one exact pass; one sample at a time, as
+# published, takes as much, but in K small products.
 ROUNDS = 8
 # What a sample counts that is where a start is already: between such samples p_L decides.
 COVERED = 1e-6
@@ -72,7 +72,7 @@ def start_at(embeddings: Tensor, rows: Tensor) -> Start:
 
 
 def _further(taken: Tensor, rates: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` rows that are not among those taken, with chances in proportion to their rates [N]. LongTensor [count]."""
+    """`count` rows, LongTensor, that are not among those taken, with chances in proportion to their rates [N]."""
     free = torch.ones_like(rates, dtype=torch.bool)
     free[taken] = False
     rows = free.nonzero().squeeze(1)

@@ -1,0 +1,201 @@
+"""The pool's scores before the first training step, from a folder where an earlier run has left the embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from vecaf_hf.candidates import Candidates, evenly_spaced
+from vecaf_hf.cost import CostMeter
+from vecaf_hf.data.indexed import UNLOADABLE
+from vecaf_hf.loop.agreement import decided_by_main, tensors_of_main
+from vecaf_hf.pool import Pool
+from vecaf_hf.scoring.content_hash import batches_hash, dataset_hash, model_hash
+from vecaf_hf.scoring.losses import SampleLoss
+from vecaf_hf.scoring.score_cache import ScoreCache
+from vecaf_hf.scoring.warmup import rescored
+from vecaf_hf.seeding import seed_of, seeded
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+# Samples that are loaded to tell a transform from others, and a random one.
+LOADED = 64
+# Of an embedding's length, how far a kept one may be from that which the model gives now, in any precision.
+TOLERANCE = 0.02
+
+
+class KeptScores:
+    """Scores that an untrained model gives a pool: embeddings are kept, losses and logits are its head's on them.
+
+    Whether the embeddings were kept or have just been made, losses and logits are computed by the same code from the
+    same numbers: a run begins the same, bit for bit, with the folder warm, cold or gone.
+
+    An entry is named by all that embeddings are made of: the model's weights but for its head's, the pool's content,
+    the scoring transform by what it makes of LOADED samples, and how these are batched and computed. Only a pass over a
+    whole pool of which every sample could be loaded makes one; any part of the pool is taken from it.
+
+    Args:
+        folder: Of the entries.
+        pool: What is scored.
+        model: Untrained.
+        head: Its classification head, whose own weights may change.
+        image_size: As `PoolScorer` takes it.
+        score: Candidates of these positions of the pool, by a forward pass.
+        sample_loss: (outputs, labels) -> [n].
+        output_kind: Of what the model returns.
+        keep_logits: Whether candidates get logits.
+        probe: A few samples of the pool, as the model scores them now.
+        meter: Counts what the head does.
+        accelerator: Its main process reads and writes; all get the same.
+
+    Attributes:
+        hit: Whether the last scores came from the folder; None before, and where none can be kept.
+
+    Raises:
+        ValueError: The head on the probe's embeddings does not give the probe's losses.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        pool: Pool,
+        model: nn.Module,
+        head: nn.Module,
+        image_size: int | None,
+        score: Callable[[Tensor], Candidates],
+        sample_loss: SampleLoss,
+        output_kind: str,
+        keep_logits: bool,
+        probe: Candidates,
+        meter: CostMeter,
+        accelerator: Accelerator,
+    ) -> None:
+        self.cache = ScoreCache(folder)
+        self.pool, self.model, self.head, self.image_size = pool, model, head, image_size
+        self._score, self.sample_loss, self.output_kind = score, sample_loss, output_kind
+        self.keep_logits, self.probe, self.meter, self.accelerator = keep_logits, probe, meter, accelerator
+        self.hit: bool | None = None
+        self._key: str | None = None
+        self._is_named = False
+        self._check_losses()
+
+    def score(self, indices: Tensor) -> Candidates:
+        """Candidates of these positions of the pool, LongTensor [M]; without those that cannot be loaded."""
+        # What a pass draws from the global generators, a warm folder would not.
+        with seeded(seed_of(self.pool.seed)):
+            with self.meter.timed("score"):
+                key = self._named()
+                kept = None if key is None else tensors_of_main(self.accelerator, lambda: self._found(key))
+            if key is None:
+                return self._score(indices)
+            self.hit = kept is not None
+            if kept is None:
+                scored = self._score(indices)
+                if len(scored) == len(self.pool) and self.accelerator.is_main_process:
+                    assert scored.embeddings is not None and scored.labels is not None
+                    self.cache.write(key, scored.embeddings, scored.labels)
+            else:
+                scored = self._taken(kept, indices)
+            return self._completed(scored) if len(scored) else scored
+
+    def _taken(self, kept: dict[str, Tensor], indices: Tensor) -> Candidates:
+        # All of them could be loaded when the entry was made.
+        self.pool.note_scored(indices, {})
+        fields: dict[str, Any] = {name: values[indices] for name, values in kept.items()}
+        return Candidates(indices, **fields)
+
+    def _completed(self, scored: Candidates) -> Candidates:
+        """With losses, and logits, of the head on the embeddings."""
+        with self.meter.timed("select"), self.meter.measured("score"):
+            return rescored(
+                self.head, scored, self.sample_loss, self.output_kind, self.keep_logits, self.accelerator.autocast
+            )
+
+    @property
+    def has_entry(self) -> bool:
+        """Whether a run that begins like this one would find its scores; told by what has been scored."""
+        return self._key is not None and decided_by_main(self.accelerator, self.cache.path(self._key).is_file)
+
+    # --- What an entry is known by ---
+
+    def _named(self) -> str | None:
+        """The entry's name, the same in all processes; None, with a warning, where no entry can be made."""
+        if not self._is_named:
+            self._key = decided_by_main(self.accelerator, self._name)
+            self._is_named = True
+        return self._key
+
+    def _name(self) -> str | None:
+        dataset = self.pool.scoring_dataset
+        if not isinstance(dataset, datasets.Dataset):
+            logger.warning(
+                "score_cache keeps the scores of a datasets.Dataset, whose rows can be told without loading them, and "
+                "the pool is a %s: it is scored, and not kept",
+                type(dataset).__name__,
+            )
+            return None
+        if self.pool.ledger.skipped:
+            logger.warning("score_cache keeps no scores of a pool of which samples cannot be loaded: it is scored")
+            return None
+        pixels, again = (batches_hash(self._batches(turn)) for turn in (0, 1))
+        if pixels != again:
+            logger.warning(
+                "score_cache keeps no scores, since the samples that are scored are random (two loads of the same ones "
+                "differ): the pool is scored. Give a scoring_dataset without random transforms"
+            )
+            return None
+        parts = [
+            *(VERSION, torch.__version__, transformers.__version__),
+            *(model_hash(self.model, self.head), dataset_hash(dataset), pixels),
+            *(self.image_size, self.accelerator.mixed_precision, torch.get_float32_matmul_precision()),
+            # What is batched otherwise differs in its last bits.
+            *(self.accelerator.device.type, self.pool.scoring_batch_size, self.accelerator.num_processes),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _batches(self, turn: int) -> Iterator[dict[str, Any]]:
+        """Evenly spaced samples, as they are scored; another turn draws anew what is random in them."""
+        for batch in self.pool.scoring_loader(evenly_spaced(len(self.pool), LOADED).tolist(), turn):
+            # An error's text may hold an address.
+            yield batch | {UNLOADABLE: sorted(batch.get(UNLOADABLE, {}))}
+
+    # --- Whether it is what the model gives ---
+
+    def _found(self, key: str) -> dict[str, Tensor] | None:
+        kept = self.cache.read(key)
+        if kept is None:
+            return None
+        embeddings = kept["embeddings"]
+        if len(embeddings) == len(self.pool) == len(kept["labels"]) and self._agree(embeddings):
+            return kept
+        path = str(self.cache.path(key))
+        logger.warning("the kept scores %r are not what the model gives: they are left alone, the pool is scored", path)
+        return None
+
+    def _agree(self, embeddings: Tensor) -> bool:
+        expected = self.probe.embeddings
+        assert expected is not None
+        found = embeddings[self.probe.indices]
+        if found.shape != expected.shape:
+            return False
+        return bool(((found - expected).norm(dim=1) <= TOLERANCE * expected.norm(dim=1)).all())
+
+    def _check_losses(self) -> None:
+        found, expected = self._completed(self.probe).losses, self.probe.losses
+        assert found is not None and expected is not None
+        if not torch.allclose(found, expected, rtol=1e-2, atol=1e-3):
+            raise ValueError(
+                f"score_cache: the head makes losses such as {float(found[0]):g} of embeddings, and the model "
+                f"{float(expected[0]):g}: the objective reads more of the model's output than its logits. Leave "
+                "score_cache unset"
+            )
