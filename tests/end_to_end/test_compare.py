@@ -395,7 +395,8 @@ def test_a_methods_models_are_deleted_with_its_last_test(tmp_path, monkeypatch):
     import compare
     from grid import Cell
 
-    trainer = SimpleNamespace(evaluate=lambda *_, **__: {"test_accuracy": 0.25})
+    found = SimpleNamespace(metrics={"test_accuracy": 0.25})
+    trainer = SimpleNamespace(predict=lambda *_, **__: found)
     monkeypatch.setattr(compare, "build_trainer", lambda *_, **__: (trainer, None))
     grid = grid_of(tmp_path)
     cells = [Cell("clean", "ods", 0.1, 0), Cell("clean", "ods", 0.01, 0), Cell("clean", "ods", 0.1, 1)]
@@ -441,7 +442,8 @@ def test_a_tiny_grid_from_nothing_to_tables(tmp_path, monkeypatch):
     file.write_text(yaml.safe_dump(tiny_grid(tmp_path / "results")))
     compare.main(file)
     tables = (tmp_path / "results" / "tables.md").read_text()
-    assert "### Pool `redundant`" in tables and tables.count("| `full` |") == tables.count("| `ods` |") == 2
+    assert "### Pool `redundant`" in tables and tables.count("| `full` |") == 3  # accuracy, cost, classes
+    assert tables.count("| `ods` |") == 4  # and what it tells of its selections
     for name in ("accuracy_by_batches", "accuracy_by_cost", "loss_by_batches", "to_target"):
         assert (tmp_path / "results" / f"{name}.png").stat().st_size > 10_000
     found = {

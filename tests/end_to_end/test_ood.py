@@ -73,7 +73,7 @@ def test_every_cell_of_a_table_made_by_hand() -> None:
 
 def test_a_figure_by_hand() -> None:
     from comparison import methods_of
-    from ood import precision_figure
+    from conditions import precision_figure
 
     figure = precision_figure(methods_of(by_hand(), "domains"))
     (axes,) = figure.axes
@@ -94,7 +94,7 @@ def test_a_report_has_a_figure_of_each_pool_with_domains(tmp_path: Path) -> None
 
 
 def test_methods_that_select_alike_share_a_line():
-    from ood import lines_of, precision_figure
+    from conditions import lines_of, precision_figure
 
     found = {
         "full": entry("full", [0.8], [0.4], [[0.01, 0.01]]),
@@ -145,7 +145,7 @@ def test_a_tiny_grid_from_nothing_to_a_table(tmp_path: Path, monkeypatch: pytest
     file.write_text(yaml.safe_dump(tiny_grid(tmp_path / "results")))
     monkeypatch.setattr(sys, "argv", ["ood.py", str(file)])
     ood.command(ood.__doc__, ood.write_report)
-    found = cells_of("\n".join((tmp_path / "results" / "ood.md").read_text().splitlines()[2:]).strip())
+    found = cells_of((tmp_path / "results" / "ood.md").read_text().split("\n\n")[1].strip())
     assert found.keys() == {"`full`", "`difference`"}
     kept = json.loads((tmp_path / "results" / "results.json").read_text())
     for method, row in found.items():
