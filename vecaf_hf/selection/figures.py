@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from vecaf_hf.candidates import Candidates, evenly_spaced
@@ -19,8 +20,8 @@ def figures_of(selection: Selection, candidates: Candidates) -> dict[str, float]
         selection: Of these candidates.
         candidates: In pool order.
     """
-    rows = candidates.indices.cpu().searchsorted(selection.indices).to(candidates.indices.device)
-    figures = {}
+    rows = torch.searchsorted(candidates.indices.cpu(), selection.indices).to(candidates.indices.device)
+    figures: dict[str, float] = {}
     if candidates.losses is not None:
         found = following(candidates.losses, rows)
         figures |= {} if found is None else {"following": found}
