@@ -12,7 +12,7 @@ from typing import Any
 from vecaf_hf.printable import listed, printable
 
 # Choices that a message lists.
-LISTED = 20
+LISTED = 30
 
 
 def check_choice(option: str, value: object, choices: Iterable[str], or_callable: bool = True) -> None:

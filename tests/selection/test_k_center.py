@@ -55,4 +55,5 @@ def test_the_radius_is_at_most_twice_the_smallest_possible(budget):
 def test_the_work_is_counted():
     pool = Candidates(torch.arange(20), embeddings=torch.randn(20, 4))
     selection = run_strategy(STRATEGIES["k_center"], pool, 5, SelectionOptions(strategy="k_center"), seed=0)
-    assert selection.info == {"flops": 3 * 20 * 4 * 5}
+    # And what the coverage takes.
+    assert selection.info["flops"] == 3 * 20 * 4 * 5 + 2 * 20 * 4 * 5

@@ -21,7 +21,7 @@ def test_uniform_losses_give_activefts_choice(make_pool):
     # Equal losses say the same whatever the weighting.
     equal = replace(pool, losses=torch.full((80,), 0.7))
     for weighting in ("raw", "clipped", "sqrt"):
-        options = SelectionOptions(allocation="global", loss_weighting=weighting)
+        options = SelectionOptions(allocation="global", loss_weighting=weighting, diversity_weight=1.0)
         assert torch.equal(run_strategy(find_strategy("ods"), equal, 9, options, 5).indices, ours.indices)
 
 
@@ -62,7 +62,8 @@ def test_trimmed_weights_are_zero_for_the_largest_losses_of_each_class(allocatio
     raw = SelectionOptions(loss_weighting="raw", allocation=allocation)
     one = run_strategy(find_strategy("ods"), replace(pool, losses=losses), 12, trimmed, 0)
     other = run_strategy(find_strategy("ods"), replace(pool, losses=kept), 12, raw, 0)
-    assert torch.equal(one.indices, other.indices) and one.info == other.info
+    assert torch.equal(one.indices, other.indices)
+    assert one.info["objective_end"] == other.info["objective_end"]
 
 
 def test_info_reports_how_the_objective_went(make_pool):

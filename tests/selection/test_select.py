@@ -100,7 +100,9 @@ def test_a_callable_may_return_a_selection_or_indices():
         assert found.indices.tolist() == [4, 2] and found.indices.dtype == torch.long
 
     whole = Selection(torch.tensor([9, 5]), weights=torch.tensor([1.0, 3.0]), info={"a": 1.0})
-    assert select(EMBEDDINGS, LOSSES, budget=2, strategy=lambda *_: whole) is whole
+    found = select(EMBEDDINGS, LOSSES, budget=2, strategy=lambda *_: whole)
+    assert torch.equal(found.indices, whole.indices) and torch.equal(found.weights, whole.weights)
+    assert found.info["a"] == 1.0
 
 
 @pytest.mark.parametrize(

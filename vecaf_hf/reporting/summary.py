@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Classes named one by one in the loops' table; more are counted.
 NAMED_CLASSES = 12
+# Of a selection, beside its losses (`vecaf_hf.selection.figures`, `View.occupied`).
+FIGURES = ("following", "coverage", "occupied")
 # Characters of a cell.
 WIDEST_CELL = 40
 
@@ -43,9 +45,10 @@ def loop_table(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any
 def loop_rows(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A header, and one row a loop: what was selected, and how training and evaluation went until the next one.
 
-    The pool's loss is its candidates', as the selection saw them: see `LoopRecord`.
+    The pool's loss is its candidates', as the selection saw them: see `LoopRecord`. Of FIGURES those that a loop has.
     """
-    rows = [["loop", "steps", "selected", "new", "pool loss", "selected loss", "train loss", "eval accuracy"]]
+    figures = [name for name in FIGURES if any(name in record.info for record in records)]
+    rows = [["loop", "steps", "selected", "new", "pool loss", "selected loss", *figures, "train loss", "eval accuracy"]]
     ends: list[int | None] = [*(record.step for record in records[1:]), None]
     for record, until in zip(records, ends[: len(records)], strict=True):
         logs = [log for log in history if record.step < log["step"] <= (until or log["step"])]
@@ -60,6 +63,7 @@ def loop_rows(records: Sequence[LoopRecord], history: Sequence[Mapping[str, Any]
                 str(record.new),
                 _number(record.pool_loss),
                 _number(record.selected_loss),
+                *(_number(record.info.get(name)) for name in figures),
                 _number(sum(losses) / len(losses) if losses else None),
                 _number(accuracies[-1] if accuracies else None),
             ]

@@ -30,19 +30,19 @@ class SelectionOptions:
         },
     )
     loss_weighting: str = field(
-        default="sqrt",
+        default="raw",
         metadata={
             "help": "How a sample's loss becomes its weight in ODS's target distribution (Eq. 3): raw (the paper), "
             "clipped (winsorised at the 95th percentile), sqrt, uniform (ActiveFT), trimmed (raw, but 0 for the "
             "largest of each class, trimmed_fraction of it), or (from Python) a callable Tensor[N] -> Tensor[N]. "
-            "loss_sampling draws by it. Measured: no difference beyond the noise where the allocation is by class."
+            "loss_sampling draws by it."
         },
     )
     diversity_weight: float = field(
-        default=1.0,
+        default=0.01,
         metadata={
-            "help": "Lambda of Eq. 7: how much ODS's centroids repel each other. Measured from 0 to 1: no difference "
-            "beyond the noise."
+            "help": "Lambda of Eq. 7: how much ODS's centroids repel each other. At 1, as in ActiveFT, they leave the data, "
+            "and the selection no longer follows the losses."
         },
     )
     temperature: float = field(
