@@ -41,8 +41,8 @@ class SelectionOptions:
     diversity_weight: float = field(
         default=0.01,
         metadata={
-            "help": "Lambda of Eq. 7: how much ODS's centroids repel each other. At 1, as in ActiveFT, they leave the data, "
-            "and the selection no longer follows the losses."
+            "help": "Lambda of Eq. 7: how much ODS's centroids repel each other. At 1 they leave the data, and the "
+            "selection follows the losses less. Strategy activeft has its own, 1."
         },
     )
     temperature: float = field(
