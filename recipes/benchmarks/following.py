@@ -1,11 +1,11 @@
-"""Does a selection follow the losses, stay on the data and cover the pool? ODS by its starts and repulsion, side by side.
+"""Does a selection follow the losses, stay on the data, cover the pool? ODS by starts and repulsion, side by side.
 
     python recipes/benchmarks/following.py recipes/results/following [--dataset_name FOLDER]
 
-Pools of clusters of eight kinds, three seeds each (`tests/selection/clustered_pools.py`), and with a dataset, the folder
-that `recipes/data/make_fashion_mnist.py --all` wrote, 12,000 real images through EfficientNet-Lite0 at 32 px, with the
-losses of a linear head that was fitted on a tenth of them. The results go to `following.json` in the folder. What other
-versions of the code wrote there before (`NAME.json`) stands in the table beside them.
+Pools of clusters of eight kinds, three seeds each (`tests/selection/clustered_pools.py`), and with a dataset, the
+folder that `recipes/data/make_fashion_mnist.py --all` wrote, 12,000 real images through EfficientNet-Lite0 at 32 px,
+with the losses of a linear head that was fitted on a tenth of them. The results go to `following.json` in the folder.
+What other versions of the code wrote there before (`NAME.json`) stands in the table beside them.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ from vecaf_hf.recipe import build_trainer, parse
 from vecaf_hf.scoring.warmup import fit_head, rescored
 from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
 from vecaf_hf.selection.descent import optimise_centroids
-from vecaf_hf.selection.ods import starting_centroids
 from vecaf_hf.selection.similarity import nearest, unit_rows
+from vecaf_hf.selection.starts import start_at
 from vecaf_hf.selection.weighting import loss_weights, target_distribution
 
 RECIPES = Path(__file__).parents[1]
@@ -149,6 +149,11 @@ def peak(device: str) -> float:
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 2**20  # type: ignore[index]
 
 
+def some_rows(row: Row) -> torch.Tensor:
+    """K random samples. LongTensor [K]."""
+    return torch.randperm(row.size, generator=torch.Generator().manual_seed(0))[: row.count]
+
+
 def measure(row: Row, pool: Candidates, repeats: int, device: str) -> dict[str, object]:
     """Seconds of each pass and selection, and GiB of memory."""
     pool = pool.to(device)
@@ -156,7 +161,7 @@ def measure(row: Row, pool: Candidates, repeats: int, device: str) -> dict[str, 
     assert embeddings is not None
     embeddings.sum()  # A mapped file is read before memory and time are taken.
     before = torch.cuda.memory_allocated() / 2**30 if device == "cuda" else resident()
-    centroids = starting_centroids(embeddings, row.count, "random", torch.Generator().manual_seed(0))
+    centroids = embeddings[some_rows(row)]
     reset_peak(device)
     strategy, options = find_strategy("ods"), SelectionOptions(allocation=row.allocation)
     selections, passes = [], []
@@ -169,13 +174,14 @@ def measure(row: Row, pool: Candidates, repeats: int, device: str) -> dict[str, 
 
 
 def measure_dense(row: Row, pool: Candidates) -> dict[str, object]:
-    """Seconds of the reference, and J at the start, at its end and at ours."""
+    """Seconds of the reference, and J at the start, at its end and at ours, from the same start."""
     assert pool.embeddings is not None and pool.losses is not None
     options = SelectionOptions(allocation="global")
     embeddings, weights = unit_rows(pool.embeddings), loss_weights(pool.losses, options.loss_weighting)
-    start = starting_centroids(embeddings, row.count, "random", torch.Generator().manual_seed(0))
+    start = start_at(embeddings, some_rows(row))
     begun = time.perf_counter()
-    reached = dense_descent(embeddings, target_distribution(weights), start)
+    first = embeddings[start.rows]
+    reached = dense_descent(embeddings, target_distribution(weights), first, diversity_weight=options.diversity_weight)
     seconds = time.perf_counter() - begun
     ours = [
         optimise_centroids(embeddings, weights, start, options, torch.Generator().manual_seed(seed)).view.objective
