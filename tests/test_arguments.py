@@ -74,6 +74,12 @@ def test_a_selections_options_are_all_there_with_their_defaults(make):
         ({"scoring_image_size": 0}, "scoring_image_size is 0; it must be at least 1"),
         ({"scoring_image_size": 0.5}, "scoring_image_size is 0.5; it must be a whole number"),
         ({"scoring_batch_size": 0}, "scoring_batch_size is 0; it must be at least 1"),
+        ({"class_balance": 1.5}, "class_balance is 1.5; it must be at most 1"),
+        ({"class_balance": 0.5, "strategy": "jtt"}, "class_balance is 0.5, and strategy 'jtt' gives classes no shares"),
+        (
+            {"class_balance": 0.5, "strategy": "ods", "allocation": "global"},
+            "class_balance is 0.5, and allocation='global' gives classes no shares",
+        ),
         ({"sample_weights": "mas"}, "sample_weights is 'mas' .did you mean 'mass'"),
         ({"sample_weights": len}, "sample_weights is <built-in function len>"),
         (
@@ -229,6 +235,7 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "on_bad_sample": "skip",
         "head_warmup": True,
         "random_fraction": 0.25,
+        "class_balance": 0.25,
     }
     value = others[field.name] if field.name in others else field.default * 2
     assert value != field.default

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from vecaf_hf.data.unloadable import ON_BAD_SAMPLE
 from vecaf_hf.scoring.rescoring import DEFAULT_SCORING_FRACTION, RESCORING
 from vecaf_hf.selection.options import SelectionOptions
-from vecaf_hf.selection.registry import STRATEGIES, find_strategy
+from vecaf_hf.selection.registry import STRATEGIES, check_class_balance, find_strategy
 from vecaf_hf.validation import check_choice, check_fraction, check_options, check_positive, whole
 
 DEFAULT_FRACTION = 0.1
@@ -199,6 +199,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                 "images beside the losses that training saw of large ones: choose another rescore, or leave "
                 "scoring_image_size unset"
             )
+        check_class_balance(self)
         strategy = find_strategy(self.strategy)
         if self.sample_weights == "mass" and not strategy.weighs:
             raise ValueError(

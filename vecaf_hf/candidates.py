@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vecaf_hf.seeding import seed_of
+
 
 @dataclass(frozen=True)
 class LinearHead:
@@ -40,6 +42,25 @@ class LinearHead:
         return LinearHead(self.weight.to(device), self.bias.to(device))
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Whose turn it is where of equal claims not all can have one more: the seed draws an order, and each loop goes on
+    in it where the loop before stopped.
+
+    Args:
+        seed: The same in all loops of a run.
+        loop: 0-based.
+    """
+
+    seed: int
+    loop: int = 0
+
+    def among(self, count: int, due: int) -> Tensor:
+        """So many of `count`; each as often as any other over loops that ask for as many each time. [due]."""
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(self.seed, count)))
+        return order[(self.loop * due + torch.arange(due)) % count]
+
+
 # Of what is checked row by row.
 DIMENSIONS = {
     "embeddings": 2,
@@ -52,6 +73,7 @@ DIMENSIONS = {
     "learned_scores": 1,
     "images": 4,
     "groups": 1,
+    "class_sizes": 1,
     "mistaken": 1,
 }
 
@@ -76,6 +98,9 @@ class Candidates:
         progress: Part of the run that is over, in [0, 1).
         mistaken: Whether the model got the sample wrong when the first training of JTT ended. BoolTensor [M].
         groups: Hidden group of each sample, for the oracle alone: no other strategy is given it. LongTensor [M].
+        class_sizes: How many samples of the pool have each sample's class, where the candidates are a part of the pool
+            that need not have its class shares; None to count the candidates. LongTensor [M].
+        turn: Whose turn it is in this loop to have what is left over after equal shares.
 
     A field that no part of the run needs is None: `full` and `random` train without a scoring pass.
 
@@ -100,6 +125,8 @@ class Candidates:
     progress: float | None = None
     mistaken: Tensor | None = None
     groups: Tensor | None = None
+    class_sizes: Tensor | None = None
+    turn: Turn | None = None
 
     def __post_init__(self) -> None:
         if self.indices.dim() != 1 or self.indices.dtype != torch.long:
@@ -170,6 +197,10 @@ class Candidates:
         """The labels where they are one class per sample, LongTensor [M]; None for others (multi-label, regression)."""
         labels = self.labels
         return labels if labels is not None and labels.dim() == 1 and not labels.is_floating_point() else None
+
+    def turn_by(self, generator: torch.Generator) -> Turn:
+        """`turn`; the first one that the generator's seed draws where none is told."""
+        return self.turn or Turn(generator.initial_seed())
 
     def take(self, rows: Tensor) -> Candidates:
         """The candidates at these rows (LongTensor or a mask over rows)."""

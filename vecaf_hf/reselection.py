@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.candidates import Candidates, Turn
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.loop.agreement import decided_by_main
 from vecaf_hf.pool import Pool
@@ -24,6 +25,8 @@ from vecaf_hf.scoring.warmup import fit_head, flops_of_logits, linear_head, make
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, Strategy, find_strategy, run_strategy
 from vecaf_hf.selection.jtt import mistakes
+
+logger = logging.getLogger(__name__)
 
 
 class Reselection:
@@ -72,10 +75,25 @@ class Reselection:
         self.irreducible: Tensor | None = None
         self.mistaken: Tensor | None = None
         way, fraction = args.scoring_of(len(pool))
-        by_class = self.strategy.allocates and args.allocation in ("class", "class_loss")
+        balance = 0.0
         # Where selected samples stand for parts of the pool, what is scored must be like the pool.
-        allocation = "class" if by_class and args.sample_weights != "mass" else "class_proportional"
-        self.rescoring = RESCORING[way](pool, budget, fraction, allocation)
+        if self.strategy.allocates and args.sample_weights != "mass":
+            balance = {"class": args.class_balance, "class_loss": 1.0}.get(args.allocation, 0.0)
+        self.rescoring = RESCORING[way](pool, budget, fraction, balance)
+        self._tell_of_few()
+
+    def _tell_of_few(self) -> None:
+        """Warn if there are more classes than a loop selects samples."""
+        if self.pool.labels is None or not self.strategy.shares_by_class(self.args):
+            return
+        classes = len(self.pool.labels.unique())
+        if self.budget < classes:
+            logger.warning(
+                "a selection has %d samples, fewer than the pool's %d classes: it leaves classes out, with equal "
+                "shares others in each loop. Set selection_budget or selection_fraction higher",
+                self.budget,
+                classes,
+            )
 
     def try_out(self, probe: Candidates) -> None:
         """Whatever the objective makes of a fitted head's output shows on these few candidates, before training."""
@@ -210,7 +228,8 @@ class Reselection:
         is_later = by_captions or "training_losses" in self.strategy.reads
         if self.args.single_run or self.strategy.takes_all or scores_all or is_later:
             loops = 1
-        for seed in (seed_of(self.pool.seed, loop) for loop in range(1, loops)):
+        for loop in range(1, loops):
+            seed, candidates = seed_of(self.pool.seed, loop), replace(candidates, turn=Turn(self.pool.seed, loop))
             if self.strategy.needs_forward:
                 parts.append(self.rescoring.drawn(seed))
             else:
@@ -236,7 +255,10 @@ class Reselection:
         """The candidates with what no scoring pass gives."""
         past = torch.cat([selection.indices for selection in earlier]) if earlier else candidates.indices[:0]
         selected = torch.isin(candidates.indices, past)
-        candidates = replace(self._grouped(candidates), selected=selected, progress=progress)
+        turn = Turn(self.pool.seed, len(earlier))
+        candidates = replace(self._grouped(candidates), selected=selected, progress=progress, turn=turn)
+        if self.strategy.allocates and self.pool.labels is not None:
+            candidates = replace(candidates, class_sizes=self._class_sizes(self.pool.labels)[candidates.indices])
         if "head" in self.strategy.reads:
             candidates = replace(candidates, head=linear_head(self.head, self.args.strategy))
         if self.irreducible is not None:
@@ -247,6 +269,11 @@ class Reselection:
             assert self.training_losses is not None
             candidates = replace(candidates, training_losses=self.training_losses.gathered()[candidates.indices])
         return candidates
+
+    def _class_sizes(self, labels: Tensor) -> Tensor:
+        """How many samples that can be loaded have each sample's class. LongTensor [N]."""
+        _, classes = labels.unique(return_inverse=True)
+        return torch.bincount(classes[self.pool.ledger.usable], minlength=len(classes))[classes]
 
     def _grouped(self, candidates: Candidates) -> Candidates:
         """The candidates, with their groups for the strategy that is to see them."""

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ViTConfig, ViTForImageClassification
 
 from vecaf_hf import VeCAFArguments, VeCAFTrainer
+from vecaf_hf.candidates import Turn
 from vecaf_hf.selection.allocation import shares
 from vecaf_hf.selection.candidate_set import candidate_set
 from vecaf_hf.selection.objective import mean_log_sum, objective
@@ -121,7 +122,7 @@ def by_cell(pool: SyntheticPool, part: float, count: int, share: str, seeds: int
         claims, sizes = claims_of(pool, cells, count, share)
         with tempfile.TemporaryDirectory() as folder:
             files = write_shards(pool, cells, count, Path(folder))
-            chosen, _ = select_by_cell(files, shares(budget, claims, sizes), seed)
+            chosen, _ = select_by_cell(files, shares(budget, claims, sizes, Turn(seed)), seed)
         found.append(quality(pool, chosen))
         largest.append(int(sizes.max()) * count / len(pool))
     return {
@@ -158,7 +159,7 @@ def grown(size: int, cells: int) -> Results:
         generator = torch.Generator().manual_seed(0)
         timed(partial(candidate_set, size, size // 10, None, generator), seconds, "draw candidates")
         claims, sizes = claims_of(pool, assigned, cells, "size")
-        budgets = shares(budget, claims, sizes)
+        budgets = shares(budget, claims, sizes, Turn(0))
         del pool, assigned
         warm_up()
         before = resident()

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTConfig, ViTForImageClassification
 
+from vecaf_hf.candidates import Turn
 from vecaf_hf.selection import select
 from vecaf_hf.selection.allocation import shares
 
@@ -62,7 +63,7 @@ def test_selecting_cell_by_cell_takes_each_cells_share(tmp_path: Path) -> None:
     pool = synthetic(3000)
     cells = cell_of_each(pool.embeddings, fitted_centres(pool.embeddings, 4, seed=0))
     claims, sizes = claims_of(pool, cells, 4, "size")
-    budgets = shares(60, claims, sizes)
+    budgets = shares(60, claims, sizes, Turn(0))
     chosen, _ = select_by_cell(write_shards(pool, cells, 4, tmp_path), budgets, seed=0)
     assert len(chosen.unique()) == 60
     assert torch.equal(torch.bincount(cells[chosen], minlength=4), budgets)
@@ -74,11 +75,9 @@ def test_cells_as_labels_are_selected_from_by_their_sizes() -> None:
 
     pool = synthetic(2000)
     cells = cell_of_each(pool.embeddings, fitted_centres(pool.embeddings, 4, seed=0))
-    chosen = select(
-        pool.embeddings, pool.losses, budget=40, strategy="ods", labels=cells, allocation="class_proportional"
-    )
+    chosen = select(pool.embeddings, pool.losses, budget=40, strategy="ods", labels=cells, class_balance=0)
     claims, sizes = claims_of(pool, cells, 4, "size")
-    assert torch.equal(torch.bincount(cells[chosen.indices], minlength=4), shares(40, claims, sizes))
+    assert torch.equal(torch.bincount(cells[chosen.indices], minlength=4), shares(40, claims, sizes, Turn(0)))
 
 
 def test_a_selection_in_the_whole_pool_has_a_lower_objective_than_a_random_one() -> None:

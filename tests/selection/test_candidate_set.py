@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from vecaf_hf.selection.candidate_set import candidate_set
 
 
-def draw(pool_size, count, labels=None, seed=0):
-    return candidate_set(pool_size, count, labels, torch.Generator().manual_seed(seed))
+def draw(pool_size, count, labels=None, seed=0, **options):
+    return candidate_set(pool_size, count, labels, torch.Generator().manual_seed(seed), **options)
 
 
 @given(st.data(), st.integers(1, 80))
@@ -25,6 +25,13 @@ def test_distinct_rising_positions_exactly_as_many_as_asked(data, pool_size):
         for label in labels.unique():
             share = count * float((labels == label).float().mean())
             assert abs(int((labels[found] == label).sum()) - share) < 1
+
+
+@pytest.mark.parametrize(("class_balance", "expected"), [(0.0, [64, 16, 4]), (0.5, [48, 24, 12]), (1.0, [32, 32, 20])])
+def test_so_many_of_each_class_as_the_selection_takes(class_balance, expected):
+    labels = torch.tensor([0] * 320 + [1] * 80 + [2] * 20)
+    found = draw(420, 84, labels, class_balance=class_balance)
+    assert torch.bincount(labels[found]).tolist() == expected
 
 
 def test_the_whole_pool_draws_nothing():

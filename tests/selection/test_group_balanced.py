@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vecaf_hf.candidates import Turn
 from vecaf_hf.selection import STRATEGIES, Candidates, SelectionOptions, run_strategy
-from vecaf_hf.selection.group_balanced import drawn_shares
+from vecaf_hf.selection.group_balanced import cell_shares
 
 
-def run(candidates: Candidates, budget: int, seed: int = 0) -> torch.Tensor:
-    options = SelectionOptions(strategy="group_balanced")
+def run(candidates: Candidates, budget: int, seed: int = 0, **options: float) -> torch.Tensor:
+    options = SelectionOptions(strategy="group_balanced", **options)
     return run_strategy(STRATEGIES["group_balanced"], candidates, budget, options, seed).indices
 
 
@@ -28,24 +29,29 @@ def counted(pool: Candidates, chosen: torch.Tensor) -> dict[tuple[int, int], int
 
 
 @pytest.mark.parametrize(
-    ("budget", "due"),
+    ("budget", "class_balance", "due"),
     [
-        (12, {(0, 0): 3, (0, 7): 3, (1, 0): 3, (4, 7): 3}),
-        (20, {(0, 0): 5, (0, 7): 5, (1, 0): 5, (4, 7): 5}),
-        # The rare group gives all that it has, and the others share the rest.
-        (35, {(0, 0): 10, (0, 7): 5, (1, 0): 10, (4, 7): 10}),
-        (65, {(0, 0): 20, (0, 7): 5, (1, 0): 20, (4, 7): 20}),
-        (125, {(0, 0): 60, (0, 7): 5, (1, 0): 30, (4, 7): 30}),
+        (12, 1.0, {(0, 0): 2, (0, 7): 2, (1, 0): 4, (4, 7): 4}),
+        (24, 1.0, {(0, 0): 4, (0, 7): 4, (1, 0): 8, (4, 7): 8}),
+        # The rare group gives all that it has, and the other of its class takes the rest.
+        (36, 1.0, {(0, 0): 7, (0, 7): 5, (1, 0): 12, (4, 7): 12}),
+        # Two classes give all that they have.
+        (100, 1.0, {(0, 0): 35, (0, 7): 5, (1, 0): 30, (4, 7): 30}),
+        (125, 1.0, {(0, 0): 60, (0, 7): 5, (1, 0): 30, (4, 7): 30}),
+        # Classes of 65, 30 and 30.
+        (25, 0.0, {(0, 0): 8, (0, 7): 5, (1, 0): 6, (4, 7): 6}),
+        # 65^0.5 : 30^0.5 is 8.06 : 5.48, of 38 16.1 and 10.9.
+        (38, 0.5, {(0, 0): 11, (0, 7): 5, (1, 0): 11, (4, 7): 11}),
     ],
 )
-def test_every_group_of_every_class_has_an_equal_share(budget, due):
+def test_every_class_and_every_group_inside_it_has_an_equal_share(budget, class_balance, due):
     pool = pool_of({(0, 0): 60, (0, 7): 5, (1, 0): 30, (4, 7): 30})
     for seed in range(3):
-        assert counted(pool, run(pool, budget, seed)) == due
+        assert counted(pool, run(pool, budget, seed, class_balance=class_balance)) == due
 
 
 def test_what_is_left_over_goes_to_cells_that_the_seed_draws():
-    pool = pool_of({(0, 0): 30, (0, 1): 30, (1, 0): 30, (2, 1): 30})
+    pool = pool_of({(0, 0): 30, (0, 1): 30, (1, 0): 30, (1, 1): 30})
     more: Counter[tuple[int, int]] = Counter()
     for seed in range(400):
         counts = counted(pool, run(pool, 10, seed))
@@ -82,13 +88,24 @@ def test_numbers_of_classes_and_groups_mean_nothing():
     assert torch.equal(run(pool, 15), run(renamed, 15))
 
 
-@pytest.mark.parametrize("budget", range(1, 18))
-def test_shares_add_up_and_keep_to_the_sizes(budget):
-    sizes = torch.tensor([1, 5, 2, 9])
-    for seed in range(5):
-        due = drawn_shares(budget, sizes, torch.Generator().manual_seed(seed))
+@pytest.mark.parametrize("class_balance", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("budget", range(1, 21))
+def test_shares_add_up_and_keep_to_the_sizes(budget, class_balance):
+    classes, sizes = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([1, 5, 2, 9, 3])
+    for loop in range(5):
+        due = cell_shares(budget, classes, sizes, class_balance, Turn(0, loop))
         assert int(due.sum()) == budget and bool((due <= sizes).all())
-        assert all(due[one] >= due[other] - 1 or due[one] == sizes[one] for one in range(4) for other in range(4))
+        for one, other in ((0, 1), (1, 0), (2, 3), (3, 2)):
+            assert due[one] >= due[other] - 1 or due[one] == sizes[one]
+
+
+def test_every_cell_has_as_much_in_the_long_run():
+    """Three samples of two classes of two groups: a class's share is one or two, in turn."""
+    loops, total = 400, torch.zeros(4)
+    for loop in range(loops):
+        total += cell_shares(3, torch.tensor([0, 0, 1, 1]), torch.full((4,), 20), 1.0, Turn(3, loop))
+    assert total[:2].sum() == total[2:].sum() == 3 * loops / 2
+    assert bool(((total - 3 * loops / 4).abs() < 40).all())
 
 
 def test_multi_label_targets_are_refused():

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vecaf_hf.candidates import Turn
 from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
 from vecaf_hf.selection.allocation import shares
 
@@ -52,6 +53,7 @@ def test_shares_follow_the_mean_weight_of_each_classs_known_losses(found, weight
         budget,
         torch.tensor([claims[c] for c in present], dtype=torch.float64),
         torch.tensor([labels.count(c) for c in present]),
+        Turn(0),
     )
     candidates = make(labels, losses)
     given_ = counts(candidates, run(candidates, budget, loss_weighting=weighting))

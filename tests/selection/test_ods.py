@@ -93,10 +93,14 @@ def brute_force_mass(pool, selection, by_class: bool) -> Tensor:
     return torch.tensor([float(counts[c]) for c in chosen])
 
 
-@pytest.mark.parametrize("allocation", ["global", "class", "class_proportional", "class_loss"])
-def test_weights_are_the_mass_that_each_selected_sample_stands_for(allocation, make_pool):
+@pytest.mark.parametrize(
+    ("allocation", "class_balance"), [("global", 1.0), ("class", 1.0), ("class", 0.0), ("class_loss", 1.0)]
+)
+def test_weights_are_the_mass_that_each_selected_sample_stands_for(allocation, class_balance, make_pool):
     pool = make_pool(size=90)
-    options = SelectionOptions(allocation=allocation, selection_steps=30, sample_weights="mass")
+    options = SelectionOptions(
+        allocation=allocation, class_balance=class_balance, selection_steps=30, sample_weights="mass"
+    )
     found = run_strategy(find_strategy("ods"), pool, 11, options, 0)
     mass = brute_force_mass(pool, found, by_class=allocation != "global")
     assert float(mass.sum()) == 90

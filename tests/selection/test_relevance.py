@@ -54,9 +54,9 @@ def test_samples_are_drawn_one_after_the_other_with_chances_by_relevance():
 
 def test_balanced_draws_by_relevance_in_each_class():
     pool = pool_of([0.01, 1.0, 1.0, 0.01, 0.01, 1.0], [0, 0, 0, 1, 1, 1])
-    found = Counter(index for seed in range(300) for index in run(pool, 3, "balanced", seed).tolist())
+    found = Counter(index for seed in range(300) for index in run(pool, 2, "balanced", seed).tolist())
     assert all(found[index] < 30 for index in (0, 3, 4))
-    assert found[5] > 270 and found[1] + found[2] > 500
+    assert found[5] > 270 and found[1] + found[2] > 270
 
 
 @pytest.mark.parametrize("strategy", ["random", "balanced"])

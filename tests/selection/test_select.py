@@ -31,6 +31,7 @@ def calls(draw: st.DrawFn) -> dict:
     rows = draw(st.lists(st.integers(0, len(distinct) - 1), min_size=size, max_size=size))
     loss = st.one_of(st.just(0.0), st.floats(0, 1e4, width=32))
     labels = st.lists(st.integers(0, 3), min_size=size, max_size=size)
+    allocation = draw(st.sampled_from(ALLOCATIONS))
     return {
         "embeddings": torch.tensor(distinct, dtype=torch.float32)[rows],
         "losses": torch.tensor(draw(st.lists(loss, min_size=size, max_size=size))),
@@ -39,7 +40,8 @@ def calls(draw: st.DrawFn) -> dict:
         "budget": draw(st.one_of(st.just(size), st.just(1), st.integers(1, size))),
         "seed": draw(st.integers(0, 9)),
         "loss_weighting": draw(st.sampled_from(list(LOSS_WEIGHTINGS))),
-        "allocation": draw(st.sampled_from(ALLOCATIONS)),
+        "allocation": allocation,
+        "class_balance": draw(st.floats(0, 1)) if allocation == "class" else 1.0,
         "ensemble": draw(st.sampled_from(ENSEMBLES)),
         "ensemble_size": draw(st.integers(1, 3)),
         "centroid_start": draw(st.sampled_from(CENTROID_STARTS)),
@@ -65,6 +67,7 @@ def test_ods_always_selects_k_distinct_samples(call):
     calls(), st.sampled_from(sorted(name for name in STRATEGIES if name != "ods" and STRATEGIES[name].needs <= GIVEN))
 )
 def test_every_strategy_always_selects_distinct_samples(call, strategy):
+    call["class_balance"] = call["class_balance"] if STRATEGIES[strategy].by_class else 1.0
     if call["labels"] is None and "labels" in STRATEGIES[strategy].needs:
         with pytest.raises(ValueError, match="needs labels"):
             select(strategy=strategy, **call)
@@ -156,6 +159,10 @@ BAD_OPTIONS = [
     ("random_fraction", float("nan")),
     ("trimmed_fraction", -0.1),
     ("trimmed_fraction", 1.0),
+    ("class_balance", -0.1),
+    ("class_balance", 1.1),
+    ("class_balance", float("nan")),
+    ("class_balance", "1"),
 ]
 
 
@@ -165,9 +172,30 @@ def test_a_bad_option_is_refused_by_name(name, value):
         select(EMBEDDINGS, LOSSES, budget=3, **{name: value})
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"strategy": "random"}, "strategy 'random' gives classes no .* balanced, group_balanced, ods, trimmed, or"),
+        ({"strategy": "ods", "allocation": "class_loss"}, "allocation='class_loss' gives classes no .* set allocation"),
+    ],
+)
+def test_a_class_balance_that_nothing_heeds_is_refused(options, told):
+    with pytest.raises(ValueError, match=f"class_balance is 0.5, and {told}"):
+        select(EMBEDDINGS, LOSSES, budget=3, labels=LABELS, class_balance=0.5, **options)
+    assert len(select(EMBEDDINGS, LOSSES, budget=3, labels=LABELS, class_balance=1, **options)) == 3
+
+
+def test_a_callable_may_heed_class_balance():
+    def chosen(candidates, budget, options, generator):
+        assert options.class_balance == 0.5
+        return candidates.indices[:budget]
+
+    assert len(select(EMBEDDINGS, LOSSES, budget=3, strategy=chosen, class_balance=0.5)) == 3
+
+
 def test_near_choices_of_options_are_suggested():
-    with pytest.raises(ValueError, match=r"did you mean 'class_proportional'\?"):
-        SelectionOptions(allocation="class_proportion")
+    with pytest.raises(ValueError, match=r"did you mean 'class_loss'\?"):
+        SelectionOptions(allocation="class_losses")
 
 
 def test_every_option_has_help_and_a_valid_default():

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
+from vecaf_hf.candidates import Turn
 from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
 from vecaf_hf.selection.options import ALLOCATIONS
 from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS
@@ -40,6 +41,8 @@ VARIANTS = [
     *(Variant(name) for name in STRATEGIES),
     *(Variant("ods", {"allocation": allocation}) for allocation in ALLOCATIONS),
     *(Variant("ods", {"allocation": "global", "loss_weighting": weighting}) for weighting in LOSS_WEIGHTINGS),
+    *(Variant(name, {"class_balance": 0.3}) for name, strategy in STRATEGIES.items() if strategy.by_class),
+    Variant("ods", {"class_balance": 0.3}),
     Variant("ods", {"ensemble_size": 3}),
     Variant("ods", {"ensemble_size": 3, "ensemble": "debias"}),
     Variant("ods", {"ensemble_size": 3, "ensemble": "debias", "allocation": "global"}),
@@ -293,6 +296,36 @@ def test_balanced_takes_the_same_number_of_each_class(make_pool):
     assert labels[(chosen.indices - 1) // 3].bincount().tolist() == [5, 5, 5]
 
 
+@pytest.mark.parametrize(("class_balance", "expected"), [(0.0, [16, 4, 1]), (0.5, [12, 6, 3]), (1.0, [7, 7, 7])])
+@pytest.mark.parametrize("name", ["balanced", "ods"])
+def test_class_shares_follow_class_balance(name, class_balance, expected, make_pool):
+    labels = torch.tensor([0] * 128 + [1] * 32 + [2] * 8)
+    pool = replace(make_pool(size=168), labels=labels)
+    chosen = Variant(name).run(pool, 21, class_balance=class_balance)
+    assert labels[(chosen.indices - 1) // 3].bincount().tolist() == expected
+    # As if the part were of a pool of classes as large as each other.
+    equal = Variant(name).run(replace(pool, class_sizes=torch.full((168,), 900)), 21, class_balance=class_balance)
+    assert labels[(equal.indices - 1) // 3].bincount().tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("name", ["balanced", "trimmed", "ods", "group_balanced", "loss_balanced"])
+def test_more_classes_than_the_budget_are_selected_in_turn(name, make_pool):
+    """A class has one sample or none; after every two loops of a run each has had one, and the seed draws which."""
+    labels, firsts = torch.arange(60) % 20, set()
+    pool = replace(make_pool(), labels=labels, training_losses=torch.full((60,), torch.nan))
+    for seed in range(3):
+        for loops in ((0, 1), (2, 3)):
+            found = [
+                labels[(Variant(name).run(replace(pool, turn=Turn(seed, loop)), 10, seed=loop).indices - 1) // 3]
+                for loop in loops
+            ]
+            assert torch.cat(found).sort().values.tolist() == list(range(20))
+            firsts.add(tuple(found[0].sort().values.tolist()))
+    # Without a run, a seed has its own turn.
+    alone = Variant(name).run(pool, 10, seed=5).indices
+    assert len(labels[(alone - 1) // 3].unique()) == 10 and len(firsts) == 3
+
+
 def test_balanced_refuses_multi_label_targets(make_pool):
     with pytest.raises(ValueError, match="one class per sample"):
         Variant("balanced").run(replace(make_pool(), labels=torch.zeros(60, 3)))
@@ -307,7 +340,7 @@ def test_random_takes_every_sample_equally_often(make_pool):
     assert float(counts.min()) > 100 and float(counts.max()) < 200
 
 
-@pytest.mark.parametrize("allocation", ["class", "class_proportional", "class_loss"])
+@pytest.mark.parametrize("allocation", ["class", "class_loss"])
 def test_ods_by_class_takes_multi_label_targets_as_one_cell(allocation, make_pool):
     pool = replace(make_pool(), labels=torch.zeros(60, 3))
     by_class = run_strategy(STRATEGIES["ods"], pool, 10, SelectionOptions(allocation=allocation), seed=0)

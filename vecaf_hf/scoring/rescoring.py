@@ -47,7 +47,7 @@ class Rescoring:
         pool: What is scored.
         budget: K.
         fraction: Part of the pool to score at a boundary, for the ways that score a part.
-        allocation: How many of each class a part of the pool has: as `candidate_set` takes it.
+        class_balance: How many of each class a part of the pool has: as `candidate_set` takes it.
 
     Attributes:
         takes_fraction: Whether the fraction means anything.
@@ -61,8 +61,8 @@ class Rescoring:
     reads_training_losses: ClassVar[bool] = False
     begins_with_all: ClassVar[bool] = True
 
-    def __init__(self, pool: Pool, budget: int, fraction: float | None, allocation: str = "class_proportional") -> None:
-        self.pool, self.budget, self.allocation = pool, budget, allocation
+    def __init__(self, pool: Pool, budget: int, fraction: float | None, class_balance: float = 0.0) -> None:
+        self.pool, self.budget, self.class_balance = pool, budget, class_balance
         self.count = self.scored_later(len(pool), budget, fraction)
         self.kept: Candidates | None = None
 
@@ -87,7 +87,7 @@ class Rescoring:
         usable, failed = self.pool.ledger.usable, list(self.pool.ledger.failed["scoring"])
         labels = None if self.pool.labels is None else self.pool.labels[usable]
         count = len(usable) if count is None else min(len(usable), count)
-        rows = candidate_set(len(usable), count, labels, torch.Generator().manual_seed(seed), self.allocation)
+        rows = candidate_set(len(usable), count, labels, torch.Generator().manual_seed(seed), self.class_balance)
         return torch.cat([usable[rows], torch.tensor(failed, dtype=torch.long)]).sort().values
 
     def state(self) -> dict[str, Tensor]:

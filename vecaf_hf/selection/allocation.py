@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vecaf_hf.candidates import Turn
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -16,15 +18,27 @@ class Cell:
     budget: int
 
 
-def class_cells(labels: Tensor | None, weights: Tensor, budget: int, allocation: str) -> list[Cell]:
+def class_cells(
+    labels: Tensor | None,
+    weights: Tensor,
+    budget: int,
+    allocation: str,
+    turn: Turn,
+    class_balance: float = 1.0,
+    class_sizes: Tensor | None = None,
+) -> list[Cell]:
     """One cell for the whole pool (`global`, or a pool without labels), else one a class.
 
     Args:
         labels: Class of each sample, LongTensor [M], or None.
         weights: Loss weight of each sample. [M].
         budget: K, at most M.
-        allocation: `global`; or what a class's share follows: `class` (equal), `class_proportional` (its
-            size), `class_loss` (its mean weight, whatever its size). No class gets more than it has.
+        allocation: `global`; or what a class's share follows: `class` (its size, as `class_claims` takes it),
+            `class_loss` (its mean weight, whatever its size). No class gets more than it has.
+        turn: As `shares` takes it.
+        class_balance: Of `class_claims`.
+        class_sizes: The size of each sample's class that its claim follows; by default what it has here.
+            LongTensor [M].
 
     Raises:
         ValueError: Labels are not one class per sample.
@@ -39,26 +53,31 @@ def class_cells(labels: Tensor | None, weights: Tensor, budget: int, allocation:
         )
     classes, inverse, sizes = labels.unique(return_inverse=True, return_counts=True)
     summed = torch.zeros(len(classes), dtype=torch.float64).index_add_(0, inverse.cpu(), weights.double().cpu())
-    claims = {
-        "class": torch.ones(len(classes)),
-        "class_proportional": sizes.float().cpu(),
-        "class_loss": summed / sizes.cpu(),
-    }[allocation]
-    budgets = shares(budget, claims, sizes.cpu())
+    # Those of one class are all alike.
+    counted = sizes if class_sizes is None else torch.zeros_like(sizes).scatter_(0, inverse, class_sizes)
+    claims = summed / sizes.cpu() if allocation == "class_loss" else class_claims(counted.cpu(), class_balance)
+    budgets = shares(budget, claims, sizes.cpu(), turn)
     rows_by_class = everything[inverse.argsort(stable=True).to(everything.device)].split(sizes.tolist())
     return [Cell(rows, count) for rows, count in zip(rows_by_class, budgets.tolist(), strict=True) if count > 0]
 
 
-def shares(budget: int, claims: Tensor, capacities: Tensor) -> Tensor:
+def class_claims(sizes: Tensor, class_balance: float) -> Tensor:
+    """What the classes' shares are in proportion to: size^(1 - class_balance), from the pool's own shares (0) to equal
+    ones (1). LongTensor [C] -> float64 [C]."""
+    return sizes.double() ** (1 - class_balance)
+
+
+def shares(budget: int, claims: Tensor, capacities: Tensor, turn: Turn) -> Tensor:
     """Whole numbers that add up to `budget`, in proportion to the claims, none above its capacity.
 
-    What a full class cannot take goes to the others in proportion; fractions go to the largest remainders,
-    the lower class first.
+    What a full class cannot take goes to the others in proportion; fractions go to the largest remainders, and
+    among equal ones to those whose turn it is.
 
     Args:
         budget: At most the sum of the capacities.
         claims: At least 0. [C].
         capacities: LongTensor [C].
+        turn: Decides among equal remainders.
 
     Returns:
         LongTensor [C].
@@ -77,9 +96,13 @@ def shares(budget: int, claims: Tensor, capacities: Tensor) -> Tensor:
             open_ = open_ & ~full
             continue
         given = given + exact.long()
-        remainder = torch.where(open_, exact - exact.floor(), -1.0)
-        extra = budget - int(given.sum())
-        given[remainder.argsort(descending=True, stable=True)[:extra]] += 1
+        if (extra := budget - int(given.sum())) > 0:
+            # Rounded, for those to be equal that differ by floating point alone.
+            remainder = torch.where(open_, exact - exact.floor(), -1.0).round(decimals=6)
+            least = remainder.sort(descending=True).values[extra - 1]
+            larger, equal = remainder > least, (remainder == least).nonzero().squeeze(1)
+            given[larger] += 1
+            given[equal[turn.among(len(equal), extra - int(larger.sum()))]] += 1
     return given
 
 

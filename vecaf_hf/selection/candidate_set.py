@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vecaf_hf.candidates import Turn
 from vecaf_hf.selection.allocation import class_cells
 
 
@@ -13,7 +14,7 @@ def candidate_set(
     count: int,
     labels: Tensor | None,
     generator: torch.Generator,
-    allocation: str = "class_proportional",
+    class_balance: float = 0.0,
 ) -> Tensor:
     """`count` random positions of the pool, rising; with labels, so many of each class.
 
@@ -22,14 +23,15 @@ def candidate_set(
         count: At most N; with N it is the whole pool.
         labels: Class of each sample. LongTensor [N], or None.
         generator: Draws them.
-        allocation: How many: `class_proportional`, or `class` (equally many, as far as the class has them) for a
-            selection that will take equally many: few of a rare class would leave it no choice.
+        class_balance: How many: by default in proportion to the class; else as `class_claims` has it, for a selection
+            that will take as many: few of a rare class would leave it no choice.
 
     Returns:
         LongTensor [count].
     """
     if count == pool_size:
         return torch.arange(pool_size)
-    cells = class_cells(labels, torch.ones(pool_size), count, allocation)
+    turn = Turn(generator.initial_seed())
+    cells = class_cells(labels, torch.ones(pool_size), count, "class", turn, class_balance)
     drawn = [cell.rows[torch.randperm(len(cell.rows), generator=generator)[: cell.budget]] for cell in cells]
     return torch.cat(drawn).sort().values

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecaf_hf.candidates import Candidates
-from vecaf_hf.selection.allocation import first_of_classes, shares
+from vecaf_hf.candidates import Candidates, Turn
+from vecaf_hf.seeding import seed_of
+from vecaf_hf.selection.allocation import class_claims, first_of_classes, shares
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 
@@ -17,31 +18,39 @@ def group_balanced(
     """K random samples, the same number of each group of each class as far as it has them; needs `group_column`.
 
     An upper bound for what selects without knowing the groups, and no method: if the groups were known, there would be
-    nothing to find. A cell, one group of one class, that has fewer samples than its share gives all, and the others
-    share the rest. What is left over after equal shares goes to cells that the seed draws, others in each loop.
+    nothing to find. Classes have equal shares (or by `class_balance`), and so have the groups inside a class. What has
+    fewer samples than its share gives all, and the others share the rest. What is left over after equal shares goes
+    round among the classes from loop to loop, and in a class to groups that the seed draws, others in each loop.
     """
     assert candidates.groups is not None
-    classes = candidates.needed_classes("group_balanced").cpu()
-    _, cells, sizes = torch.stack([classes, candidates.groups.cpu()]).unique(
+    labels = candidates.needed_classes("group_balanced").cpu()
+    pairs, cells, sizes = torch.stack([labels, candidates.groups.cpu()]).unique(
         dim=1, return_inverse=True, return_counts=True
     )
     order = torch.randperm(len(cells), generator=generator)
-    chosen = first_of_classes(order, cells, drawn_shares(budget, sizes, generator))
-    return Selection(candidates.indices.cpu()[chosen])
+    _, classes = pairs[0].unique(return_inverse=True)
+    due = cell_shares(budget, classes, sizes, options.class_balance, candidates.turn_by(generator))
+    return Selection(candidates.indices.cpu()[first_of_classes(order, cells, due)])
 
 
-def drawn_shares(budget: int, sizes: Tensor, generator: torch.Generator) -> Tensor:
-    """Equal shares of the budget, as far as the cells have them; the generator draws who gets one more.
+def cell_shares(budget: int, classes: Tensor, sizes: Tensor, class_balance: float, turn: Turn) -> Tensor:
+    """Shares of the classes, and equal ones of the cells inside each, as far as they have them.
 
     Args:
         budget: At most the sum of the sizes.
-        sizes: LongTensor [C].
-        generator: On the CPU.
+        classes: Of each cell, from 0 on. LongTensor [C].
+        sizes: Of the cells. LongTensor [C].
+        class_balance: Of `class_claims`.
+        turn: Decides what is left over.
 
     Returns:
         LongTensor [C].
     """
-    turns = torch.randperm(len(sizes), generator=generator)
+    together = torch.zeros(int(classes.max()) + 1, dtype=torch.long).index_add_(0, classes, sizes)
     due = torch.empty_like(sizes)
-    due[turns] = shares(budget, torch.ones(len(sizes)), sizes[turns])
+    for number, share in enumerate(shares(budget, class_claims(together, class_balance), together, turn).tolist()):
+        cells = classes == number
+        # Drawn anew: the class's own turn, with which a fixed order could fall into step, changes the share.
+        drawn = Turn(seed_of(turn.seed, turn.loop, number))
+        due[cells] = shares(share, class_claims(sizes[cells], 1.0), sizes[cells], drawn)
     return due

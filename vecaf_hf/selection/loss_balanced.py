@@ -38,7 +38,8 @@ def loss_balanced(
         claims = class_means(classes, seen, loss_weights(losses[seen], weighting, classes[seen], part).double())
     # At random, unseen ones first. Places in the permutation, for the draws to be those of earlier versions.
     order = torch.randperm(len(losses), generator=generator).argsort() + len(losses) * seen.long()
-    return Selection(candidates.indices.cpu()[first_of_classes(order, classes, shares(budget, claims, sizes))])
+    due = shares(budget, claims, sizes, candidates.turn_by(generator))
+    return Selection(candidates.indices.cpu()[first_of_classes(order, classes, due)])
 
 
 def class_means(labels: Tensor, seen: Tensor, weights: Tensor) -> Tensor:

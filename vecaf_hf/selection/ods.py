@@ -39,7 +39,8 @@ def ods(candidates: Candidates, budget: int, options: SelectionOptions, generato
     if candidates.relevance is not None:
         weights = weights * candidates.relevance.float()
 
-    cells = class_cells(candidates.classes, weights, budget, options.allocation)
+    turn, balance = candidates.turn_by(generator), options.class_balance
+    cells = class_cells(candidates.classes, weights, budget, options.allocation, turn, balance, candidates.class_sizes)
     hidden = getattr(options, "disable_tqdm", True)  # Trainer's arguments have it
     # The last look at a cell takes about as long as the steps before it.
     work = 2 * options.selection_steps * options.ensemble_size * len(cells)

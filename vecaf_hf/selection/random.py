@@ -17,8 +17,13 @@ def random(candidates: Candidates, budget: int, options: SelectionOptions, gener
 
 
 def balanced(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
-    """K random samples, the same number of each class as far as the class has them."""
-    cells = class_cells(candidates.needed_classes("balanced"), torch.ones(len(candidates)), budget, "class")
+    """K random samples, the same number of each class as far as the class has them.
+
+    The option `class_balance` can give classes other shares than equal ones.
+    """
+    classes, turn = candidates.needed_classes("balanced"), candidates.turn_by(generator)
+    alike, balance = torch.ones(len(candidates)), options.class_balance
+    cells = class_cells(classes, alike, budget, "class", turn, balance, candidates.class_sizes)
     relevance = candidates.relevance
     rows = [
         cell.rows[drawn(len(cell.rows), None if relevance is None else relevance[cell.rows], cell.budget, generator)]

@@ -52,6 +52,7 @@ class Strategy:
         takes_all: Whether it takes the whole pool.
         sets_size: Whether it decides how many it takes.
         allocates: Whether it heeds the option `allocation`.
+        by_class: Whether classes have shares, by the option `class_balance`; one that allocates has them by class.
         weighs: Whether it can give weights: heeds the option `sample_weights`, or is a callable.
         candidates_per_sample: How many candidates it wants per selected sample; None for all of the pool.
         wants: Fields of `Candidates` that it uses where there are any.
@@ -63,6 +64,7 @@ class Strategy:
     takes_all: bool = False
     sets_size: bool = False
     allocates: bool = False
+    by_class: bool = False
     weighs: bool = False
     candidates_per_sample: int | None = None
     wants: frozenset[str] = frozenset()
@@ -78,6 +80,10 @@ class Strategy:
         """Whether these take a forward pass over the candidates in every loop."""
         return bool(self.reads & {"embeddings", "losses", "logits", "learned_scores"})
 
+    def shares_by_class(self, options: SelectionOptions) -> bool:
+        """Whether it heeds the option `class_balance`."""
+        return self.by_class or (self.allocates and options.allocation == "class")
+
     @property
     def summary(self) -> str:
         """One line: what it selects."""
@@ -92,10 +98,10 @@ STRATEGIES: dict[str, Strategy] = {
         ods, frozenset({"embeddings", "losses"}), allocates=True, weighs=True, wants=frozenset({"relevance"})
     ),
     "loss_balanced": Strategy(loss_balanced, frozenset({"training_losses"}), wants=frozenset({"labels"})),
-    "trimmed": Strategy(trimmed, frozenset({"training_losses", "progress", "labels"})),
+    "trimmed": Strategy(trimmed, frozenset({"training_losses", "progress", "labels"}), by_class=True),
     "activeft": Strategy(activeft, frozenset({"embeddings"}), weighs=True),
     "random": Strategy(random, frozenset(), wants=frozenset({"relevance"})),
-    "balanced": Strategy(balanced, frozenset({"labels"}), wants=frozenset({"relevance"})),
+    "balanced": Strategy(balanced, frozenset({"labels"}), by_class=True, wants=frozenset({"relevance"})),
     "topk_loss": Strategy(topk_loss, frozenset({"losses"})),
     "loss_sampling": Strategy(loss_sampling, frozenset({"losses"}), wants=frozenset({"relevance"})),
     "margin": Strategy(margin, frozenset({"logits"})),
@@ -114,7 +120,7 @@ STRATEGIES: dict[str, Strategy] = {
         ta_vaal, frozenset({"learned_scores"}), candidates_per_sample=CANDIDATES_PER_SAMPLE, learner=TAVAAL
     ),
     "full": Strategy(full, frozenset(), takes_all=True),
-    "group_balanced": Strategy(group_balanced, frozenset({"labels", "groups"})),
+    "group_balanced": Strategy(group_balanced, frozenset({"labels", "groups"}), by_class=True),
 }
 
 
@@ -133,6 +139,23 @@ def find_strategy(strategy: str | Select) -> Strategy:
         scores = frozenset({"embeddings", "losses", "labels", "logits", "relevance"})
         return Strategy(strategy, frozenset(), wants=scores, weighs=True)
     return STRATEGIES[strategy]
+
+
+def check_class_balance(options: SelectionOptions) -> None:
+    """Raise a ValueError if `class_balance` is set where nothing heeds it; a callable may."""
+    strategy, balance = find_strategy(options.strategy), options.class_balance
+    if balance == 1 or callable(options.strategy) or strategy.shares_by_class(options):
+        return
+    if strategy.allocates:
+        raise ValueError(
+            f"class_balance is {balance}, and allocation={options.allocation!r} gives classes no shares by their "
+            "sizes: set allocation='class', or leave class_balance at 1"
+        )
+    heeding = [name for name, one in STRATEGIES.items() if one.by_class or one.allocates]
+    raise ValueError(
+        f"class_balance is {balance}, and strategy {options.strategy!r} gives classes no shares by their sizes: choose "
+        f"one of {', '.join(sorted(heeding))}, or leave class_balance at 1"
+    )
 
 
 def run_strategy(
@@ -242,6 +265,7 @@ def select(
     own = [*signature(select).parameters][:-1]
     check_options("select", options, [*own, *SelectionOptions.__dataclass_fields__])
     chosen = SelectionOptions(strategy=strategy, **options)  # type: ignore[arg-type]
+    check_class_balance(chosen)
     embeddings = _array("embeddings", embeddings)
     if labels is not None:
         labels = _array("labels", labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vecaf_hf.candidates import Candidates
-from vecaf_hf.selection.allocation import first_of_classes, largest_of_classes, shares
+from vecaf_hf.selection.allocation import class_claims, first_of_classes, largest_of_classes, shares
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 
@@ -20,7 +20,7 @@ def trimmed(candidates: Candidates, budget: int, options: SelectionOptions, gene
     After trimmed loss minimization (arXiv 1810.11874), by class and without a forward pass. Of a class's samples that
     training has seen, `trimmed_fraction` have the largest losses and are left out, as long as the others are enough for
     the class's share: of a class that is taken whole nothing is. Samples that training has not seen yet come first, the
-    others are as likely as each other.
+    others are as likely as each other. The option `class_balance` can give classes other shares than equal ones.
 
     A loss is that of the step that saw the sample last. Losses fall, and who is left out is not seen again: most of the
     left out are those that were the worst of an early loop, and they stay so.
@@ -33,5 +33,6 @@ def trimmed(candidates: Candidates, budget: int, options: SelectionOptions, gene
     # Unseen ones, seen ones, the largest losses; at random in each.
     stage = losses.isfinite().long() + largest_of_classes(losses, classes, part).long()
     order = torch.randperm(len(losses), generator=generator) + len(losses) * stage
-    due = shares(budget, torch.ones(len(sizes)), sizes)
+    claims = class_claims(sizes, options.class_balance)
+    due = shares(budget, claims, sizes, candidates.turn_by(generator))
     return Selection(candidates.indices.cpu()[first_of_classes(order, classes, due)])
