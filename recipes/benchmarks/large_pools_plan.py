@@ -6,6 +6,7 @@ import math
 
 from vecaf_hf.selection import SelectionOptions
 from vecaf_hf.selection.descent import LEAST_BATCH, REPULSION_EVERY
+from vecaf_hf.selection.figures import COVERAGE_SAMPLES
 from vecaf_hf.selection.objective import KEPT_ELEMENTS, products_of_repulsion
 from vecaf_hf.selection.similarity import ACCELERATOR_CHUNK_ELEMENTS, CHUNK_ELEMENTS
 
@@ -28,15 +29,19 @@ def cells_for(budget: int) -> int:
     return max(1, round(math.sqrt(3 * budget)))
 
 
-def selection_flops(size: int, budget: int, dimension: int) -> float:
-    """What ODS counts when it takes all its steps: their products with a part of the pool each, the repulsion, and one
-    look at the whole pool."""
-    steps = SelectionOptions().selection_steps
+def selection_flops(size: int, budget: int, dimension: int, options: SelectionOptions | None = None) -> float:
+    """What ODS counts when it takes all its steps: the start, their products with a part of the pool each, the
+    repulsion, one look at the whole pool, and the coverage."""
+    options = options or SelectionOptions()
+    steps = options.selection_steps
     batch = min(size, max(LEAST_BATCH, -(-size // steps)))
-    renewals = -(-steps // (1 if 2 * budget <= batch else REPULSION_EVERY))
-    repulsion = renewals * products_of_repulsion(budget) * budget
-    look = size + (budget if budget > 1 else 0)
-    return 2.0 * budget * dimension * (steps * batch + repulsion + look)
+    repulsion = 0
+    if options.diversity_weight > 0 and budget > 1:
+        renewals = -(-steps // (1 if 2 * budget <= batch else REPULSION_EVERY))
+        # The last look takes the repulsion's value once more.
+        repulsion = (renewals * products_of_repulsion(budget) + 1) * budget
+    looks = size + (steps - 1) * batch + size
+    return 2.0 * budget * dimension * (looks + repulsion + min(size, COVERAGE_SAMPLES))
 
 
 def selection_bytes(size: int, budget: int, dimension: int, chunk: int = CHUNK_ELEMENTS) -> float:

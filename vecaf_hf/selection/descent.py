@@ -28,8 +28,8 @@ from vecaf_hf.vectors import unit
 # Fewest samples of a step: below, a step's fixed costs outweigh its products.
 LEAST_BATCH = 512
 # Where centroids are many beside a step's samples, the repulsion would cost more than the pull. It changes slower, too:
-# the pull hops with the assignment. So every third step renews it then.
-REPULSION_EVERY = 3
+# the pull hops with the assignment. So every second step renews it then.
+REPULSION_EVERY = 2
 # Centroids that repel start this far beside their samples, each on another side: equal ones would stay together for
 # ever. The sides are mixed of so many samples, so that a rotation of the space rotates them too.
 JITTER, MIXED = 1e-3, 8

@@ -39,10 +39,10 @@ class SelectionOptions:
         },
     )
     diversity_weight: float = field(
-        default=0.01,
+        default=0.0,
         metadata={
-            "help": "Lambda of Eq. 7: how much ODS's centroids repel each other. At 1 they leave the data, and the "
-            "selection follows the losses less. Strategy activeft has its own, 1."
+            "help": "Lambda of Eq. 7: how much ODS's centroids repel each other, beside covering the pool. The paper's "
+            "is 1, at which they leave the data, and the selection follows the losses less. activeft has its own, 1."
         },
     )
     temperature: float = field(
