@@ -3,7 +3,7 @@
     python recipes/readme.py
 
 A table stands between `<!-- results NAME -->` and `<!-- /results -->`: that of the `results.json` in results/NAME, or,
-for `ablations`, those of all ablations that have run.
+for `ablations`, those of all ablations that have run, for `following`, its own.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import ablations
 import conditions
+import following
 import ood
 from comparison import has, short_table
 from generated import with_tables
@@ -28,6 +30,8 @@ MARK = "results"
 def table(name: str) -> str:
     if name == "ablations":
         return ablations.tables(ablations.finished())
+    if name == "following":
+        return following.short_table(RECIPES / "results" / name)
     results = json.loads((RECIPES / "results" / name / "results.json").read_text())
     if conditions.seen_in_training(results):
         return conditions.short_tables(results)

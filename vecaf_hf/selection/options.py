@@ -89,14 +89,15 @@ class SelectionOptions:
     selection_learning_rate: float = field(
         default=0.35,
         metadata={
-            "help": "Adam's first learning rate for ODS's centroids, an angle in radians; it falls linearly to 0."
+            "help": "Longest step of ODS's centroids where they repel each other (diversity_weight above 0), an angle "
+            "in radians; it falls linearly to 0."
         },
     )
     selection_steps: int = field(
         default=36,
         metadata={
-            "help": "Most Adam steps per selection, each on an equal part of the pool (more steps, smaller parts) but "
-            "no less than 512 samples; ODS stops earlier once it has converged."
+            "help": "Most steps per selection, each after a look at an equal part of the pool (more steps, smaller "
+            "parts) but no less than 512 samples; ODS stops earlier once it has converged."
         },
     )
     selection_tolerance: float = field(
