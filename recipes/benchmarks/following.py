@@ -105,10 +105,14 @@ def table(folder: Path) -> str:
 def short_table(folder: Path) -> str:
     """One row a pool: our defaults, and what the code before had by its own defaults and by ours."""
     before, now = (json.loads((folder / f"{name}.json").read_text()) for name in ("before", "following"))
-    rows = [["pool", "following before, its default (lambda 1)", "before, lambda 0", "from a random start", "now"]]
-    rows[0] += ["occupied now", "J at lambda 0: before", "from a random start", "now"]
+    rows = [["pool", "following before, its default (lambda 1)", "before, lambda 0.01", "from a random start", "now"]]
+    rows[0] += ["occupied now", "J at lambda 0.01: before", "from a random start", "now"]
     for name, found in now.items():
-        ours, random, old = found["k-means++, lambda 0"], found["random, lambda 0"], before[name]["random, lambda 0"]
+        ours, random, old = (
+            found["k-means++, lambda 0.01"],
+            found["random, lambda 0.01"],
+            before[name]["random, lambda 0.01"],
+        )
         cells = [before[name]["random, lambda 1"]["following"], *(one["following"] for one in (old, random, ours))]
         cells += [ours["occupied"], *(one["objective_end"] for one in (old, random, ours))]
         rows.append([name, *(f"{cell:.2f}" for cell in cells)])

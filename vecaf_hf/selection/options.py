@@ -39,10 +39,11 @@ class SelectionOptions:
         },
     )
     diversity_weight: float = field(
-        default=0.0,
+        default=0.01,
         metadata={
-            "help": "Lambda of Eq. 7: how much ODS's centroids repel each other, beside covering the pool. The paper's "
-            "is 1, at which they leave the data, and the selection follows the losses less. activeft has its own, 1."
+            "help": "Lambda of Eq. 7: how much ODS's centroids repel each other, which also finds what lies outside. "
+            "The paper's is 1, at which they leave the data, and the selection follows the losses less. activeft has "
+            "its own, 1."
         },
     )
     temperature: float = field(
