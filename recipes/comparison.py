@@ -81,10 +81,6 @@ def curves(runs: Sequence[Run]) -> dict[str, Array]:
     return {name: np.array([[point[name] for point in run] for run in points], dtype=float) for name in names}
 
 
-def _read(point: Mapping[str, Any]) -> dict[str, Any]:
-    return {**point, **readings(point["accuracy"], point.get("targets"))}
-
-
 def mean_curve(runs: Sequence[Run]) -> dict[str, Array]:
     """The seeds' curves averaged point by point: [points]."""
     return {name: values.mean(0) for name, values in curves(runs).items()}

@@ -1,4 +1,8 @@
-"""What claims to follow the losses follows them, in every kind of pool, and leaves no region out."""
+"""What goes by the losses follows them, in every kind of pool, and leaves no region out.
+
+How centroids start and move was chosen on the first three kinds and on "losses differ in a cluster"; the others are
+held out.
+"""
 
 from dataclasses import replace
 
@@ -9,6 +13,9 @@ from clustered_pools import CLUSTERS, KINDS, clustered
 from vecaf_hf.selection import STRATEGIES, SelectionOptions, run_strategy
 
 BUDGET = 200
+# What such a strategy may need: rho_loss goes by a difference of losses.
+ALONE = {"embeddings", "losses"}
+FOLLOWING = [name for name, one in STRATEGIES.items() if "losses" in one.needs and one.needs <= ALONE]
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
@@ -18,8 +25,8 @@ def selected(strategy: str, pool, **options):
 
 
 @every_kind
-@pytest.mark.parametrize("strategy", ["ods", "loss_sampling"])
-def test_a_strategy_that_claims_to_follow_the_losses_does(strategy, kind):
+@pytest.mark.parametrize("strategy", FOLLOWING)
+def test_a_strategy_that_goes_by_the_losses_follows_them(strategy, kind):
     pool, _ = clustered(kind)
     assert selected(strategy, pool).info["following"] >= 0.7
 
@@ -43,7 +50,7 @@ def test_a_start_that_follows_the_losses_ends_lower_than_a_uniform_one(kind):
 def test_a_selection_without_losses_does_not_follow_them():
     pool, _ = clustered(KINDS["wide"])
     for strategy in ("activeft", "random"):
-        assert abs(selected(strategy, pool).info["following"]) < 0.4
+        assert abs(selected(strategy, pool).info["following"]) < 0.25
 
 
 def test_by_class_it_follows_the_losses_in_each_class():

@@ -112,3 +112,17 @@ def test_every_selected_duplicate_has_weight():
     pool = torch.tensor([[1.0, 0.0]]).repeat(10, 1)
     found = select(pool, torch.ones(10), budget=4, sample_weights="mass")
     assert len(found) == 4 and float(found.weights.min()) > 0
+
+
+@pytest.mark.parametrize("allocation", ["global", "class"])
+def test_what_has_no_weight_is_not_selected(allocation, make_pool):
+    pool = make_pool(size=120)
+    losses = pool.losses.clone()
+    losses[::3] = 0
+    options = SelectionOptions(allocation=allocation, loss_weighting="raw")
+    found = run_strategy(find_strategy("ods"), replace(pool, losses=losses), 12, options, 0)
+    rows = torch.searchsorted(pool.indices, found.indices)
+    assert float(losses[rows].min()) > 0
+    # Unless there is too little else.
+    losses[:-5] = 0
+    assert len(run_strategy(find_strategy("ods"), replace(pool, losses=losses), 12, options, 0)) == 12

@@ -45,7 +45,8 @@ def test_k_means_plus_plus_leaves_no_region_out_however_small(seed):
     cluster = torch.tensor([0] * 200 + [1] * 2 + [2])
     embeddings = torch.eye(3)[cluster] + 0.01 * torch.randn(203, 3, generator=generator(seed))
     embeddings = embeddings / embeddings.norm(dim=1, keepdim=True)
-    found = start_centroids(embeddings, torch.ones(203), 6, "k-means++", generator(seed))
+    # Rounds of several samples each.
+    found = start_centroids(embeddings, torch.ones(203), 24, "k-means++", generator(seed))
     assert cluster[found.rows].unique().tolist() == [0, 1, 2]
 
 

@@ -93,15 +93,15 @@ def rare_shares(pool: Any, selections: Sequence[Tensor]) -> dict[str, dict[str, 
         selections: Positions in it, one selection a loop. LongTensor [K] each.
     """
     columns = getattr(pool, "column_names", None) or []
-    marks = [column for column in (DOMAIN, CONDITION) if column in columns]
-    if not marks:
-        return {}
-    of = np.array(read_column(pool, marks[0]), dtype=object)
-    return {
-        name: {
-            "pool": float((of == name).mean()),
-            "selected": [float((of[indices.numpy()] == name).mean()) for indices in selections],
-        }
-        for name in CONDITIONS
-        if (of == name).any()
-    }
+    # A dataset may have a column of one of these names for something else.
+    for column in (DOMAIN, CONDITION):
+        of = np.array(read_column(pool, column) if column in columns else [], dtype=object)
+        if found := [name for name in CONDITIONS if (of == name).any()]:
+            return {
+                name: {
+                    "pool": float((of == name).mean()),
+                    "selected": [float((of[indices.numpy()] == name).mean()) for indices in selections],
+                }
+                for name in found
+            }
+    return {}

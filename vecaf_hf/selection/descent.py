@@ -49,7 +49,7 @@ class Optimised:
 
     Args:
         view: theta*, and the pool seen from them.
-        start: J before the first step, of the first step's samples.
+        start: J before the first step.
         steps: Taken.
         flops: Of the products of matrices.
     """
@@ -90,7 +90,7 @@ def optimise_centroids(
             break
     view = descent.view(descent.centroids)
     if history and not view.objective <= history[0]:
-        view = descent.view(embeddings[start.rows])
+        view = min(view, descent.view(embeddings[start.rows]), key=lambda seen: seen.objective)
     advance(2 * options.selection_steps - len(history))
     return Optimised(view, history[0] if history else view.objective, len(history), descent.flops)
 

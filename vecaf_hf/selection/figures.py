@@ -1,4 +1,8 @@
-"""What a selection is like, in numbers: does it follow the losses, does it cover the pool?"""
+"""What a selection is like, in numbers: does it follow the losses, does it cover the pool?
+
+The pool is here what the strategy was given to choose from: with `rescore="sampled"` a part of it, with CEA its moved
+embeddings.
+"""
 
 from __future__ import annotations
 

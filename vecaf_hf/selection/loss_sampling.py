@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.candidate_weights import selection_weights
 from vecaf_hf.selection.drawing import drawn
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
-from vecaf_hf.selection.weighting import loss_weights
 
 
 def loss_sampling(
@@ -20,8 +20,5 @@ def loss_sampling(
     no others; where all weights are zero, each sample is as likely as any other.
     """
     assert candidates.losses is not None
-    losses, weighting = candidates.losses.float(), options.loss_weighting
-    weights = loss_weights(losses, weighting, candidates.classes, options.trimmed_fraction)  # [M]
-    if candidates.relevance is not None:
-        weights = weights * candidates.relevance.float()
+    weights = selection_weights(candidates, options)  # [M]
     return Selection(candidates.indices.cpu()[drawn(len(candidates), weights, budget, generator)])

@@ -22,23 +22,19 @@ from tqdm.auto import tqdm
 from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection.allocation import Cell, class_cells
 from vecaf_hf.selection.assignment import distinct_nearest
+from vecaf_hf.selection.candidate_weights import selection_weights
 from vecaf_hf.selection.descent import Optimised, View, optimise_centroids
 from vecaf_hf.selection.ensemble import debiased
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import nearest, unit_rows
 from vecaf_hf.selection.starts import start_centroids
-from vecaf_hf.selection.weighting import loss_weights
 
 
 def ods(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Select `budget` samples whose embeddings cover the pool where the finetuning loss is large."""
     assert candidates.embeddings is not None and candidates.losses is not None
-    losses, weighting = candidates.losses.float(), options.loss_weighting
-    weights = loss_weights(losses, weighting, candidates.classes, options.trimmed_fraction)  # [M]
-    if candidates.relevance is not None:
-        weights = weights * candidates.relevance.float()
-
+    weights = selection_weights(candidates, options)  # [M]
     turn, balance = candidates.turn_by(generator), options.class_balance
     cells = class_cells(candidates.classes, weights, budget, options.allocation, turn, balance, candidates.class_sizes)
     hidden = getattr(options, "disable_tqdm", True)  # Trainer's arguments have it
@@ -68,7 +64,10 @@ def _figures(parts: list[_Part]) -> dict[str, float]:
 
 
 def activeft(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
-    """ActiveFT (arXiv 2303.14382): ODS in the whole pool with the same weight for every sample."""
+    """ActiveFT (arXiv 2303.14382): ODS in the whole pool with the same weight for every sample.
+
+    Its centroids start as `centroid_start` says; as published, at random samples.
+    """
     assert candidates.embeddings is not None
     blind = replace(candidates, losses=torch.ones_like(candidates.embeddings[:, 0]), relevance=None)
     published = {"loss_weighting": "uniform", "allocation": "global", "diversity_weight": 1.0}
@@ -103,6 +102,10 @@ def _select_in_cell(
     advance: Callable[[int], object],
 ) -> _Part:
     assert candidates.embeddings is not None
+    weighted = cell.rows[weights[cell.rows] > 0]
+    if cell.budget <= len(weighted) < len(cell.rows):
+        # What has no weight is not to be selected, near to a centroid as it may be.
+        cell = replace(cell, rows=weighted)
     if cell.budget == len(cell.rows):
         advance(2 * options.ensemble_size * options.selection_steps)
         return _Part(cell.rows.cpu(), torch.ones(cell.budget), torch.full((cell.budget,), torch.nan))
