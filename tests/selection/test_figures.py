@@ -17,8 +17,8 @@ def test_following_is_nought_for_the_pools_mean_and_one_for_that_under_p_l():
     assert following(losses, torch.tensor([0])) < 0
 
 
-@pytest.mark.parametrize("losses", [torch.zeros(5), torch.full((5,), 0.7)])
-def test_equal_losses_cannot_be_followed(losses):
+@pytest.mark.parametrize("losses", [torch.zeros(5), torch.full((5,), 0.7), torch.tensor([2.3, 2.31, 2.29, 2.3, 2.32])])
+def test_losses_that_hardly_differ_cannot_be_followed(losses):
     assert following(losses, torch.tensor([1, 2])) is None
 
 

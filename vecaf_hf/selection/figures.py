@@ -13,6 +13,8 @@ from vecaf_hf.candidates import Candidates, evenly_spaced
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import nearest, unit_rows
 
+# Losses whose variance is a smaller part of their squared mean hardly differ, as those of a fresh head.
+ALIKE = 0.01
 # Samples of the pool whose nearest selected one is looked for, at most: more change the mean in its fourth digit.
 COVERAGE_SAMPLES = 4096
 
@@ -40,7 +42,7 @@ def following(losses: Tensor, rows: Tensor) -> float | None:
     """How far the selected samples' mean loss lies on the way from the pool's to that under p_L of Eq. 3.
 
     0 for a selection that is blind to the losses, 1 for samples drawn with probability p_L, under which the mean loss
-    is sum l^2 / sum l; beyond 1 for one that prefers the largest. None where all losses are equal.
+    is sum l^2 / sum l; beyond 1 for one that prefers the largest. None where the losses hardly differ.
 
     Args:
         losses: Of the pool. [N].
@@ -51,8 +53,8 @@ def following(losses: Tensor, rows: Tensor) -> float | None:
     if total <= 0:
         return None
     drawn = losses.square().sum() / total
-    # Equal but for rounding.
-    if drawn - blind <= 1e-9 * blind:
+    # The difference is their variance by their mean.
+    if drawn - blind < ALIKE * blind:
         return None
     return float((losses[rows].mean() - blind) / (drawn - blind))
 
