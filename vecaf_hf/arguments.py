@@ -112,8 +112,10 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         metadata={
             "help": "A folder that keeps the pool's embeddings under the untrained model: runs that begin with the "
             "same weights (but for the head's), pool, scoring transform, sizes and precision score it once, and later "
-            "ones make no forward pass before the first loop (vecaf/score_cache_hit in the log). For a "
-            "datasets.Dataset whose scoring transform is not random (scoring_dataset)."
+            "ones make no forward pass over the whole pool before the first loop (vecaf/score_cache_hit in the log); "
+            "a part of it (rescore='sampled', rho_loss) is scored anew. For a datasets.Dataset whose scoring transform "
+            "is not random (scoring_dataset). A transform that changes a sample less than about once in a hundred "
+            "times may be taken for one that is not random: 64 samples are loaded four times to tell."
         },
     )
     head_warmup: bool = field(

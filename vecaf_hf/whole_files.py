@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 
 # No file takes this long to write: an older unfinished one was left by a process that died.
 STALE_SECONDS = 3600
+# What `write_whole` calls an unfinished file: others in a folder are not its own.
+UNFINISHED = re.compile(r"[0-9a-f]{32}\.tmp")
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -34,5 +37,5 @@ def remove_stale(folder: Path) -> None:
     """Remove what processes that died have left unfinished in a folder."""
     with suppress(OSError):
         for path in folder.glob("*.tmp"):
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+            if UNFINISHED.fullmatch(path.name) and time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink(missing_ok=True)

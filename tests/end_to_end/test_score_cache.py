@@ -128,12 +128,16 @@ def test_kept_candidates_are_those_of_a_pass_under_another_head(
     assert torch.equal(found.embeddings, expected.embeddings)
 
 
-def test_a_part_is_taken_from_the_whole_and_makes_no_entry(run: Callable[..., VeCAFTrainer], folder: Path) -> None:
-    options = {"rescore": "sampled", "single_run": True}
-    assert hits(run(**options)) == [0.0] and entries(folder) == []
+def test_a_part_is_scored_as_without_a_folder(run: Callable[..., VeCAFTrainer], folder: Path) -> None:
+    options: dict[str, Any] = {"rescore": "sampled", "single_run": True}
+    gone, cold = run(**options, score_cache=None), run(**options)
+    assert entries(folder) == []
     run()
     warm = run(**options)
-    assert hits(warm) == [1.0] and scored(warm) == 0
+    assert hits(gone) == hits(cold) == hits(warm) == []
+    assert 0 < scored(gone) == scored(cold) == scored(warm) < POOL
+    assert_same(gone, cold)
+    assert_same(gone, warm)
 
 
 def test_a_strategy_that_scores_what_it_selected(
@@ -141,18 +145,32 @@ def test_a_strategy_that_scores_what_it_selected(
 ) -> None:
     options = {"strategy": "random", "selection_budget": 20}
     cold = run(callbacks=[CEACallback(text_encoder)], **options)
-    assert hits(cold) == [0.0] and entries(folder) == []
+    assert entries(folder) == []
     run()
     warm = run(callbacks=[CEACallback(text_encoder)], **options)
-    assert hits(warm) == [1.0] and scored(cold) - scored(warm) == 20
+    assert hits(cold) == hits(warm) == [] and scored(cold) == scored(warm)
+    assert_same(cold, warm)
 
 
 @pytest.mark.parametrize("strategy", ["rho_loss", "learn_loss"])
 def test_strategies_with_more_to_learn(run: Callable[..., VeCAFTrainer], strategy: str) -> None:
     cold, warm = (run(strategy=strategy, selection_budget=8) for _ in range(2))
     assert_same(cold, warm)
-    # The pool, and its part in the first loop; what a learner looks at is looked at anew.
+    assert (hits(cold), hits(warm)) == (([0.0], [1.0]) if strategy == "rho_loss" else ([], []))
+    # The pool, but not its part in the first loop; what a learner looks at is looked at anew.
     assert scored(cold) - scored(warm) == (POOL if strategy == "rho_loss" else 0)
+
+
+@pytest.mark.parametrize("strategy", ["rho_loss", "ods"])
+def test_an_inspection_foresees_that_a_part_is_scored(
+    make_vit: MakeModel, make_trainer: MakeTrainer, folder: Path, strategy: str
+) -> None:
+    options = {"strategy": strategy, "rescore": "full" if strategy == "rho_loss" else "sampled"}
+    for _ in range(2):
+        trainer = make_trainer(make_vit(), score_cache=str(folder), selection_budget=8, **options)
+        foreseen = trainer.inspect().cost.forwards
+        trainer.train()
+        assert scored(trainer) == foreseen
 
 
 def test_an_inspection_scores_nothing_either(make_vit: MakeModel, make_trainer: MakeTrainer, folder: Path) -> None:
@@ -230,6 +248,22 @@ def test_a_random_transform_is_told_and_not_kept(
     caplog.clear()
     clean = run(pool=train.with_transform(flipped), trainer={"scoring_dataset": train}, single_run=True)
     assert hits(clean) == [0.0] and "random" not in caplog.text
+
+
+# The samples that are loaded differ the third time, and the fourth.
+@pytest.mark.parametrize("seed", [4, 6])
+def test_a_transform_that_is_rarely_random_is_told(
+    run: Callable[..., VeCAFTrainer], train: Dataset, folder: Path, seed: int
+) -> None:
+    transform = train.format["format_kwargs"]["transform"]
+
+    def flipped(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        loaded = transform(batch)
+        turned = [pixels.flip(-1) if torch.rand(()) < 0.02 else pixels for pixels in loaded["pixel_values"]]
+        return {**loaded, "pixel_values": turned}
+
+    run(pool=train.with_transform(flipped), single_run=True, seed=seed)
+    assert entries(folder) == []
 
 
 def test_a_pool_that_is_no_dataset_is_told_and_not_kept(

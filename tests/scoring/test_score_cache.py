@@ -100,6 +100,15 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, caplog: pytest.LogCa
     assert cache.read(KEY) is None
 
 
+@pytest.mark.parametrize("name", ["notes.tmp", "0" * 31 + ".tmp", "0" * 33 + ".tmp", "g" * 32 + ".tmp", "0" * 32])
+def test_a_users_own_files_are_left_alone(tmp_path: Path, name: str) -> None:
+    for path in (tmp_path / name, tmp_path / f"{'0a' * 16}.tmp"):
+        path.write_text("old")
+        os.utime(path, (0, time.time() - STALE_SECONDS - 60))
+    ScoreCache(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 # --- Several processes ---
 
 BIG = 2**18  # rows of 8 numbers: 8 MiB

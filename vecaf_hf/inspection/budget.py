@@ -164,7 +164,7 @@ def scored_by_loop(args: VeCAFArguments, schedule: LoopSchedule, sizes: RunSizes
             counts.append(selected if sizes.has_cea else 0)
         if twice and loop == second_training(schedule.num_loops):
             counts[loop] += pool
-    if sizes.has_scores:
+    if sizes.has_scores and counts[0] == pool:
         counts[0] = 0
     if "irreducible" in strategy.reads:
         counts[0] += sizes.held_out + (0 if sizes.has_scores else pool)

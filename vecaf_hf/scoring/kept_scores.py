@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 # Samples that are loaded to tell a transform from others, and a random one.
 LOADED = 64
+# Times that they are loaded: what is rarely random may be the same in all of them.
+TURNS = 4
 # Of an embedding's length, how far a kept one may be from that which the model gives now, in any precision.
 TOLERANCE = 0.02
 
@@ -38,11 +40,12 @@ class KeptScores:
     """Scores that an untrained model gives a pool: embeddings are kept, losses and logits are its head's on them.
 
     Whether the embeddings were kept or have just been made, losses and logits are computed by the same code from the
-    same numbers: a run begins the same, bit for bit, with the folder warm, cold or gone.
+    same numbers: a run begins the same, bit for bit, with the folder warm, cold or gone. A part of the pool, which a
+    pass batches otherwise than the whole, is therefore scored as if there were no folder.
 
     An entry is named by all that embeddings are made of: the model's weights but for its head's, the pool's content,
     the scoring transform by what it makes of LOADED samples, and how these are batched and computed. Only a pass over a
-    whole pool of which every sample could be loaded makes one; any part of the pool is taken from it.
+    whole pool of which every sample could be loaded makes one.
 
     Args:
         folder: Of the entries.
@@ -59,7 +62,7 @@ class KeptScores:
         accelerator: Its main process reads and writes; all get the same.
 
     Attributes:
-        hit: Whether the last scores came from the folder; None before, and where none can be kept.
+        hit: Whether the first scores of the whole pool came from the folder; None before, and where none can be kept.
 
     Raises:
         ValueError: The head on the probe's embeddings does not give the probe's losses.
@@ -91,6 +94,8 @@ class KeptScores:
 
     def score(self, indices: Tensor) -> Candidates:
         """Candidates of these positions of the pool, LongTensor [M]; without those that cannot be loaded."""
+        if not torch.equal(indices, torch.arange(len(self.pool))):
+            return self._score(indices)
         # What a pass draws from the global generators, a warm folder would not.
         with seeded(seed_of(self.pool.seed)):
             with self.meter.timed("score"):
@@ -98,21 +103,21 @@ class KeptScores:
                 kept = None if key is None else tensors_of_main(self.accelerator, lambda: self._found(key))
             if key is None:
                 return self._score(indices)
-            self.hit = kept is not None
+            if self.hit is None:
+                self.hit = kept is not None
             if kept is None:
                 scored = self._score(indices)
                 if len(scored) == len(self.pool) and self.accelerator.is_main_process:
-                    assert scored.embeddings is not None and scored.labels is not None
-                    self.cache.write(key, scored.embeddings, scored.labels)
+                    whole = scored.in_pool_order()
+                    assert torch.equal(whole.indices, indices)
+                    assert whole.embeddings is not None and whole.labels is not None
+                    self.cache.write(key, whole.embeddings, whole.labels)
             else:
-                scored = self._taken(kept, indices)
+                # All of them could be loaded when the entry was made.
+                self.pool.note_scored(indices, {})
+                fields: dict[str, Any] = dict(kept)
+                scored = Candidates(indices, **fields)
             return self._completed(scored) if len(scored) else scored
-
-    def _taken(self, kept: dict[str, Tensor], indices: Tensor) -> Candidates:
-        # All of them could be loaded when the entry was made.
-        self.pool.note_scored(indices, {})
-        fields: dict[str, Any] = {name: values[indices] for name, values in kept.items()}
-        return Candidates(indices, **fields)
 
     def _completed(self, scored: Candidates) -> Candidates:
         """With losses, and logits, of the head on the embeddings."""
@@ -123,8 +128,10 @@ class KeptScores:
 
     @property
     def has_entry(self) -> bool:
-        """Whether a run that begins like this one would find its scores; told by what has been scored."""
-        return self._key is not None and decided_by_main(self.accelerator, self.cache.path(self._key).is_file)
+        """Whether a run that begins like this one would find the whole pool's scores."""
+        with seeded(seed_of(self.pool.seed)):
+            key = self._named()
+        return key is not None and decided_by_main(self.accelerator, self.cache.path(key).is_file)
 
     # --- What an entry is known by ---
 
@@ -147,8 +154,8 @@ class KeptScores:
         if self.pool.ledger.skipped:
             logger.warning("score_cache keeps no scores of a pool of which samples cannot be loaded: it is scored")
             return None
-        pixels, again = (batches_hash(self._batches(turn)) for turn in (0, 1))
-        if pixels != again:
+        pixels = batches_hash(self._batches(0))
+        if any(batches_hash(self._batches(turn)) != pixels for turn in range(1, TURNS)):
             logger.warning(
                 "score_cache keeps no scores, since the samples that are scored are random (two loads of the same ones "
                 "differ): the pool is scored. Give a scoring_dataset without random transforms"

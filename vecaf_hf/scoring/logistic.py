@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 MAX_ITERATIONS = 200
+# Steps that the solver remembers, each in two copies of the weights.
+HISTORY = 20
 # Largest derivative of the mean loss at which the solver ends, each of a variable that moves logits by about 1.
 TOLERANCE = 3e-4
 # Samples that the covariance is of: it need not be exact.
@@ -29,13 +31,14 @@ def logistic_regression(
     Args:
         embeddings: Not far from a scale of 1. [n, d].
         labels: LongTensor [n], each of the classes at least once.
-        classes: C, at least 2.
+        classes: C; weights and bias of a single one are zeros.
         fit_intercept: Whether there is a bias, which is not penalised.
 
     Returns:
         Weights [C, d], a bias [C] (zeros without one), both summing up to zero over the classes, and how often losses
         and gradient were computed.
     """
+    embeddings = embeddings.float()
     count, dimension = embeddings.shape
     # Of two classes scikit-learn fits one logit: half of it to each side gives the same probabilities, for half of its
     # squared length.
@@ -72,6 +75,7 @@ def logistic_regression(
         max_iter=MAX_ITERATIONS,
         tolerance_grad=TOLERANCE,
         tolerance_change=0.0,
+        history_size=HISTORY,
         line_search_fn="strong_wolfe",
     )
     with torch.no_grad():

@@ -73,8 +73,10 @@ def fit_head(head: nn.Module, candidates: Candidates) -> float:
     if labels is None:
         raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
     kept = evenly_spaced(len(labels), MAX_SAMPLES)
-    labels, embeddings = labels[kept], embeddings[kept]
-    scale = embeddings.std().clamp(min=1e-12)
+    labels, embeddings = labels[kept], embeddings[kept].float()
+    scale = embeddings.std(correction=0)
+    # Numbers that are all the same have no scale.
+    scale = torch.where(scale > 1e-12, scale, 1.0)
     classes, places = labels.unique(return_inverse=True)
     weight, bias, passes = logistic_regression(embeddings / scale, places, len(classes), layer.bias is not None)
     with torch.no_grad():
