@@ -33,6 +33,7 @@ RESCORED = {
     "stale": [*WEIGHTED, "--rescore", "stale", "--scoring_fraction", "0.2", "--strategy", "ods"],
     "proxy": ["--rescore", "proxy"],
     "infobatch": ["--strategy", "infobatch"],
+    "jtt": ["--strategy", "jtt"],
 }
 # Strategies with networks that learn beside the model.
 LEARNING = ["learn_loss", "ta_vaal"]

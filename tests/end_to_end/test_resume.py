@@ -56,7 +56,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "vit-infobatch": ("vit", "ridge", {"strategy": "infobatch", **HALVES}),
     "vit-jtt": ("vit", "ridge", {"strategy": "jtt"}),
     "vit-jtt-going-on": ("vit", "learned", {"strategy": "jtt", "jtt_restart": False, **HALVES}),
-    "efficientnet-jtt": ("efficientnet", "ridge", {"strategy": "jtt", "num_loops": 3}),
+    "efficientnet-jtt": ("efficientnet", "ridge", {"strategy": "jtt"}),
     "vit-stale": ("vit", "ridge", {"rescore": "stale", "strategy": "topk_loss", **HALVES}),
     "vit-proxy": ("vit", "ridge", {"rescore": "proxy"}),
     "vit-workers": ("vit", "learned", {"dataloader_num_workers": 1}),

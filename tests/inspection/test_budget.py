@@ -18,6 +18,7 @@ RUNS = {
     "nothing but a warm-up": {"strategy": "balanced", "head_warmup": True},
     "by training's losses": {"strategy": "loss_balanced"},
     "everything is selected": {"strategy": "full"},
+    "by groups": {"strategy": "group_balanced", "group_column": "label"},
     "ten candidates a sample": {"strategy": "rho_loss", "selection_budget": 8},
     "once, when a third is over": {"strategy": "jtt", "num_loops": 6},
     "small images": {"scoring_image_size": 16},
@@ -48,8 +49,10 @@ def test_the_budget_is_what_a_run_then_counts(make_vit, make_trainer, options):
     assert cost.plain["train"] == cost.total["train"]
 
 
-@pytest.mark.parametrize("strategy", ["ods", "random", "full"])
-@pytest.mark.parametrize("single_run", [True, False])
+@pytest.mark.parametrize(
+    ("strategy", "single_run"),
+    [*((strategy, single) for strategy in ("ods", "random", "full") for single in (True, False)), ("jtt", False)],
+)
 def test_the_budget_has_what_augmentation_scores(make_vit, make_trainer, text_encoder, strategy, single_run):
     trainer = make_trainer(
         make_vit(), [CEACallback(text_encoder)], strategy=strategy, single_run=single_run, num_loops=3
