@@ -23,7 +23,7 @@ from transformers.trainer_callback import CallbackHandler
 from vecaf_hf import VeCAFTrainer, reselection
 from vecaf_hf.loop import LoopBoundaryCallback
 from vecaf_hf.scoring import PoolScorer
-from vecaf_hf.selection.descent import SphericalAdam
+from vecaf_hf.selection import descent
 
 # In a loop: before a batch, and between an optimizer step and what is logged and saved of it.
 LOOP = "loop"
@@ -87,7 +87,7 @@ class Events:
         self._watch(LoopBoundaryCallback, "on_epoch_end", BOUNDARY, after=True)
         self._watch(PoolScorer, "_forward_batch", SCORING)
         self._watch(reselection, "run_strategy", SELECTION)
-        self._watch(SphericalAdam, "step", SELECTION)
+        self._watch(descent._Descent, "step", SELECTION)
         self._watch(VeCAFTrainer, "prediction_step", EVALUATION)
         self._watch(VeCAFTrainer, "_determine_best_metric", EVALUATION)
         self._watch(VeCAFTrainer, "_load_best_model", END)
