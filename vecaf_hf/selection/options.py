@@ -26,7 +26,7 @@ class SelectionOptions:
         metadata={
             "help": "How samples are selected: the name of a registered strategy, or (from Python) a callable "
             "(candidates, budget, options, generator) -> Selection or indices. The paper's is ods, which scores "
-            "the pool: measured to pay where rare conditions hide inside the classes. balanced scores nothing."
+            "the pool: measured to gain where rare conditions hide inside the classes. balanced scores nothing."
         },
     )
     loss_weighting: str = field(
