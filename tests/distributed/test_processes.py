@@ -104,7 +104,7 @@ def test_batchnorm_and_a_learned_alignment_agree(two: Read) -> None:
     """Each process has statistics of its own: all score with those of process 0."""
     one, other = two("batchnorm")
     for rank in (one, other):
-        torch.testing.assert_close(rank["rescored"], one["scored_alone"], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(rank["rescored"], one["scored_alone"].float(), rtol=1e-5, atol=1e-5)
     assert len(one["selections"]) == 2
     same(one["selections"], other["selections"])
     assert one["figures"] == other["figures"]

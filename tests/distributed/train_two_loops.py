@@ -76,7 +76,7 @@ def read_options(words: list[str]) -> argparse.Namespace:
 
 
 def to_pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    grey = [torch.from_numpy(np.array(picture)).float() / 127.5 - 1 for picture in batch["image"]]
+    grey = [torch.from_numpy(np.array(picture)).double() / 127.5 - 1 for picture in batch["image"]]
     pixels = [torch.nn.functional.pad(one, (2, 2, 2, 2), value=-1.0).expand(3, -1, -1) for one in grey]
     return {"pixel_values": pixels, "labels": batch["label"]}
 
@@ -99,14 +99,15 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def make_model(options: argparse.Namespace, names: list[str]) -> Any:
+    """In float64: sums of gradients differ with the number of processes, and in float32 that changes a selection."""
     classes = {"num_labels": len(names), "id2label": dict(enumerate(names))}
     torch.manual_seed(options.model_seed)
     if options.model == "batchnorm":
         config = TimmWrapperConfig(architecture="efficientnet_lite0", model_args={}, **classes)
-        return TimmWrapperForImageClassification(config)
+        return TimmWrapperForImageClassification(config).double()
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = ViTConfig(image_size=32, patch_size=16, hidden_dropout_prob=options.dropout, **sizes, **classes)
-    return ViTForImageClassification(config)
+    return ViTForImageClassification(config).double()
 
 
 def cross_entropy(prediction: Any) -> dict[str, float]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vecaf_hf.scoring.score_cache import ScoreCache, narrowest
-from vecaf_hf.whole_files import STALE_SECONDS
+from vecaf_hf.whole_files import STALE_SECONDS, write_whole
 
 KEY = "0" * 64
 # Forked, a process begins at once.
@@ -120,26 +120,24 @@ def write_big(folder: Path, times: int) -> None:
         cache.write(KEY, *content(BIG))
 
 
-def kill_while_writing(cache: ScoreCache) -> bool:
-    """Whether the writer died with a part of a file on disk."""
-    writer = processes.Process(target=write_big, args=(cache.folder, 50))
-    writer.start()
-    while writer.is_alive() and not list(cache.folder.glob("*.tmp")):
-        pass
-    os.kill(writer.pid or 0, signal.SIGKILL)
-    writer.join(20)
-    return bool(list(cache.folder.glob("*.tmp")))
+def die_while_writing(folder: Path) -> None:
+    """Half of a file is on disk when this process is killed."""
+
+    def write_half(file: Path) -> None:
+        file.write_bytes(bytes(100))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    write_whole(ScoreCache(folder).path(KEY), write_half)
 
 
 def test_a_writer_that_is_killed_leaves_nothing_that_is_taken_for_whole(
     cache: ScoreCache, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert any(kill_while_writing(cache) for _ in range(20)), "no kill fell into the writing of a file"
-    if cache.path(KEY).exists():
-        assert_holds(cache, *content(BIG))
-    else:
-        assert cache.read(KEY) is None
-    assert caplog.text == ""
+    writer = processes.Process(target=die_while_writing, args=(cache.folder,))
+    writer.start()
+    writer.join(60)
+    assert writer.exitcode == -signal.SIGKILL
+    assert cache.read(KEY) is None and caplog.text == ""
     (left,) = cache.folder.glob("*.tmp")
     cache.write(KEY, *content())
     assert_holds(cache, *content())
