@@ -36,11 +36,11 @@ from readings import by_class_shares, class_shares
 
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.cli.building import build_trainer
+from vecaf_hf.cli.options import Arguments, parse
+from vecaf_hf.cli.terminal import Interrupted, Parser, UsageError, run_in_terminal
 from vecaf_hf.data.rare import rare_shares
 from vecaf_hf.printable import listed
-from vecaf_hf.recipe import build_trainer, parse
-from vecaf_hf.recipe.options import Arguments
-from vecaf_hf.terminal import Interrupted, Parser, UsageError, run_in_terminal
 
 logger = logging.getLogger(__name__)
 

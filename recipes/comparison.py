@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from readings import Array, readings
 
-from vecaf_hf.terminal import Parser, run_in_terminal
+from vecaf_hf.cli.terminal import Parser, run_in_terminal
 
 # Not for its own sake: other work is what it is paid with.
 NOT_COUNTED = {"evaluate"}

@@ -13,8 +13,8 @@ import yaml
 from readings import READINGS, readings
 
 from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.cli.targets import Target
 from vecaf_hf.printable import listed
-from vecaf_hf.recipe.targets import Target
 from vecaf_hf.validation import check_choice, check_positive, whole
 
 # Options of the machine, not of the result: processes that share a grid may have others.

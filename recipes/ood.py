@@ -36,7 +36,7 @@ from conditions import (
 )
 from readings import READINGS
 
-from vecaf_hf.terminal import run_in_terminal
+from vecaf_hf.cli.terminal import run_in_terminal
 
 # Of the table: whose accuracies are subtracted, where a pool has them.
 OPPONENTS = (REFERENCE, "activeft")

@@ -20,7 +20,7 @@ import ood
 from comparison import has, short_table
 from generated import with_tables
 
-from vecaf_hf.terminal import Parser, run_in_terminal
+from vecaf_hf.cli.terminal import Parser, run_in_terminal
 
 RECIPES = Path(__file__).parent
 README = RECIPES / "README.md"

@@ -21,11 +21,11 @@ from compare import trainer_of
 from grid import Cell, Grid
 from torch import Tensor
 
+from vecaf_hf.cli.terminal import Parser, run_in_terminal
 from vecaf_hf.data.rare import CAPTION, rare_shares
 from vecaf_hf.inspection.look import look
 from vecaf_hf.reporting.contact_sheet import Tile, contact_sheet
 from vecaf_hf.seeding import seed_of
-from vecaf_hf.terminal import Parser, run_in_terminal
 from vecaf_hf.validation import check_choice
 
 COLUMNS, ROWS = 8, 2

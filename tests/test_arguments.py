@@ -11,7 +11,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from vecaf_hf import VeCAFArguments
-from vecaf_hf.scoring.rescoring import DEFAULT_SCORING_FRACTION
+from vecaf_hf.arguments import DEFAULT_SCORING_FRACTION
 from vecaf_hf.selection import SelectionOptions
 
 OURS = [

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 import torch
 
-from vecaf_hf.candidates import Candidates, LinearHead
+from vecaf_hf.selection.candidates import Candidates, LinearHead
 
 
 def make(**changes) -> Candidates:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vecaf_hf.checkpoint import claim, find_checkpoint, find_damage, make_durable, writing
+from vecaf_hf.checkpoint.files import claim, find_checkpoint, find_damage, make_durable, writing
 
 FILES = (
     "model.safetensors",

@@ -12,8 +12,8 @@ from transformers import AutoImageProcessor, TrainingArguments, ViTImageProcesso
 import vecaf_hf
 from vecaf_hf import VeCAFArguments, cli
 from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.cli.options import RecipeArguments, parse
 from vecaf_hf.inspection import embedding_map
-from vecaf_hf.recipe import RecipeArguments, parse
 
 ROOT = Path(__file__).parents[1]
 
@@ -198,5 +198,5 @@ def test_reports_help_says_what_it_reads(capsys):
 
 def test_the_command_is_installed_with_the_package():
     config = (ROOT / "setup.cfg").read_text()
-    assert "vecaf-hf = vecaf_hf.cli:main" in config
+    assert "vecaf-hf = vecaf_hf.cli.main:main" in config
     assert "reporting/templates/*.html" in config

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from vecaf_hf.local_paths import is_local_path, without_paths, without_places
-from vecaf_hf.pushed_files import addition
+from vecaf_hf.hub.files import addition
+from vecaf_hf.reporting.local_paths import is_local_path, without_paths, without_places
 
 
 @pytest.mark.parametrize("text", ["/data/x", "~/x", "./x", "../x", "C:\\x", "C:/x", "a\\b", "tests"])

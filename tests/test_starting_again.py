@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vecaf_hf.starting_again import start_again, starting_weights
+from vecaf_hf.loop.starting_again import start_again, starting_weights
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from vecaf_hf import terminal
-from vecaf_hf.recipe.resume_command import resuming, shortened
-from vecaf_hf.terminal import TRACEBACK, Interrupted, UsageError, run_in_terminal
+from vecaf_hf.cli import terminal
+from vecaf_hf.cli.resume_command import resuming, shortened
+from vecaf_hf.cli.terminal import TRACEBACK, Interrupted, UsageError, run_in_terminal
 from vecaf_hf.validation import check_positive
 
 ROOT = Path(__file__).parents[1]

@@ -7,9 +7,9 @@ import pytest
 from transformers import Trainer, TrainerCallback
 
 from vecaf_hf import VeCAFTrainer
-from vecaf_hf.pushing_trainer import PushingTrainer
-from vecaf_hf.resuming import ResumingTrainer
-from vecaf_hf.scoring_trainer import ScoringTrainer
+from vecaf_hf.checkpoint.trainer import ResumingTrainer
+from vecaf_hf.hub.trainer import PushingTrainer
+from vecaf_hf.scoring.trainer import ScoringTrainer
 
 # Names of the parameters after self, and whether each has a default.
 SIGNATURES = {

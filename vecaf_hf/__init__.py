@@ -1,12 +1,33 @@
 """Finetune pretrained vision models on the samples worth training on: VeCAF (arXiv 2401.07853) for transformers."""
 
-from vecaf_hf.arguments import VeCAFArguments
-from vecaf_hf.augmentation import Captioner, CEACallback, TextEncoder, caption_dataset
-from vecaf_hf.candidates import Candidates
-from vecaf_hf.selection import Selection
-from vecaf_hf.trainer import VeCAFTrainer
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vecaf_hf.arguments import VeCAFArguments
+    from vecaf_hf.augmentation.callback import CEACallback
+    from vecaf_hf.cli.interruption import interruptible
+    from vecaf_hf.selection.candidates import Candidates
+    from vecaf_hf.selection.selection import Selection
+    from vecaf_hf.text.captioner import Captioner
+    from vecaf_hf.text.captioning import caption_dataset
+    from vecaf_hf.text.encoder import TextEncoder
+    from vecaf_hf.trainer import VeCAFTrainer
 
 __version__ = "0.1.0"
+
+# Loaded when they are asked for (PEP 562): a selection, or a command's help, does not wait for transformers.
+PLACES = {
+    "CEACallback": "vecaf_hf.augmentation.callback",
+    "Candidates": "vecaf_hf.selection.candidates",
+    "Captioner": "vecaf_hf.text.captioner",
+    "Selection": "vecaf_hf.selection.selection",
+    "TextEncoder": "vecaf_hf.text.encoder",
+    "VeCAFArguments": "vecaf_hf.arguments",
+    "VeCAFTrainer": "vecaf_hf.trainer",
+    "caption_dataset": "vecaf_hf.text.captioning",
+    "interruptible": "vecaf_hf.cli.interruption",
+}
 
 __all__ = [
     "CEACallback",
@@ -18,4 +39,15 @@ __all__ = [
     "VeCAFTrainer",
     "__version__",
     "caption_dataset",
+    "interruptible",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *PLACES])

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from transformers import TrainingArguments
 
-from vecaf_hf.data.unloadable import ON_BAD_SAMPLE
-from vecaf_hf.scoring.rescoring import DEFAULT_SCORING_FRACTION, RESCORING
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.registry import STRATEGIES, check_class_balance, find_strategy
 from vecaf_hf.validation import check_choice, check_fraction, check_options, check_positive, whole
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_FRACTION = 0.1
+DEFAULT_SCORING_FRACTION = 0.25
+ON_BAD_SAMPLE = ("raise", "skip")
+
+
+@dataclass(frozen=True)
+class ScoringWay:
+    """What the options must know of a value of `rescore`; `vecaf_hf.scoring.rescoring` has what it does.
+
+    Args:
+        takes_fraction: Whether `scoring_fraction` means anything.
+        reads_training_losses: Whether the losses that training sees must be recorded.
+    """
+
+    takes_fraction: bool = False
+    reads_training_losses: bool = False
+
+
+RESCORE = {
+    "full": ScoringWay(),
+    "sampled": ScoringWay(takes_fraction=True),
+    "stale": ScoringWay(takes_fraction=True, reads_training_losses=True),
+    "proxy": ScoringWay(),
+}
 # Trainer's and ours that a run's sizes and seeds are made of, and the least of each.
 WHOLE_NUMBERS = {
     "num_loops": 1,
@@ -164,7 +188,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         TrainingArguments.__post_init__(self)
         SelectionOptions.__post_init__(self)
         check_choice("strategy", self.strategy, STRATEGIES)
-        check_choice("rescore", self.rescore, RESCORING, or_callable=False)
+        check_choice("rescore", self.rescore, RESCORE, or_callable=False)
         check_choice("on_bad_sample", self.on_bad_sample, ON_BAD_SAMPLE, or_callable=False)
         self._check_numbers()
         self._check_sizes()
@@ -187,7 +211,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     def _check_sizes(self) -> None:
         if self.selection_fraction is not None and self.selection_budget is not None:
             raise ValueError("selection_fraction and selection_budget are both given: keep one")
-        way = RESCORING[self.scoring_way[0]]
+        way = RESCORE[self.scoring_way[0]]
         if self.scoring_fraction is not None and not way.takes_fraction:
             raise ValueError(
                 f"scoring_fraction is {self.scoring_fraction}, and rescore={self.rescore!r} scores no part of the "
@@ -242,7 +266,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         reasons = {
             "ignore_data_skip": "a resumed loop must go on with the samples that it had not used",
             "auto_find_batch_size": "a changed batch size changes the loops; find the batch size before the run",
-            "enable_jit_checkpoint": "it saves in the middle of a step; use vecaf_hf.interruption.interruptible",
+            "enable_jit_checkpoint": "it saves in the middle of a step; use vecaf_hf.interruptible",
             "save_on_each_node": "a checkpoint needs the generators of all processes in one folder",
             "fsdp": "it is not supported: the head of a sharded model sees no whole embedding",
             "deepspeed": "it is not supported: the head of a sharded model sees no whole embedding",
@@ -296,7 +320,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         number of candidates."""
         if find_strategy(self.strategy).candidates_per_sample is not None:
             return "sampled", None
-        if not RESCORING[self.rescore].takes_fraction:
+        if not RESCORE[self.rescore].takes_fraction:
             return self.rescore, None
         return self.rescore, DEFAULT_SCORING_FRACTION if self.scoring_fraction is None else self.scoring_fraction
 
@@ -364,3 +388,40 @@ def _named(value: Any) -> Any:
         return value
     # Of an object its class: its repr has its address, another one in each run.
     return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def with_defaults(args: TrainingArguments | None) -> VeCAFArguments:
+    """The arguments as VeCAF's: as they are, or `TrainingArguments` with the same values and our options' defaults.
+
+    Args:
+        args: Of a trainer; None for the defaults of all.
+
+    Raises:
+        ValueError: They are of another subclass of `TrainingArguments` and have options that would be lost; or one of
+            Trainer's options breaks the loops (`VeCAFArguments`).
+    """
+    if isinstance(args, VeCAFArguments):
+        return args
+    if args is None:
+        return VeCAFArguments(output_dir="tmp_trainer")
+    # Not what is derived from them, such as the device: it is derived again.
+    values = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
+    unknown = values.keys() - {field.name for field in fields(VeCAFArguments)}
+    if unknown:
+        raise ValueError(
+            f"args are {type(args).__name__}, and VeCAFArguments has no {', '.join(sorted(unknown))}: derive "
+            f"{type(args).__name__} from VeCAFArguments"
+        )
+    if 0 < args.max_steps < VeCAFArguments.num_loops:
+        # A few steps, to try a script out.
+        values["num_loops"] = args.max_steps
+    made = VeCAFArguments(**values)
+    logger.warning(
+        "args are %s: VeCAF's options have their defaults, strategy=%r, num_loops=%d and "
+        "selection_fraction=%g; what is done each epoch is done at each loop's end. Pass VeCAFArguments to choose",
+        type(args).__name__,
+        made.strategy,
+        made.num_loops,
+        DEFAULT_FRACTION,
+    )
+    return made

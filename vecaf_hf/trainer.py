@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
+from vecaf_hf.agreement import check_same_selection
+from vecaf_hf.arguments import RESCORE, with_defaults
 from vecaf_hf.augmentation import CEACallback
-from vecaf_hf.beside_model import LearnsBesideModel
-from vecaf_hf.checkpoint import claim
+from vecaf_hf.checkpoint.files import claim
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX
+from vecaf_hf.hub.trainer import PushingTrainer
+from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.loop import (
     LoopBoundaryCallback,
     LoopRecord,
@@ -27,23 +30,19 @@ from vecaf_hf.loop import (
     RunState,
     record_loop,
 )
-from vecaf_hf.loop.agreement import check_same_selection
+from vecaf_hf.loop.selector import Reselection
+from vecaf_hf.loop.starting_again import start_again, starting_weights
 from vecaf_hf.loop.state import pool_fingerprint
-from vecaf_hf.plain_arguments import with_defaults
 from vecaf_hf.printable import listed
-from vecaf_hf.pushing_trainer import PushingTrainer
 from vecaf_hf.reporting.card import given_to_card, write_card
-from vecaf_hf.reselection import Reselection
-from vecaf_hf.scoring import find_head
+from vecaf_hf.scoring.head import find_head
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
-from vecaf_hf.scoring.rescoring import RESCORING
+from vecaf_hf.scoring.trainer import PROXY_WITHOUT_CLASSES
 from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.scoring.warmup import linear_head, linear_of
-from vecaf_hf.scoring_trainer import PROXY_WITHOUT_CLASSES
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, Strategy, find_strategy
 from vecaf_hf.selection.jtt import second_training
-from vecaf_hf.starting_again import start_again, starting_weights
 
 if TYPE_CHECKING:
     from vecaf_hf.inspection import Inspection
@@ -352,7 +351,7 @@ class VeCAFTrainer(PushingTrainer):
         if uses_labels and not strategy.needs_forward:
             self._pool.load_labels()
         rescores = strategy.needs_forward and not self.args.single_run
-        way = RESCORING[self.args.scoring_way[0]]
+        way = RESCORE[self.args.scoring_way[0]]
         records = "training_losses" in strategy.reads or (rescores and way.reads_training_losses)
         self._training_losses = TrainingLosses(schedule.pool_size, self.accelerator) if records else None
         self._reselection = Reselection(

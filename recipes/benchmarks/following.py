@@ -26,10 +26,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "selection"))
 from clustered_pools import KINDS, clustered
 from comparison import markdown
 
-from vecaf_hf.candidates import Candidates, evenly_spaced
-from vecaf_hf.recipe import build_trainer, parse
+from vecaf_hf.cli.building import build_trainer
+from vecaf_hf.cli.options import parse
 from vecaf_hf.scoring.warmup import fit_head, make_probe, rescored
 from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
+from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 from vecaf_hf.selection.figures import figures_of
 
 # Name -> options of a selection from the whole pool. Equal exact passes: every start takes one.

@@ -28,13 +28,13 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ViTConfig, ViTForImageClassification
 
 from vecaf_hf import VeCAFArguments, VeCAFTrainer
-from vecaf_hf.candidates import Turn
+from vecaf_hf.cli.terminal import Parser, run_in_terminal
 from vecaf_hf.selection.allocation import shares
 from vecaf_hf.selection.candidate_set import candidate_set
+from vecaf_hf.selection.candidates import Turn
 from vecaf_hf.selection.objective import mean_log_sum, objective
 from vecaf_hf.selection.similarity import nearest, unit_rows
 from vecaf_hf.selection.weighting import loss_weights, target_distribution
-from vecaf_hf.terminal import Parser, run_in_terminal
 
 sys.path.insert(0, str(Path(__file__).parent))
 from large_pools_page import tables as tables_of
@@ -68,7 +68,7 @@ GROWTH = (0.5, 1, 2, 4, 8)
 GROWTH_SELECTED = 0.002
 BOOKKEPT = (2 * 10**6, 8 * 10**6)
 # What takes a process long to import.
-HEAVY = ["vecaf_hf.recipe", "sklearn.cluster", "transformers.models.vit.modeling_vit"]
+HEAVY = ["vecaf_hf.cli.building", "sklearn.cluster", "transformers.models.vit.modeling_vit"]
 
 
 # --- A selection, and what it is worth ---

@@ -37,8 +37,8 @@ from large_pools_plan import (
 from large_pools_readings import Results, fitted, kept, kept_error, slope, stages
 from sharded_pool import DIMENSION
 
+from vecaf_hf.cli.terminal import Parser, run_in_terminal
 from vecaf_hf.cost import TRAINING_FACTOR
-from vecaf_hf.terminal import Parser, run_in_terminal
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, FOLDER = DOCS / "large_pools.md", DOCS / "large_pools"

@@ -27,7 +27,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from vecaf_hf.recipe import build_trainer, parse
+from vecaf_hf.cli.building import build_trainer
+from vecaf_hf.cli.options import parse
 from vecaf_hf.scoring.logistic import MAX_ITERATIONS, logistic_regression
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"

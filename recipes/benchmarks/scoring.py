@@ -30,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ratios import summary
 
 from vecaf_hf import VeCAFTrainer
+from vecaf_hf.cli.building import build_trainer
+from vecaf_hf.cli.options import parse
 from vecaf_hf.cost import FULL_SIZE
 from vecaf_hf.data.indexed import POOL_INDEX
-from vecaf_hf.recipe import build_trainer, parse
 from vecaf_hf.scoring.rescoring import RESCORING
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"

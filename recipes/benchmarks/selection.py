@@ -33,10 +33,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "selection"))
 from dense_reference import dense_descent
 
-from vecaf_hf.candidates import Candidates
-from vecaf_hf.recipe import build_trainer, parse
+from vecaf_hf.cli.building import build_trainer
+from vecaf_hf.cli.options import parse
 from vecaf_hf.scoring.warmup import fit_head, rescored
 from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
+from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.descent import optimise_centroids
 from vecaf_hf.selection.similarity import nearest, unit_rows
 from vecaf_hf.selection.starts import start_at

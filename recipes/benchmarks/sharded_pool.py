@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from vecaf_hf.selection import Selection, SelectionOptions, select
 from vecaf_hf.selection.similarity import nearest, unit_rows
 from vecaf_hf.selection.weighting import loss_weights
-from vecaf_hf.vectors import unit
 
 # Of the embeddings.
 DIMENSION = 64
@@ -61,7 +61,7 @@ def fitted_centres(embeddings: Tensor, count: int, seed: int) -> Tensor:
     rows = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(seed))[: 256 * count]
     means = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=1024, max_iter=20)
     means.fit(unit_rows(embeddings, rows).numpy())
-    return unit(torch.from_numpy(means.cluster_centers_).float())
+    return normalize(torch.from_numpy(means.cluster_centers_).float(), dim=-1)
 
 
 def cell_of_each(embeddings: Tensor, centres: Tensor) -> Tensor:

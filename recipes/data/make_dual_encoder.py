@@ -30,14 +30,13 @@ from appearance import with_article
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 from tqdm.auto import tqdm
 
-from vecaf_hf.augmentation.text_encoder import TextEncoder
-from vecaf_hf.augmentation.text_pooling import projected
 from vecaf_hf.data.corruptions import corrupt
 from vecaf_hf.seeding import seed_of
-from vecaf_hf.vectors import unit
+from vecaf_hf.text.encoder import TextEncoder
+from vecaf_hf.text.pooling import projected
 
 SEED = 0
 SEEN, HELD_OUT = 12_000, 1_000
@@ -156,8 +155,8 @@ def contrastive_loss(
     distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     tokens = tokenizer(list(distinct), padding=True, truncation=True, return_tensors="pt")
     texts_of_images = torch.tensor([distinct[text] for text in texts])
-    embedded = unit(projected(model.get_text_features(tokens["input_ids"], tokens["attention_mask"])))
-    logits = unit(projected(model.get_image_features(pixels))) @ embedded[texts_of_images].T
+    embedded = normalize(projected(model.get_text_features(tokens["input_ids"], tokens["attention_mask"])), dim=-1)
+    logits = normalize(projected(model.get_image_features(pixels)), dim=-1) @ embedded[texts_of_images].T
     logits = logits * model.logit_scale.exp().clamp(max=MOST_SCALE)
     rows = {meaning: row for row, meaning in enumerate(meanings)}
     of = torch.tensor([rows[meaning] for meaning in meanings])
@@ -211,15 +210,17 @@ def accuracies(encoder: TextEncoder, images: datasets.Dataset) -> dict[str, tupl
     by_word = [
         [text if word == CLEAN else f"{text}. It's a {word} day." for text in captions] for word in (CLEAN, *WEATHER)
     ]
-    classes = unit(encoder.encode(captions))
-    weathers = unit(torch.stack([unit(encoder.encode(texts)).mean(dim=0) for texts in by_word]))
+    classes = normalize(encoder.encode(captions), dim=-1)
+    weathers = normalize(
+        torch.stack([normalize(encoder.encode(texts), dim=-1).mean(dim=0) for texts in by_word]), dim=-1
+    )
     labels = torch.tensor(list(images["label"]))
     found = {}
     for number, word in enumerate((CLEAN, *WEATHER)):
         seen = list(images["image"])
         if word != CLEAN:
             seen = [corrupt(one, WEATHER[word], TESTED_SEVERITY, seed_of(SEED, n)) for n, one in enumerate(seen)]
-        embedded = unit(encoder.encode_images(seen, len(seen)))
+        embedded = normalize(encoder.encode_images(seen, len(seen)), dim=-1)
         of_class = (embedded @ classes.T).argmax(dim=1) == labels
         of_weather = (embedded @ weathers.T).argmax(dim=1) == number
         found[word] = (of_class.float().mean().item(), of_weather.float().mean().item())

@@ -21,9 +21,9 @@ from run import INSPECTED, NAMES, grid_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from vecaf_hf.cli.options import RecipeArguments
 from vecaf_hf.inspection.budget import RunSizes, UnitCosts, foreseen
 from vecaf_hf.loop.schedule import LoopSchedule
-from vecaf_hf.recipe.options import RecipeArguments
 
 # FLOP/s that training sustains on one A100, assumed: a fifth of its 312e12 in bfloat16, in which the paper's files run.
 THROUGHPUT = 60e12

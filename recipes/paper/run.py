@@ -25,9 +25,9 @@ from one_vs_all import OneVsAllGrid, write_table
 from ood import write_report as write_domains
 from selected_sheet import write_sheet
 
-from vecaf_hf.reporting.inspection_page import JSON_FILE
-from vecaf_hf.reporting.inspection_words import summary_of
-from vecaf_hf.terminal import Parser, run_in_terminal
+from vecaf_hf.cli.terminal import Parser, run_in_terminal
+from vecaf_hf.inspection.page import JSON_FILE
+from vecaf_hf.inspection.words import summary_of
 from vecaf_hf.validation import check_choice
 
 FOLDER = Path(__file__).parent

@@ -23,8 +23,8 @@ from generated import with_tables
 from readme import MARK
 from run import FOLDER, INSPECTED, batches_to_reach, grid_of
 
-from vecaf_hf.reporting.inspection_page import JSON_FILE
-from vecaf_hf.terminal import Parser, run_in_terminal
+from vecaf_hf.cli.terminal import Parser, run_in_terminal
+from vecaf_hf.inspection.page import JSON_FILE
 
 README = FOLDER / "README.md"
 SMALL = FOLDER / "results" / "small"

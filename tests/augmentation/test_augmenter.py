@@ -19,14 +19,14 @@ from torch.nn.functional import normalize
 from vecaf_hf.augmentation import CEACallback, TextEncoder, augmenter
 from vecaf_hf.augmentation.alignment import ridge
 from vecaf_hf.augmentation.augmenter import Augmenter
-from vecaf_hf.augmentation.captions import CaptionTable
 from vecaf_hf.augmentation.cea import domain_affinity
 from vecaf_hf.augmentation.counted_map import CountedMap
 from vecaf_hf.augmentation.domain_map import STEPS
-from vecaf_hf.augmentation.domains import Domains
 from vecaf_hf.augmentation.options import CEAOptions
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.selection.candidates import Candidates
+from vecaf_hf.text.captions import CaptionTable
+from vecaf_hf.text.domains import Domains
 
 N, D, DT = 12, 5, 3
 ROWS = torch.tensor([0, 1, -1, 2, 0, 3, -1, 4, 1, 2, 3, 0])

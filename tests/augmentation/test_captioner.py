@@ -20,8 +20,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from vecaf_hf import Captioner, caption_dataset
-from vecaf_hf.augmentation import captioner as module
-from vecaf_hf.augmentation.caption_checkpoint import INSTRUCTION, CaptionCheckpoint
+from vecaf_hf.text import captioner as module
+from vecaf_hf.text.caption_checkpoint import INSTRUCTION, CaptionCheckpoint
 
 TOKENS = 10
 PICTURES = tiny.pictures(8)

@@ -18,9 +18,9 @@ from accelerate import Accelerator
 from PIL import Image
 
 from vecaf_hf import Captioner
-from vecaf_hf.augmentation import captioning
-from vecaf_hf.augmentation.captioning import PoolCaptions
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.text import captioning
+from vecaf_hf.text.captioning import PoolCaptions
 
 ROOT = Path(__file__).parents[2]
 PICTURES = tiny.pictures(7)

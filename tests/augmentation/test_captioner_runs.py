@@ -19,13 +19,14 @@ from resumed_runs import StopAfter, Stopped
 from transformers import TrainerCallback
 
 from vecaf_hf import Captioner, CEACallback, TextEncoder, VeCAFTrainer, caption_dataset
-from vecaf_hf.augmentation import captioning
-from vecaf_hf.augmentation.captioning import PoolCaptions
-from vecaf_hf.augmentation.domains import Domains
-from vecaf_hf.augmentation.pool_texts import PoolTexts
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.cli.building import captions_of
+from vecaf_hf.cli.options import parse
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.recipe import captions_of, parse
+from vecaf_hf.selection.candidates import Candidates
+from vecaf_hf.text import captioning
+from vecaf_hf.text.captioning import PoolCaptions
+from vecaf_hf.text.domains import Domains
+from vecaf_hf.text.pool_texts import PoolTexts
 
 POOL, BUDGET = 60, 15
 Make = Callable[..., Any]
@@ -229,7 +230,7 @@ def test_a_run_with_another_captioner_is_not_resumed(make_run, captioner, tmp_pa
 
 
 def test_a_killed_captioning_goes_on_with_the_next_run(make_run, monkeypatch):
-    monkeypatch.setattr("vecaf_hf.augmentation.captioner.IMAGES_AT_ONCE", 14)
+    monkeypatch.setattr("vecaf_hf.text.captioner.IMAGES_AT_ONCE", 14)
     killed = make_run()
     batches: Iterator[int] = iter(range(100))
     caption = killed.cea.captioner._captions
@@ -270,7 +271,7 @@ def spoilt(pool: Dataset, positions: list[int]) -> Dataset:
 @pytest.mark.parametrize("caption_when", ["pool", "selected"])
 def test_images_that_cannot_be_read_train_as_they_are(make_run, pool, caplog, caption_when):
     bad = [4, 17, 30]
-    with caplog.at_level(logging.WARNING, logger="vecaf_hf.augmentation"):
+    with caplog.at_level(logging.WARNING, logger="vecaf_hf.text"):
         trainer = make_run(cea={"caption_when": caption_when}, pool=spoilt(pool, bad), strategy="full")
         trainer.train()
     assert captioned(trainer) == [index for index in range(POOL) if index not in bad]

@@ -5,8 +5,8 @@ import pytest
 import torch
 from datasets import Features, Image, Value
 
-from vecaf_hf.augmentation.captions import CaptionTable, caption_table, find_captions, with_captions, with_prompt
-from vecaf_hf.augmentation.domains import Domains
+from vecaf_hf.text.captions import CaptionTable, caption_table, find_captions, with_captions, with_prompt
+from vecaf_hf.text.domains import Domains
 
 NAMES = ["cat", "dog"]
 

@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vecaf_hf.augmentation import CEACallback, TextEncoder
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.selection.candidates import Candidates
 
 ROOT = Path(__file__).parents[2]
 N, D, DT = 40, 6, 4

@@ -14,10 +14,9 @@ from resumed_runs import assert_same_run
 from torch import Tensor
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.cli.options import UsageError, parse
 from vecaf_hf.inspection.look import look
-from vecaf_hf.recipe import parse
-from vecaf_hf.recipe.options import UsageError
+from vecaf_hf.selection.candidates import Candidates
 
 Make = Callable[..., Any]
 

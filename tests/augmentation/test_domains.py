@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecaf_hf.augmentation.domains import Domains
+from vecaf_hf.text.domains import Domains
 
 PROMPTS = ["It snows.", "It rains.", "It is foggy.", "It is night."]
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from vecaf_hf.augmentation.embedding_cache import EmbeddingCache, encoder_fingerprint
-from vecaf_hf.whole_files import STALE_SECONDS
+from vecaf_hf.data.whole_files import STALE_SECONDS
+from vecaf_hf.text.embedding_cache import EmbeddingCache, encoder_fingerprint
 
 SIZE = 5
 # Forked, a process begins at once.
@@ -75,7 +75,7 @@ def test_the_same_shard_is_written_once_and_other_shards_may_repeat_a_text(cache
 def test_a_shard_that_holds_nothing_wanted_is_read_once(cache, monkeypatch):
     put(cache, "a cat", "a dog")
     cache.get([key("a mat")])
-    monkeypatch.setattr("vecaf_hf.augmentation.embedding_cache.load", None)
+    monkeypatch.setattr("vecaf_hf.text.embedding_cache.load", None)
     assert cache.get([key("a mat")]) == {}
     put(EmbeddingCache(cache.folder), "a bird")  # By another process: this one has not read it.
     with pytest.raises(TypeError, match="not callable"):

@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity
 
-from vecaf_hf.augmentation.pool_texts import PoolTexts
-from vecaf_hf.augmentation.text_encoder import TextEncoder, pool
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.text.encoder import TextEncoder, pool
+from vecaf_hf.text.pool_texts import PoolTexts
 
 TEXTS = ["a photo of a cat", "dog", "the small bird on the wire", "a mat", "dog", "two"]
 LETTERS = string.ascii_lowercase
@@ -380,7 +380,7 @@ def test_an_image_is_known_by_what_is_seen(folder, encoder):
 
 def test_images_and_texts_do_not_share_a_cache(folder, encoder, monkeypatch):
     for name in ("_text_key", "image_key"):
-        monkeypatch.setattr(f"vecaf_hf.augmentation.text_encoder.{name}", lambda _: bytes(32))
+        monkeypatch.setattr(f"vecaf_hf.text.encoder.{name}", lambda _: bytes(32))
     encoded = encoder(folder(clip))
     text, image = encoded.encode(["dog"]), encoded.encode_images(pictures(1))
     assert encoded.forwards == 2 and text.shape == image.shape and not torch.allclose(text, image, atol=1e-3)
@@ -407,7 +407,7 @@ def pool_texts(path, cache, images, meter):
 
 
 def test_a_run_that_is_killed_and_resumed_encodes_no_image_again(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("vecaf_hf.augmentation.text_encoder.IMAGES_AT_ONCE", 3)
+    monkeypatch.setattr("vecaf_hf.text.encoder.IMAGES_AT_ONCE", 3)
     path, images = folder(clip), pictures(8)
     boundaries = [torch.tensor([0, 2, 4, 6, 7]), torch.tensor([7, 6, 1, 4, 3, 5])]
 
@@ -471,7 +471,7 @@ def test_a_second_process_loads_neither_tokenizer_nor_model(folder, encoder, mon
 
 
 def test_a_killed_encoding_resumes(folder, encoder, monkeypatch):
-    monkeypatch.setattr("vecaf_hf.augmentation.text_encoder.TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("vecaf_hf.text.encoder.TEXTS_AT_ONCE", 2)
     first, run = encoder(folder(bert)), TextEncoder._embed_texts
 
     def killed(self, progress, texts):
@@ -534,7 +534,7 @@ def test_all_that_changes_an_embedding_is_in_the_fingerprint(folder, copied, enc
     del other_revision.fingerprint
     other_revision._checkpoint.revision = "decade"
     found.add(other_revision.fingerprint)
-    monkeypatch.setattr("vecaf_hf.augmentation.text_encoder.DTYPE", torch.bfloat16)
+    monkeypatch.setattr("vecaf_hf.text.encoder.DTYPE", torch.bfloat16)
     found.add(encoder(path).fingerprint)
     assert len(found) == 7
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from torch.nn.functional import normalize
 
-from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.styling import StyleOptions
 from vecaf_hf.styling.network import to_tensor
 from vecaf_hf.styling.towers import ImageTower, text_direction
-from vecaf_hf.vectors import unit
+from vecaf_hf.text.encoder import TextEncoder
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TRAIN, TEST, SEEN, HELD_OUT = 90, 20, 30, 10
@@ -128,7 +128,7 @@ def test_the_tower_of_a_style_network_sees_what_the_encoder_does(
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path))
     images = torch.stack([to_tensor(picture.convert("RGB")) for picture in pictures])
-    torch.testing.assert_close(ImageTower(checkpoint)(images), unit(encoder.encode_images(pictures)))
+    torch.testing.assert_close(ImageTower(checkpoint)(images), normalize(encoder.encode_images(pictures), dim=-1))
     snow, fog = (text_direction(StyleOptions(prompt=one, clip=checkpoint), CostMeter(), "cpu") for one in (SNOW, FOG))
     assert snow.norm() > 0 and fog.norm() > 0 and not torch.allclose(snow, fog)
 

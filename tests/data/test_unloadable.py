@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 
 from vecaf_hf.data.indexed import Unloadable
-from vecaf_hf.data.unloadable import LISTED, described, refuse
+from vecaf_hf.data.ledger import LISTED, described, refuse
 
 
 class Folder:

@@ -32,11 +32,12 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from vecaf_hf import CEACallback, TextEncoder, VeCAFArguments, VeCAFTrainer, reselection
-from vecaf_hf.candidates import Candidates
+from vecaf_hf import CEACallback, TextEncoder, VeCAFArguments, VeCAFTrainer
 from vecaf_hf.learners import ta_vaal
-from vecaf_hf.scoring import PoolScorer
+from vecaf_hf.loop import selector as reselection
+from vecaf_hf.scoring.scorer import PoolScorer
 from vecaf_hf.selection import Selection
+from vecaf_hf.selection.candidates import Candidates
 
 POOL, BUDGET = 61, 15
 # Seconds that a process waits for another one that does not answer. One that has died is noticed at once.

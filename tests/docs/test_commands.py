@@ -16,8 +16,8 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 from markdown_pages import PAGES, ROOT, code_spans, commands, shell_blocks
 
-from vecaf_hf import cli
-from vecaf_hf.recipe import parse
+from vecaf_hf.cli.main import main as cli
+from vecaf_hf.cli.options import parse
 
 PARSED = ("accelerate", "python", "vecaf-hf")
 # What is looked at elsewhere.
@@ -65,7 +65,7 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
     # A recipe's parser is another, and gives what a trainer is built from.
     monkeypatch.setattr("finetune.build_trainer", built)
-    monkeypatch.setattr("vecaf_hf.recipe.building.build_trainer", built)
+    monkeypatch.setattr("vecaf_hf.cli.building.build_trainer", built)
 
 
 def follow(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTConfig, ViTForImageClassification
 
-from vecaf_hf.candidates import Turn
 from vecaf_hf.selection import SelectionOptions, select
 from vecaf_hf.selection.allocation import shares
+from vecaf_hf.selection.candidates import Turn
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -14,8 +14,8 @@ from transformers import TrainingArguments
 
 from vecaf_hf import Captioner, CEACallback, TextEncoder, VeCAFArguments
 from vecaf_hf.augmentation.options import CEAOptions
-from vecaf_hf.cli import InspectArguments
-from vecaf_hf.recipe import RecipeArguments
+from vecaf_hf.cli.main import InspectArguments
+from vecaf_hf.cli.options import RecipeArguments
 from vecaf_hf.selection import SelectionOptions
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, ViTImageProcessor
 
 import vecaf_hf
 from vecaf_hf import CEACallback, TextEncoder, VeCAFArguments, VeCAFTrainer
-from vecaf_hf.recipe.building import collate
+from vecaf_hf.cli.building import collate
 
 # What makes the first block's run a matter of seconds: sizes, and nothing else.
 SMALL = {"max_steps": 6, "per_device_train_batch_size": 8, "selection_fraction": 0.1, "use_cpu": True}

@@ -30,8 +30,8 @@ from transformers import (
 )
 
 from vecaf_hf import VeCAFArguments, VeCAFTrainer
-from vecaf_hf.plain_arguments import with_defaults
-from vecaf_hf.recipe.building import collate
+from vecaf_hf.arguments import with_defaults
+from vecaf_hf.cli.building import collate
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("user_script.py")
@@ -199,7 +199,7 @@ def test_the_log_tells_once_what_was_chosen(
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     with caplog.at_level(logging.WARNING, "vecaf_hf"):
         trainer = VeCAFTrainer(make_vit(), args, train_dataset=train)
-    told = [record.getMessage() for record in caplog.records if record.name == "vecaf_hf.plain_arguments"]
+    told = [record.getMessage() for record in caplog.records if record.name == "vecaf_hf.arguments"]
     assert len(told) == 1
     for chosen in ("strategy='balanced'", "num_loops=3", "selection_fraction=0.1"):
         assert chosen in told[0]

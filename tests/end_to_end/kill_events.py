@@ -20,9 +20,10 @@ import safetensors.torch
 import torch
 from transformers.trainer_callback import CallbackHandler
 
-from vecaf_hf import VeCAFTrainer, reselection
+from vecaf_hf import VeCAFTrainer
 from vecaf_hf.loop import LoopBoundaryCallback
-from vecaf_hf.scoring import PoolScorer
+from vecaf_hf.loop import selector as reselection
+from vecaf_hf.scoring.scorer import PoolScorer
 from vecaf_hf.selection import descent
 
 # In a loop: before a batch, and between an optimizer step and what is logged and saved of it.

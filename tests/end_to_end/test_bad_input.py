@@ -34,7 +34,8 @@ from torchvision.datasets import ImageFolder
 from transformers import TrainerCallback
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
-from vecaf_hf.recipe import build_trainer, parse
+from vecaf_hf.cli.building import build_trainer
+from vecaf_hf.cli.options import parse
 from vecaf_hf.selection import Selection, select
 
 ROOT = Path(__file__).parents[2]

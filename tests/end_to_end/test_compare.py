@@ -18,7 +18,7 @@ import pytest
 import yaml
 from tiny_grids import tiny
 
-from vecaf_hf.terminal import Interrupted, UsageError
+from vecaf_hf.cli.terminal import Interrupted, UsageError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GRIDS = sorted([*(RECIPES / "configs").glob("compare_*.yaml"), *(RECIPES / "configs" / "ablations").glob("*.yaml")])

@@ -13,7 +13,7 @@ import torch
 import yaml
 from tiny_grids import RECIPES, tiny
 
-from vecaf_hf.terminal import UsageError
+from vecaf_hf.cli.terminal import UsageError
 
 GRID = RECIPES / "configs" / "compare_hidden.yaml"
 
@@ -103,7 +103,7 @@ def test_the_rate_is_picked_by_what_the_grid_names(pick_by: str, best: float, tm
 
 
 def test_a_targets_name_is_its_condition_unless_it_says_another(tmp_path: Path) -> None:
-    from vecaf_hf.recipe.targets import Target
+    from vecaf_hf.cli.targets import Target
 
     grid = grid_of(tmp_path, targets={"inverted": {}, "hard snow": {"corruption": "snow", "severity": 5}})
     assert [grid.target(name) for name in grid.targets] == [Target("inverted"), Target("snow", 5)]

@@ -12,12 +12,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from vecaf_hf import VeCAFTrainer
+from vecaf_hf.cli.building import with_images
 from vecaf_hf.data.hidden import HiddenOptions
 from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.data.pools import make_pool
 from vecaf_hf.data.rare import CONDITION
 from vecaf_hf.learners import ta_vaal
-from vecaf_hf.recipe.building import with_images
 from vecaf_hf.selection import STRATEGIES, find_strategy
 
 MakeModel = Callable[..., PreTrainedModel]

@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, TrainerCallback, ViTImageProcessor
 
 from vecaf_hf import VeCAFTrainer
-from vecaf_hf.checkpoint import whole_checkpoints
-from vecaf_hf.interruption import interruptible
-from vecaf_hf.recipe.resume_command import shortened
-from vecaf_hf.terminal import Interrupted
+from vecaf_hf.checkpoint.files import whole_checkpoints
+from vecaf_hf.cli.interruption import interruptible
+from vecaf_hf.cli.resume_command import shortened
+from vecaf_hf.cli.terminal import Interrupted
 
 MakeTrainer = Callable[..., VeCAFTrainer]
 SCRIPT = Path(__file__).with_name("interrupted_run.py")

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageClassification, PreTrainedModel, set_seed
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
-from vecaf_hf.scoring import find_head
+from vecaf_hf.scoring.head import find_head
 
 MakeTrainer = Callable[..., VeCAFTrainer]
 

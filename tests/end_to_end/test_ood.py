@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tiny_grids import tiny
 
-from vecaf_hf.terminal import UsageError
+from vecaf_hf.cli.terminal import UsageError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GRID = RECIPES / "configs" / "ood.yaml"

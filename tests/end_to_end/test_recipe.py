@@ -17,9 +17,9 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForImageClassification
 
-import vecaf_hf.recipe
 from vecaf_hf import CEACallback
-from vecaf_hf.recipe import build_trainer, captions_of, load_splits, local_models
+from vecaf_hf.cli import local_models, options
+from vecaf_hf.cli.building import build_trainer, captions_of, load_splits
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -34,7 +34,7 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parse(defaults: dict[str, Any], *command_line: str) -> Any:
-    return vecaf_hf.recipe.parse(defaults, ["--use_cpu", "true", "--report_to", "none", *command_line])
+    return options.parse(defaults, ["--use_cpu", "true", "--report_to", "none", *command_line])
 
 
 @pytest.fixture(scope="module")

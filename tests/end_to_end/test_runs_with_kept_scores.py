@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.scoring.score_cache import ScoreCache
+from vecaf_hf.selection.candidates import Candidates
 
 MakeModel = Callable[..., PreTrainedModel]
 MakeTrainer = Callable[..., VeCAFTrainer]

@@ -11,7 +11,7 @@ import pytest
 from local_hub import OWNER, TOKEN
 from transformers import AutoModelForImageClassification
 
-from vecaf_hf.hub import PushError, push_run
+from vecaf_hf.hub.push import PushError, push_run
 
 REPO = f"{OWNER}/run"
 # Where and how the Hub fails, and what the sentence says of it. 0 drops the connection.

@@ -12,8 +12,8 @@ import pytest
 from huggingface_hub import EvalResult, ModelCard
 from local_hub import OWNER, TOKEN
 
-from vecaf_hf import cli
-from vecaf_hf.hub import PushError, push_run
+from vecaf_hf.cli.main import main as cli
+from vecaf_hf.hub.push import PushError, push_run
 from vecaf_hf.reporting.amending import amended, has_own_text
 
 ROOT = Path(__file__).parents[2]
@@ -227,7 +227,7 @@ def test_own_text_is_told_from_ours(folder):
 
 def test_with_nothing_but_the_environment(hub_server, folder, tmp_path):
     script = f"""
-        from vecaf_hf.hub import push_run
+        from vecaf_hf.hub.push import push_run
         print(push_run({str(folder)!r}).oid)
     """
     environment = {**os.environ, "HF_ENDPOINT": hub_server.url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "home")}

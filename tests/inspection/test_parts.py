@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn.functional import pdist
+from torch.nn.functional import normalize, pdist
 
 from vecaf_hf.inspection import embedding_map as maps
 from vecaf_hf.inspection.duplicates import LISTED_PAIRS, near_duplicates, similar_pairs
@@ -10,7 +10,6 @@ from vecaf_hf.inspection.embedding_map import BOTH, MOST_POINTS, NEITHER, OTHERS
 from vecaf_hf.inspection.extremes import CENTROID, CLASS_MEAN, MEAN, extremes, similarity_to_means
 from vecaf_hf.inspection.out_of_fold import BOUNDARY, FOLDS, out_of_fold, suspicious_labels
 from vecaf_hf.inspection.shares import BINS, class_shares, loss_histogram
-from vecaf_hf.vectors import unit
 
 
 def clusters(count: int, classes: int, dimension: int = 8, spread: float = 0.1, seed: int = 0):
@@ -25,7 +24,7 @@ def clusters(count: int, classes: int, dimension: int = 8, spread: float = 0.1, 
 
 
 def test_pairs_are_those_of_all_products():
-    units = unit(torch.randn(40, 5, generator=torch.Generator().manual_seed(0)))
+    units = normalize(torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), dim=-1)
     first, second, values = similar_pairs(units, 0.6)
     expected = {(i, j) for i in range(40) for j in range(i + 1, 40) if float(units[i] @ units[j]) >= 0.6}
     assert set(zip(first.tolist(), second.tolist(), strict=True)) == expected and expected

@@ -7,7 +7,7 @@ import torch
 
 from vecaf_hf.augmentation import CEACallback
 from vecaf_hf.inspection import read_run
-from vecaf_hf.inspection.run import covered, overlaps
+from vecaf_hf.reporting.run import covered, overlaps
 from vecaf_hf.selection import Selection
 
 

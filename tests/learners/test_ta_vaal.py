@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.learners import TAVAAL
 from vecaf_hf.learners.ta_vaal import (
     IMAGE_SIZE,
@@ -23,6 +22,7 @@ from vecaf_hf.learners.ta_vaal import (
     evidence_loss,
 )
 from vecaf_hf.seeding import seed_of
+from vecaf_hf.selection.candidates import Candidates
 
 pytestmark = pytest.mark.usefixtures("small")
 

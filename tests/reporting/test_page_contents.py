@@ -9,18 +9,21 @@ from PIL import Image
 
 from vecaf_hf.cost import KINDS, Work
 from vecaf_hf.inspection import Inspection
+from vecaf_hf.inspection import figures as inspection_figures
+from vecaf_hf.inspection import page as inspection_page
+from vecaf_hf.inspection import words as inspection_words
 from vecaf_hf.inspection.budget import Budget
 from vecaf_hf.inspection.duplicates import NearDuplicates
 from vecaf_hf.inspection.embedding_map import EmbeddingMap
 from vecaf_hf.inspection.extremes import CENTROID, CLASS_MEAN, Extremes
 from vecaf_hf.inspection.inspection import Sample
 from vecaf_hf.inspection.out_of_fold import SuspiciousLabel
-from vecaf_hf.inspection.run import FinishedRun
 from vecaf_hf.inspection.shares import ClassShare, Histogram
 from vecaf_hf.loop import LoopRecord
-from vecaf_hf.reporting import inspection_figures, inspection_page, inspection_words, run_page
+from vecaf_hf.reporting import run_page
 from vecaf_hf.reporting.images import images_of
 from vecaf_hf.reporting.page import write_page
+from vecaf_hf.reporting.run import FinishedRun
 from vecaf_hf.selection import Selection
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.scoring.irreducible import irreducible_losses
 from vecaf_hf.scoring.losses import classification_losses
+from vecaf_hf.selection.candidates import Candidates
 
 CENTRES = 2 * torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 

@@ -7,11 +7,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from vecaf_hf.candidates import Candidates
-from vecaf_hf.reselection import some
+from vecaf_hf.loop.selector import some
 from vecaf_hf.scoring.losses import classification_losses
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary, Rescoring
 from vecaf_hf.scoring.warmup import fit_head, make_probe, rescored
+from vecaf_hf.selection.candidates import Candidates
 
 N, D, C = 80, 5, 4
 # Shares of the classes: 40, 20, 12, 8 samples.

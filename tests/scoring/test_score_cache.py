@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from vecaf_hf.data.whole_files import STALE_SECONDS, write_whole
 from vecaf_hf.scoring.score_cache import ScoreCache, narrowest
-from vecaf_hf.whole_files import STALE_SECONDS, write_whole
 
 KEY = "0" * 64
 # Forked, a process begins at once.

@@ -8,10 +8,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.scoring.logistic import logistic_regression
 from vecaf_hf.scoring.losses import OUTPUTS, classification_losses, kind_of_output
 from vecaf_hf.scoring.warmup import fit_head, linear_head, linear_of, make_probe, rescored
+from vecaf_hf.selection.candidates import Candidates
 
 # Of probabilities, between a solver that ends early and one that does not.
 TOLERANCE = 2e-3

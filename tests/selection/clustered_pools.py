@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.candidates import Candidates
 
 
 @dataclass(frozen=True)

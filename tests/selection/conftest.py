@@ -7,7 +7,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from vecaf_hf.candidates import Candidates, LinearHead
+from vecaf_hf.selection.candidates import Candidates, LinearHead
 
 MakePool = Callable[..., Candidates]
 

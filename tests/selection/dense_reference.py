@@ -2,8 +2,7 @@
 
 import torch
 from torch import Tensor
-
-from vecaf_hf.vectors import unit
+from torch.nn.functional import normalize
 
 
 def dense_objective(
@@ -49,8 +48,8 @@ def problem(
     generator = torch.Generator().manual_seed(seed)
     centres = 2 * torch.randn(5, dimension, generator=generator, dtype=dtype)
     member = torch.randint(5, (size,), generator=generator)
-    embeddings = unit(centres[member] + torch.randn(size, dimension, generator=generator, dtype=dtype))
+    embeddings = normalize(centres[member] + torch.randn(size, dimension, generator=generator, dtype=dtype), dim=-1)
     losses = torch.rand(size, generator=generator, dtype=dtype)
     rows = torch.randperm(size, generator=generator)[:count]
     shift = 0.05 * torch.randn(count, dimension, generator=generator, dtype=dtype)
-    return embeddings, losses, unit(embeddings[rows] + shift)
+    return embeddings, losses, normalize(embeddings[rows] + shift, dim=-1)

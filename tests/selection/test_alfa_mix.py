@@ -5,8 +5,8 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.functional import normalize
 
-from vecaf_hf.candidates import LinearHead
 from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
 from vecaf_hf.selection.alfa_mix import (
     STEP,
@@ -16,7 +16,7 @@ from vecaf_hf.selection.alfa_mix import (
     mixed_with_farthest,
     one_of_each_cluster,
 )
-from vecaf_hf.vectors import unit
+from vecaf_hf.selection.candidates import LinearHead
 
 N, C, D = 200, 4, 6
 EPSILON = STEP / D**0.5
@@ -62,7 +62,7 @@ def test_what_flips_is_what_the_closed_form_flips_with_some_anchor(seed, scale):
 def test_the_direction_is_the_gradients(seed):
     embeddings, _, head = make(seed)
     direction = gradient_direction(head.logits(embeddings), head)
-    torch.testing.assert_close(direction, unit(loss_gradient(embeddings, head)), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(direction, normalize(loss_gradient(embeddings, head), dim=-1), rtol=1e-3, atol=1e-5)
 
 
 def test_a_sure_prediction_still_has_a_direction():
@@ -139,7 +139,7 @@ def test_what_does_not_flip_makes_up_for_what_is_missing():
 
 
 def test_one_of_each_cluster_nearest_to_its_centre():
-    vectors = unit(torch.randn(80, 5, generator=torch.Generator().manual_seed(0)))
+    vectors = normalize(torch.randn(80, 5, generator=torch.Generator().manual_seed(0)), dim=-1)
     rows, flops = one_of_each_cluster(vectors, 9, torch.Generator().manual_seed(4))
     seed = int(torch.randint(2**31 - 1, (1,), generator=torch.Generator().manual_seed(4)))
     clusters = KMeans(9, n_init=1, random_state=seed).fit(vectors.numpy())

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vecaf_hf.candidates import Turn
 from vecaf_hf.selection.allocation import class_cells, class_claims, shares
+from vecaf_hf.selection.candidates import Turn
 
 Problem = tuple[int, list[float], list[int]]
 FIRST = Turn(0)

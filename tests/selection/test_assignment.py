@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from vecaf_hf.selection import assignment
 from vecaf_hf.selection.assignment import distinct_nearest
 from vecaf_hf.selection.similarity import Top, survey
-from vecaf_hf.vectors import unit
 
 
 def brute_force(embeddings: Tensor, centroids: Tensor) -> list[int]:
@@ -112,9 +112,9 @@ def test_lists_that_are_known_already_lead_to_the_same(lookups):
 def test_near_duplicates_in_float32_cost_no_more_than_rounding(lookups):
     """Which of them is taken is up to the rounding of products; how near the samples are is not."""
     generator = torch.Generator().manual_seed(4)
-    embeddings = unit(torch.randn(30, 24, generator=generator)).repeat(20, 1)
+    embeddings = normalize(torch.randn(30, 24, generator=generator), dim=-1).repeat(20, 1)
     embeddings += 1e-7 * torch.randn(600, 24, generator=generator)
-    centroids = unit(torch.randn(200, 24, generator=generator))
+    centroids = normalize(torch.randn(200, 24, generator=generator), dim=-1)
     chosen = distinct_nearest(embeddings, centroids, survey(embeddings, centroids, lookups).top)
     expected = torch.tensor(brute_force(embeddings, centroids))
     assert len(chosen.unique()) == 200

@@ -6,6 +6,7 @@ import pytest
 import torch
 from dense_reference import dense_descent, dense_objective, problem
 from torch import Tensor
+from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
 from vecaf_hf.selection import SelectionOptions, descent
@@ -14,7 +15,6 @@ from vecaf_hf.selection.descent import WINDOW, Optimised, optimise_centroids
 from vecaf_hf.selection.similarity import nearest
 from vecaf_hf.selection.starts import start_at
 from vecaf_hf.selection.weighting import target_distribution
-from vecaf_hf.vectors import unit
 
 
 def optimise(
@@ -141,7 +141,7 @@ def test_samples_without_weight_pull_nothing():
 
 
 def test_a_centroid_that_nothing_is_nearest_to_stays_where_it_is_without_diversity():
-    embeddings = unit(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]))
+    embeddings = normalize(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]), dim=-1)
     found = optimise(embeddings, torch.ones(4), torch.arange(3), diversity_weight=0.0)
     torch.testing.assert_close(found.view.centroids[1], embeddings[1])
     # Equal centroids are both nearest to their sample.

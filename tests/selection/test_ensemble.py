@@ -7,16 +7,17 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from vecaf_hf.selection.ensemble import debiased, matched, shrunk_covariance
-from vecaf_hf.vectors import unit
 
 
 def members_around(count: int, dimension: int, members: int, spread: float, scale: float = 1.0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    centre = unit(torch.randn(count, dimension, generator=generator, dtype=torch.float64))
+    centre = normalize(torch.randn(count, dimension, generator=generator, dtype=torch.float64), dim=-1)
     return [
-        scale * unit(centre + spread * torch.randn(count, dimension, generator=generator, dtype=torch.float64))
+        scale
+        * normalize(centre + spread * torch.randn(count, dimension, generator=generator, dtype=torch.float64), dim=-1)
         for _ in range(members)
     ]
 
@@ -86,7 +87,7 @@ def test_debiased_steps_no_further_than_the_mean():
 @pytest.mark.parametrize(("members", "count", "dimension"), [(2, 1, 1), (3, 7, 5), (5, 20, 40)])
 def test_identical_members_stay_put(members, count, dimension, dtype):
     generator = torch.Generator().manual_seed(0)
-    member = unit(torch.randn(count, dimension, generator=generator, dtype=dtype))
+    member = normalize(torch.randn(count, dimension, generator=generator, dtype=dtype), dim=-1)
     copies = [member[torch.randperm(count, generator=generator)] for _ in range(members)]
     found = debiased(copies)
     assert found.dtype == dtype

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vecaf_hf.candidates import Turn
 from vecaf_hf.selection import STRATEGIES, Candidates, SelectionOptions, run_strategy
+from vecaf_hf.selection.candidates import Turn
 from vecaf_hf.selection.group_balanced import cell_shares
 
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vecaf_hf.candidates import Turn
 from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
 from vecaf_hf.selection.allocation import shares
+from vecaf_hf.selection.candidates import Turn
 
 NAN = float("nan")
 

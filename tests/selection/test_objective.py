@@ -4,12 +4,12 @@ import pytest
 import torch
 from dense_reference import dense_objective, problem
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from vecaf_hf.selection import objective as module
 from vecaf_hf.selection import similarity
 from vecaf_hf.selection.objective import mean_log_sum, objective, pull, repulsion, tangent
 from vecaf_hf.selection.similarity import nearest
-from vecaf_hf.vectors import unit
 
 SHAPES = [(1, 1, 3), (2, 2, 2), (7, 1, 4), (9, 9, 5), (40, 6, 8), (150, 33, 16), (64, 64, 3)]
 
@@ -52,7 +52,7 @@ def test_objective_of_unnormalised_arrays_is_that_of_their_unit_rows():
     probabilities = losses / losses.sum()
     generator = torch.Generator().manual_seed(1)
     scaled = embeddings * (0.1 + 10 * torch.rand(30, 1, generator=generator, dtype=torch.float64))
-    ours, _ = objective_and_gradient(unit(scaled), probabilities, centroids, 0.07, 1.0)
+    ours, _ = objective_and_gradient(normalize(scaled, dim=-1), probabilities, centroids, 0.07, 1.0)
     torch.testing.assert_close(ours, dense_objective(scaled, probabilities, 3 * centroids, 0.07, 1.0))
 
 

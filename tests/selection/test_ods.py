@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy, select
-from vecaf_hf.vectors import unit
 
 
 def test_uniform_losses_give_activefts_choice(make_pool):
@@ -83,7 +83,7 @@ def test_best_of_an_ensemble_is_at_least_as_good_as_its_first_member(make_pool):
 
 def brute_force_mass(pool, selection, by_class: bool) -> Tensor:
     """How many samples of the same cell have this selected sample as their nearest."""
-    e = unit(pool.embeddings)
+    e = normalize(pool.embeddings, dim=-1)
     row = {int(index): r for r, index in enumerate(pool.indices)}
     chosen = [row[int(index)] for index in selection.indices]
     counts = dict.fromkeys(chosen, 0)

@@ -8,8 +8,8 @@ from itertools import permutations
 import pytest
 import torch
 
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
+from vecaf_hf.selection.candidates import Candidates
 
 DRAWS = 3000
 

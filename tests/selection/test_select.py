@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from vecaf_hf.selection import STRATEGIES, Selection, SelectionOptions, find_strategy, select
 from vecaf_hf.selection.ods import replace_options
 from vecaf_hf.selection.options import ALLOCATIONS, CENTROID_STARTS, ENSEMBLES, SAMPLE_WEIGHTS
 from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS
-from vecaf_hf.vectors import unit
 
 GENERATOR = torch.Generator().manual_seed(0)
 EMBEDDINGS = torch.randn(50, 6, generator=GENERATOR)
@@ -255,7 +255,7 @@ def test_more_is_selected_where_the_loss_is_large(seed):
 
 
 def nearest_neighbour_distance(embeddings: Tensor, chosen: Tensor) -> float:
-    points = unit(embeddings[chosen])
+    points = normalize(embeddings[chosen], dim=-1)
     return float((torch.cdist(points, points) + 9 * torch.eye(len(points))).amin(dim=1).mean())
 
 

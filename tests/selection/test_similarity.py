@@ -9,10 +9,10 @@ from dense_reference import problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from vecaf_hf.selection import similarity
 from vecaf_hf.selection.similarity import Top, nearest, survey, unit_rows
-from vecaf_hf.vectors import unit
 
 
 @pytest.mark.parametrize("chunk_elements", [1, 7, 2**23])
@@ -25,7 +25,7 @@ def test_nearest_does_not_depend_on_chunks(chunk_elements, monkeypatch):
 
 
 def test_unit_keeps_a_zero_row_at_zero():
-    rows = unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    rows = normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), dim=-1)
     torch.testing.assert_close(rows, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 
@@ -35,8 +35,10 @@ def test_unit_rows_copies_what_is_asked_for(dtype, chunk_elements, monkeypatch):
     monkeypatch.setattr(similarity, "CHUNK_ELEMENTS", chunk_elements)
     embeddings = (5 * torch.randn(30, 8, generator=torch.Generator().manual_seed(0))).to(dtype)
     before, rows = embeddings.clone(), torch.tensor([29, 3, 3, 17])
-    torch.testing.assert_close(unit_rows(embeddings, rows), unit(embeddings.float()[rows]), rtol=0, atol=1e-3)
-    exact = unit(embeddings.double()).float()
+    torch.testing.assert_close(
+        unit_rows(embeddings, rows), normalize(embeddings.float()[rows], dim=-1), rtol=0, atol=1e-3
+    )
+    exact = normalize(embeddings.double(), dim=-1).float()
     torch.testing.assert_close(unit_rows(embeddings), exact, rtol=0, atol=max(1e-6, 4 * torch.finfo(dtype).eps))
     assert torch.equal(embeddings, before)
 
@@ -52,7 +54,7 @@ def test_unit_rows_of_a_memory_mapped_file(tmp_path):
     np.save(tmp_path / "pool.npy", values)
     # Copy on write: torch takes no read-only array without a warning.
     mapped = torch.from_numpy(np.load(tmp_path / "pool.npy", mmap_mode="c"))
-    torch.testing.assert_close(unit_rows(mapped), unit(torch.from_numpy(values)))
+    torch.testing.assert_close(unit_rows(mapped), normalize(torch.from_numpy(values), dim=-1))
 
 
 def columns_sorted(matrix: Tensor, count: int) -> tuple[list, list]:

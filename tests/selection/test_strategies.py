@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
-from vecaf_hf.candidates import Turn
 from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
+from vecaf_hf.selection.candidates import Turn
 from vecaf_hf.selection.options import ALLOCATIONS
 from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+from vecaf_hf.cli import restyling
+from vecaf_hf.cli.building import build_trainer
+from vecaf_hf.cli.options import parse
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.recipe import build_trainer, parse, restyling
 from vecaf_hf.styling import StyleNetwork
 
 RANK = int(os.environ["RANK"])

@@ -19,10 +19,12 @@ from own_processes import environment
 from resumed_runs import StopAfter, Stopped, assert_same_run
 
 from vecaf_hf import VeCAFTrainer
+from vecaf_hf.cli import restyling
+from vecaf_hf.cli.building import build_trainer
+from vecaf_hf.cli.options import parse
+from vecaf_hf.cli.restyling import read_style
+from vecaf_hf.cli.terminal import UsageError
 from vecaf_hf.inspection import embedding_map
-from vecaf_hf.recipe import build_trainer, parse, restyling
-from vecaf_hf.recipe.restyling import read_style
-from vecaf_hf.terminal import UsageError
 
 FASHION = Path(__file__).parents[2] / "recipes" / "data" / "fashion_mnist"
 SCRIPT = Path(__file__).with_name("restyle_in_processes.py")

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, normalize
 
 from vecaf_hf.augmentation.alignment import ALIGNMENTS, Aligner
-from vecaf_hf.augmentation.captions import CaptionTable
 from vecaf_hf.augmentation.cea import (
     attention,
     augmented,
@@ -20,11 +19,11 @@ from vecaf_hf.augmentation.cea import (
     toward_random,
 )
 from vecaf_hf.augmentation.counted_map import CountedMap
-from vecaf_hf.augmentation.domains import Domains
 from vecaf_hf.augmentation.options import BY_CLASS, CEAOptions
-from vecaf_hf.candidates import Candidates, evenly_spaced
 from vecaf_hf.seeding import seed_of
-from vecaf_hf.vectors import unit
+from vecaf_hf.selection.candidates import Candidates, evenly_spaced
+from vecaf_hf.text.captions import CaptionTable
+from vecaf_hf.text.domains import Domains
 
 # Candidates augmented at once: bounds the memory for their text embeddings.
 CHUNK_ROWS = 2**16
@@ -95,7 +94,7 @@ class Augmenter:
         self.options, self.loop = options, 0
         self.aligner = Aligner(table.plain.shape[1], dimension, trained=options.alignment == "learned")
         self.fitted = False
-        self.line = unit(torch.randn(dimension, generator=torch.Generator().manual_seed(seed_of(seed))))
+        self.line = normalize(torch.randn(dimension, generator=torch.Generator().manual_seed(seed_of(seed))), dim=-1)
         self.mapping, self._labels, self._domains = mapping, labels, domains
         self.take(table)
 

@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf.augmentation.augmenter import Augmenter, Texts
-from vecaf_hf.augmentation.captioner import Captioner
-from vecaf_hf.augmentation.captioning import PoolCaptions
-from vecaf_hf.augmentation.captions import AUTO, LABEL_FIELD, TEMPLATE, find_captions
 from vecaf_hf.augmentation.counted_map import CountedMap
-from vecaf_hf.augmentation.domains import Domains
 from vecaf_hf.augmentation.options import BY_CLASS, CEAOptions
-from vecaf_hf.augmentation.pool_texts import PoolTexts
-from vecaf_hf.augmentation.text_encoder import TextEncoder
-from vecaf_hf.beside_model import LearnsBesideModel
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.stored_images import raw_images
+from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.scoring.head import flat
+from vecaf_hf.selection.candidates import Candidates
+from vecaf_hf.text.captioner import Captioner
+from vecaf_hf.text.captioning import PoolCaptions
+from vecaf_hf.text.captions import AUTO, LABEL_FIELD, TEMPLATE, find_captions
+from vecaf_hf.text.domains import Domains
+from vecaf_hf.text.encoder import TextEncoder
+from vecaf_hf.text.pool_texts import PoolTexts
 from vecaf_hf.validation import check_options
 
 # Samples that the log's figure of the shift is taken on.

@@ -14,10 +14,9 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from vecaf_hf.seeding import seeded
-from vecaf_hf.vectors import unit
 
 STEPS = 200
 BATCH_SIZE = 256
@@ -45,18 +44,18 @@ class DomainMap(nn.Module):
         self.out = nn.Linear(hidden, dimension)
 
     def forward(self, embeddings: Tensor, domains: Tensor) -> Tensor:
-        start = unit(embeddings)
-        return unit(start + self.out((self.hidden(start) + self.domain(domains)).relu()))
+        start = normalize(embeddings, dim=-1)
+        return normalize(start + self.out((self.hidden(start) + self.domain(domains)).relu()), dim=-1)
 
 
 def directional_loss(embeddings: Tensor, mapped: Tensor, shifts: Tensor) -> Tensor:
     """1 - cos(f(e) - e, t_prompted - t_plain), the mean, e at length one. [n, d], [n, d], [n, d] -> []."""
-    return 1 - cosine_similarity(mapped - unit(embeddings), shifts).mean()
+    return 1 - cosine_similarity(mapped - normalize(embeddings, dim=-1), shifts).mean()
 
 
 def class_loss(mapped: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy of the class that the nearest of the classes' texts tells. [n, d], [C, d], LongTensor [n] -> []."""
-    return cross_entropy(mapped @ unit(classes).T / TEMPERATURE, labels)
+    return cross_entropy(mapped @ normalize(classes, dim=-1).T / TEMPERATURE, labels)
 
 
 def fitted(

@@ -13,8 +13,8 @@ from timm.data import ImageNetInfo
 
 from vecaf_hf.data.columns import find_label_column, read_column
 from vecaf_hf.data.corruptions import check_corruption
-from vecaf_hf.local_paths import is_local_path
 from vecaf_hf.printable import listed
+from vecaf_hf.reporting.local_paths import is_local_path
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from vecaf_hf.candidates import evenly_spaced
+from vecaf_hf.selection.candidates import evenly_spaced
 
 # Most candidates that a map shows.
 MOST_POINTS = 4000

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vecaf_hf.augmentation.captions import find_captions
-from vecaf_hf.candidates import Candidates, evenly_spaced
 from vecaf_hf.inspection.budget import Budget, foreseen
 from vecaf_hf.inspection.duplicates import NearDuplicates, near_duplicates
 from vecaf_hf.inspection.embedding_map import EmbeddingMap, embedding_map
@@ -22,7 +20,9 @@ from vecaf_hf.inspection.out_of_fold import OutOfFold, SuspiciousLabel, out_of_f
 from vecaf_hf.inspection.shares import ClassShare, Histogram, class_shares, loss_histogram
 from vecaf_hf.seeding import seed_of
 from vecaf_hf.selection import STRATEGIES, Selection, run_strategy
+from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 from vecaf_hf.selection.ods import replace_options
+from vecaf_hf.text.captions import find_captions
 from vecaf_hf.validation import whole
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def inspect(trainer: VeCAFTrainer, folder: str | Path | None = None, samples: in
     strategy = str(trainer.args.to_dict()["strategy"])
     inspection = _inspection(seen, trainer, strategy)
     if folder is not None and trainer.is_world_process_zero():
+        from vecaf_hf.inspection.page import write_inspection
         from vecaf_hf.reporting.images import images_of
-        from vecaf_hf.reporting.inspection_page import write_inspection
 
         write_inspection(inspection, images_of(trainer.train_dataset), Path(folder))
     return inspection

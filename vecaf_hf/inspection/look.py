@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.augmentation import CEACallback
-from vecaf_hf.candidates import Candidates, evenly_spaced
 from vecaf_hf.cost import FULL_SIZE, CostMeter, Work
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw
 from vecaf_hf.inspection.budget import RunSizes, UnitCosts, scored_by_loop
 from vecaf_hf.learners.teaching import Teaching
 from vecaf_hf.loop.schedule import LoopSchedule
-from vecaf_hf.reselection import Reselection
+from vecaf_hf.loop.selector import Reselection
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.rescoring import Boundary, Rescoring
 from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection, find_strategy
 from vecaf_hf.selection.candidate_set import candidate_set
+from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 
 if TYPE_CHECKING:
     from vecaf_hf.trainer import VeCAFTrainer

@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from vecaf_hf.candidates import evenly_spaced
+from vecaf_hf.selection.candidates import evenly_spaced
 
 FOLDS = 5
 # Most samples that are looked at: the folds' fits grow with them.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.candidates import Candidates
 
 
 @dataclass(frozen=True)

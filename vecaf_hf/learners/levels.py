@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from vecaf_hf.candidates import evenly_spaced
 from vecaf_hf.scoring.head import without_wrappers
+from vecaf_hf.selection.candidates import evenly_spaced
 
 # LearnLoss looks at the four stages of a ResNet.
 MOST_LEVELS = 4

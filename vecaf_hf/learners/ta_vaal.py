@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.learners.learn_loss import LearnLoss
 from vecaf_hf.learners.learner import Run
 from vecaf_hf.scoring.resolution import find_images
 from vecaf_hf.seeding import seed_of
+from vecaf_hf.selection.candidates import Candidates
 
 IMAGE_SIZE = 32
 LATENT = 32

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf.arguments import VeCAFArguments
-from vecaf_hf.beside_model import LearnsBesideModel
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.learner import Learner, Run
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection, find_strategy
+from vecaf_hf.selection.candidates import Candidates
 
 
 class Teaching(LearnsBesideModel):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection import Selection
+from vecaf_hf.selection.candidates import Candidates
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vecaf_hf.candidates import evenly_spaced
 from vecaf_hf.loop.packing import packed_indices, packed_weights, unpacked_indices, unpacked_weights
 from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.sampler import Stream
 from vecaf_hf.selection import Selection
+from vecaf_hf.selection.candidates import evenly_spaced
 
 VERSION = 6
 JSON_FILE = "vecaf_state.json"

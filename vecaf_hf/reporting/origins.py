@@ -13,8 +13,8 @@ from huggingface_hub import metadata_load, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from vecaf_hf.local_paths import is_local_path
 from vecaf_hf.printable import printable
+from vecaf_hf.reporting.local_paths import is_local_path
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # What `datasets` puts between an owner and a name in the folders of its cache.

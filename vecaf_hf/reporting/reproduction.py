@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from vecaf_hf.augmentation.options import CEAOptions
-from vecaf_hf.local_paths import is_local_path
+from vecaf_hf.reporting.local_paths import is_local_path
 from vecaf_hf.reporting.origins import hub_id
 
 if TYPE_CHECKING:

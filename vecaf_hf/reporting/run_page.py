@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vecaf_hf.cost import KINDS
-from vecaf_hf.inspection.run import FinishedRun, covered, overlaps
 from vecaf_hf.reporting import plots, run_figures
 from vecaf_hf.reporting.page import Page, Picture, Section, Table, links, work_table, write_page
+from vecaf_hf.reporting.run import FinishedRun, covered, overlaps
 from vecaf_hf.reporting.summary import class_table, cost_table, loop_rows, table
 
 # The augmentation's figures in a loop's record, and what they are.

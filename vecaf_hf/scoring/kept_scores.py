@@ -14,16 +14,16 @@ import transformers
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vecaf_hf.candidates import Candidates, evenly_spaced
+from vecaf_hf.agreement import decided_by_main, tensors_of_main
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import UNLOADABLE
-from vecaf_hf.loop.agreement import decided_by_main, tensors_of_main
-from vecaf_hf.pool import Pool
+from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.content_hash import batches_hash, dataset_hash, model_hash
 from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.score_cache import ScoreCache
 from vecaf_hf.scoring.warmup import rescored
 from vecaf_hf.seeding import seed_of, seeded
+from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 
 logger = logging.getLogger(__name__)
 

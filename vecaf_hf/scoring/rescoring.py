@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.data.pool import Pool
 from vecaf_hf.selection.candidate_set import candidate_set
-
-if TYPE_CHECKING:
-    from vecaf_hf.pool import Pool
-
-DEFAULT_SCORING_FRACTION = 0.25
+from vecaf_hf.selection.candidates import Candidates
 
 
 @dataclass(frozen=True)
@@ -50,15 +46,11 @@ class Rescoring:
         class_balance: How many of each class a part of the pool has: as `candidate_set` takes it.
 
     Attributes:
-        takes_fraction: Whether the fraction means anything.
-        reads_training_losses: Whether the losses that training sees must be recorded.
         begins_with_all: Whether the first loop scores, and so loads, the whole pool.
         count: Samples that a later loop scores.
         kept: What the next boundary needs, in pool order.
     """
 
-    takes_fraction: ClassVar[bool] = False
-    reads_training_losses: ClassVar[bool] = False
     begins_with_all: ClassVar[bool] = True
 
     def __init__(self, pool: Pool, budget: int, fraction: float | None, class_balance: float = 0.0) -> None:
@@ -113,7 +105,6 @@ class Sampled(Rescoring):
     No more than the budget only where a warm-up alone needs scores: `VeCAFArguments.check_part_scored`.
     """
 
-    takes_fraction = True
     begins_with_all = False
 
     @classmethod
@@ -142,9 +133,6 @@ class Stale(Rescoring):
     A sample keeps the embedding and the logits of its last forward pass, also where its loss comes from training: that
     of the model in training mode, of an image under the training transform, from before the step that it made.
     """
-
-    takes_fraction = True
-    reads_training_losses = True
 
     @classmethod
     def scored_later(cls, pool_size: int, budget: int, fraction: float | None) -> int:

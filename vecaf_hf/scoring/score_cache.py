@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vecaf_hf.data.whole_files import remove_stale, write_whole
 from vecaf_hf.scoring.content_hash import add_tensor
-from vecaf_hf.whole_files import remove_stale, write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from accelerate.utils import broadcast, gather_object, send_to_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.cost import FULL_SIZE, CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Unloadable
 from vecaf_hf.scoring.head import captured_embeddings, check_head
@@ -21,6 +20,7 @@ from vecaf_hf.scoring.losses import kind_of_output, logits_of
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import Objective
 from vecaf_hf.scoring.resolution import at_image_size, first_forward_at
+from vecaf_hf.selection.candidates import Candidates
 
 # Rows exchanged between processes at once: bounds the memory of a gather on the accelerator.
 GATHER_ROWS = 2**16

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vecaf_hf.candidates import Candidates, LinearHead, evenly_spaced
 from vecaf_hf.scoring.head import logits_from
 from vecaf_hf.scoring.logistic import logistic_regression
 from vecaf_hf.scoring.losses import OUTPUTS, SampleLoss
+from vecaf_hf.selection.candidates import Candidates, LinearHead, evenly_spaced
 
 # Most samples that a head is fitted on: more change it little, and the solver's time grows with them.
 MAX_SAMPLES = 50_000

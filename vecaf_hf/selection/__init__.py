@@ -3,7 +3,7 @@
 Knows nothing of Trainer, models or images: the registry does no more than name what some strategies
 learn of them."""
 
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.registry import STRATEGIES, Strategy, find_strategy, run_strategy, select
 from vecaf_hf.selection.selection import Selection

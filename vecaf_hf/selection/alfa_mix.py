@@ -13,12 +13,12 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from vecaf_hf.candidates import Candidates, LinearHead
+from vecaf_hf.selection.candidates import Candidates, LinearHead
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import chunks
-from vecaf_hf.vectors import unit
 
 # epsilon = STEP / sqrt(d).
 STEP = 0.2
@@ -45,7 +45,7 @@ def alfa_mix(candidates: Candidates, budget: int, options: SelectionOptions, gen
     flops = 2.0 * embeddings.numel() * (3 * len(head.bias) + len(anchors))
     rows, clustering = found.cpu(), 0.0
     if len(found) > budget:
-        kept, clustering = one_of_each_cluster(unit(embeddings[found]).cpu(), budget, generator)
+        kept, clustering = one_of_each_cluster(normalize(embeddings[found], dim=-1).cpu(), budget, generator)
         rows = rows[kept]
     return Selection(
         candidates.indices.cpu()[_filled(rows, len(candidates), budget, generator)],
@@ -90,7 +90,7 @@ def gradient_direction(logits: Tensor, head: LinearHead) -> Tensor:
     """
     pseudo_labels = logits.argmax(dim=1)
     others = logits.scatter(1, pseudo_labels[:, None], -torch.inf).softmax(dim=1)
-    return unit(others @ head.weight - head.weight[pseudo_labels])
+    return normalize(others @ head.weight - head.weight[pseudo_labels], dim=-1)
 
 
 def one_of_each_cluster(vectors: Tensor, budget: int, generator: torch.Generator) -> tuple[Tensor, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vecaf_hf.candidates import Turn
+from vecaf_hf.selection.candidates import Turn
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecaf_hf.candidates import Turn
 from vecaf_hf.selection.allocation import class_cells
+from vecaf_hf.selection.candidates import Turn
 
 
 def candidate_set(

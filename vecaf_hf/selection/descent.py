@@ -9,6 +9,7 @@ from statistics import fmean
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from vecaf_hf.selection.assignment import NEAREST_SAMPLES
 from vecaf_hf.selection.objective import (
@@ -23,7 +24,6 @@ from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.similarity import Survey, nearest, survey
 from vecaf_hf.selection.starts import Start
 from vecaf_hf.selection.weighting import target_distribution
-from vecaf_hf.vectors import unit
 
 # Fewest samples of a step: below, a step's fixed costs outweigh its products.
 LEAST_BATCH = 512
@@ -220,19 +220,19 @@ class _Descent:
         count, options = len(self.centroids), self.options
         # The gradient of the repulsion is r / (K tau).
         force = count * self.pulled - options.diversity_weight * count * options.temperature * self.repelled
-        return torch.where(force.norm(dim=1, keepdim=True) > NO_PULL, unit(force), self.centroids)
+        return torch.where(force.norm(dim=1, keepdim=True) > NO_PULL, normalize(force, dim=-1), self.centroids)
 
     def _move(self, target: Tensor, longest: float) -> None:
         """All the way to the target, where nothing repels; else towards it, no longer than this angle."""
         if self.options.diversity_weight == 0:
             self.centroids = target
             return
-        direction = unit(tangent(target, self.centroids))
+        direction = normalize(tangent(target, self.centroids), dim=-1)
         angle = torch.linalg.vecdot(target, self.centroids)[:, None].clamp(-1, 1).acos()
         way = direction * angle
         self.velocity = way if self.velocity is None else torch.lerp(self.velocity, way, 1 - MOMENTUM)
         length = self.velocity.norm(dim=1, keepdim=True).clamp(min=torch.finfo(way.dtype).tiny)
-        self.centroids = unit(self.centroids + self.velocity * (longest / length).clamp(max=1))
+        self.centroids = normalize(self.centroids + self.velocity * (longest / length).clamp(max=1), dim=-1)
 
     def _repulsion(self) -> tuple[Tensor, Tensor]:
         if self.options.diversity_weight == 0:
@@ -248,7 +248,7 @@ class _Descent:
 def _jittered(centroids: Tensor, embeddings: Tensor, generator: torch.Generator) -> Tensor:
     samples = embeddings[_drawn(len(embeddings), MIXED, generator, embeddings.device)]
     shares = torch.randn(len(centroids), len(samples), generator=generator).to(samples)
-    return unit(centroids.addmm(shares, samples, alpha=JITTER))
+    return normalize(centroids.addmm(shares, samples, alpha=JITTER), dim=-1)
 
 
 def _drawn(size: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -6,8 +6,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
-
-from vecaf_hf.vectors import unit
+from torch.nn.functional import normalize
 
 
 def matched(members: list[Tensor]) -> Tensor:
@@ -35,7 +34,7 @@ def debiased(members: list[Tensor]) -> Tensor:
     step = torch.linalg.solve(shrunk_covariance(aligned - mean), bias.double().T).T
     norm = step.norm(dim=1, keepdim=True).clamp(min=torch.finfo(step.dtype).tiny)
     bounded = step * (bias.norm(dim=1, keepdim=True) / norm).clamp(max=1)
-    return unit(aligned[0] - bounded.to(bias.dtype))
+    return normalize(aligned[0] - bounded.to(bias.dtype), dim=-1)
 
 
 def shrunk_covariance(deviations: Tensor) -> Tensor:

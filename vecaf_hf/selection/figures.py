@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecaf_hf.candidates import Candidates, evenly_spaced
+from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import nearest, unit_rows
 

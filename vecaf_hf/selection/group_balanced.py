@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecaf_hf.candidates import Candidates, Turn
 from vecaf_hf.seeding import seed_of
 from vecaf_hf.selection.allocation import class_claims, first_of_classes, shares
+from vecaf_hf.selection.candidates import Candidates, Turn
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection.allocation import first_of_classes, shares
+from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.weighting import loss_weights

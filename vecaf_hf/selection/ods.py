@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection.allocation import Cell, class_cells
 from vecaf_hf.selection.assignment import distinct_nearest
 from vecaf_hf.selection.candidate_weights import selection_weights
+from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.descent import Optimised, View, optimise_centroids
 from vecaf_hf.selection.ensemble import debiased
 from vecaf_hf.selection.options import SelectionOptions

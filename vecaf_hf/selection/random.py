@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.selection.allocation import class_cells
+from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.drawing import drawn
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection

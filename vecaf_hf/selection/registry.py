@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.learners import TAVAAL, Learner, LearnLoss
 from vecaf_hf.selection.alfa_mix import alfa_mix
 from vecaf_hf.selection.badge import badge
+from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.figures import figures_of
 from vecaf_hf.selection.full import full
 from vecaf_hf.selection.group_balanced import group_balanced

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.top_k import top_k

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from vecaf_hf.vectors import unit
+from torch.nn.functional import normalize
 
 # Similarities held at once: 16 MiB of floats. On a CPU, a larger block has left the cache before it is read.
 CHUNK_ELEMENTS = 2**22
@@ -46,7 +45,7 @@ def unit_rows(embeddings: Tensor, rows: Tensor | None = None) -> Tensor:
         taken = embeddings[where] if rows is None else embeddings[rows[where]]
         # In their own type: float32 holds neither the largest float64 nor the square of the largest float32.
         largest = taken.abs().amax(dim=1, keepdim=True)
-        block.copy_(unit((taken / largest.clamp(min=torch.finfo(taken.dtype).tiny)).float()))
+        block.copy_(normalize((taken / largest.clamp(min=torch.finfo(taken.dtype).tiny)).float(), dim=-1))
     return copied
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vecaf_hf.candidates import Candidates
+from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.selection import Selection
 
 

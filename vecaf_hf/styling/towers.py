@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torchvision.transforms.v2 import functional as images_to
 from transformers import AutoImageProcessor, AutoModel
 
-from vecaf_hf.augmentation.text_checkpoint import TextCheckpoint, load_part
-from vecaf_hf.augmentation.text_encoder import DTYPE, TextEncoder
-from vecaf_hf.augmentation.text_pooling import projected
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.styling.network import resized
 from vecaf_hf.styling.options import StyleOptions
+from vecaf_hf.text.checkpoint import TextCheckpoint, load_part
+from vecaf_hf.text.encoder import DTYPE, TextEncoder
+from vecaf_hf.text.pooling import projected
 from vecaf_hf.validation import check_choice
-from vecaf_hf.vectors import unit
 
 KIND = "content model"
 
@@ -40,7 +40,7 @@ def text_direction(options: StyleOptions, meter: CostMeter, device: torch.device
         rows = encoder.encode(texts)
     meter.add("encode_text", encoder.forwards)
     encoder.release()
-    source, prompt = unit(rows.view(2, len(options.templates), -1).mean(dim=1))
+    source, prompt = normalize(rows.view(2, len(options.templates), -1).mean(dim=1), dim=-1)
     if torch.allclose(source, prompt, atol=1e-6):
         raise ValueError(
             f"{options.clip!r} has the same embedding for the prompt {options.prompt!r} and the source text "
@@ -70,7 +70,7 @@ class ImageTower(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[n, 3, h, w] in [0, 1] -> [n, d], rows of unit length."""
         pixels = images_to.normalize(resized(images, self.size), *self.statistics)
-        return unit(projected(self.model.get_image_features(pixel_values=pixels)))
+        return normalize(projected(self.model.get_image_features(pixel_values=pixels)), dim=-1)
 
 
 class ContentNetwork(nn.Module):

@@ -9,7 +9,6 @@ from torch import Tensor
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from vecaf_hf.augmentation.text_encoder import default_device
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.stored_images import LoadImage, source_images
 from vecaf_hf.seeding import seed_of, seeded
@@ -17,6 +16,7 @@ from vecaf_hf.styling.losses import content_loss, directional_losses, patch_loss
 from vecaf_hf.styling.network import StyleNetwork, enlarged_to, to_tensor
 from vecaf_hf.styling.options import StyleOptions
 from vecaf_hf.styling.towers import ContentNetwork, ImageTower, text_direction
+from vecaf_hf.text.encoder import default_device
 
 # How far a view's corners may move, as a part of half the side; what lies outside the image is black.
 DISTORTION = 0.5

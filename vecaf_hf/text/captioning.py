@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vecaf_hf.augmentation.captioner import Captioner
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.stored_images import LoadImage, raw_images
 from vecaf_hf.printable import listed, printable
+from vecaf_hf.text.captioner import Captioner
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from huggingface_hub import CommitOperationAdd
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
-from vecaf_hf.hub import WAITS, PushError, make_repository, push, push_run, read_card
-from vecaf_hf.pushed_files import addition, checkpoint_in, documents_in, linked, model_in
+from vecaf_hf.hub.files import addition, checkpoint_in, documents_in, linked, model_in
+from vecaf_hf.hub.push import WAITS, PushError, make_repository, push, push_run, read_card
 from vecaf_hf.reporting.card import CARD, keys_given
-from vecaf_hf.scoring_trainer import ScoringTrainer
+from vecaf_hf.scoring.trainer import ScoringTrainer
 
 logger = logging.getLogger(__name__)
 

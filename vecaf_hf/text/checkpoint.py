@@ -19,8 +19,8 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import cached_file
 
-from vecaf_hf.augmentation.text_pooling import POOLINGS, SENTENCE_POOLINGS
 from vecaf_hf.printable import printable
+from vecaf_hf.text.pooling import POOLINGS, SENTENCE_POOLINGS
 
 # The end of the names of CLIP's and its kin's text towers that have a projection.
 PROJECTING = "TextModelWithProjection"

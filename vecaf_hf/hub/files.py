@@ -14,10 +14,10 @@ from huggingface_hub import CommitOperationAdd
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
-from vecaf_hf.checkpoint import RUN_FILE, checkpoints_of_run
-from vecaf_hf.local_paths import without_paths, without_places
+from vecaf_hf.checkpoint.files import RUN_FILE, checkpoints_of_run
 from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE
 from vecaf_hf.reporting.card import PLOTS
+from vecaf_hf.reporting.local_paths import without_paths, without_places
 
 ARGUMENTS = "training_args.json"
 WEIGHTS = ".safetensors"

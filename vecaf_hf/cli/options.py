@@ -15,13 +15,13 @@ from transformers.hf_argparser import string_to_bool
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.cli.mappings import read_mapping
+from vecaf_hf.cli.restyling import read_style
+from vecaf_hf.cli.terminal import Parser, UsageError, sentence
 from vecaf_hf.data.hidden import HiddenOptions
 from vecaf_hf.data.pools import POOLS
 from vecaf_hf.data.rare import CAPTION
-from vecaf_hf.recipe.mappings import read_mapping
-from vecaf_hf.recipe.restyling import read_style
 from vecaf_hf.selection import STRATEGIES, SelectionOptions
-from vecaf_hf.terminal import Parser, UsageError, sentence
 from vecaf_hf.validation import check_at_least, check_choice, check_fraction, whole
 
 logger = logging.getLogger(__name__)

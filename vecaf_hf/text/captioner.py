@@ -13,10 +13,10 @@ import huggingface_hub.constants
 import torch
 from PIL import Image
 
-from vecaf_hf.augmentation.caption_checkpoint import CaptionCheckpoint, CaptionProcessor
-from vecaf_hf.augmentation.embedding_cache import KEY_BYTES, encoder_fingerprint, image_key
-from vecaf_hf.augmentation.shard_cache import ShardCache
-from vecaf_hf.augmentation.text_encoder import default_device
+from vecaf_hf.text.caption_checkpoint import CaptionCheckpoint, CaptionProcessor
+from vecaf_hf.text.embedding_cache import KEY_BYTES, encoder_fingerprint, image_key
+from vecaf_hf.text.encoder import default_device
+from vecaf_hf.text.shard_cache import ShardCache
 from vecaf_hf.validation import check_choice, whole
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -7,13 +7,11 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from vecaf_hf.inspection import figures
 from vecaf_hf.inspection.extremes import CENTROID
 from vecaf_hf.inspection.inspection import Inspection
 from vecaf_hf.inspection.out_of_fold import BOUNDARY, CONFIDENT, FOLDS, LISTED_LABELS
-from vecaf_hf.reporting import inspection_figures as figures
-from vecaf_hf.reporting.contact_sheet import Tile, contact_sheet
-from vecaf_hf.reporting.images import ImageOf
-from vecaf_hf.reporting.inspection_words import (
+from vecaf_hf.inspection.words import (
     budget_rows,
     budget_sentence,
     class_name,
@@ -23,6 +21,8 @@ from vecaf_hf.reporting.inspection_words import (
     lead,
     suspicious_rows,
 )
+from vecaf_hf.reporting.contact_sheet import Tile, contact_sheet
+from vecaf_hf.reporting.images import ImageOf
 from vecaf_hf.reporting.page import Page, Picture, Section, Table, work_table, write_page
 
 JSON_FILE = "inspection.json"

@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 
 from vecaf_hf.arguments import VeCAFArguments
-from vecaf_hf.candidates import Candidates
 from vecaf_hf.data.checks import check_labels, check_range, check_values
 from vecaf_hf.data.columns import read_groups, read_labels
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, Unloadable
+from vecaf_hf.data.ledger import LISTED, SampleLedger, refuse
 from vecaf_hf.data.loading import indexed_loader
-from vecaf_hf.data.unloadable import LISTED, SampleLedger, refuse
 from vecaf_hf.printable import listed
+from vecaf_hf.selection.candidates import Candidates
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vecaf_hf.augmentation.shard_cache import Input, ShardCache
+from vecaf_hf.text.shard_cache import Input, ShardCache
 
 KEY_BYTES = hashlib.sha256().digest_size
 # What decides a local model's output: weights, configuration, tokenizer, chat template, and code if it brings its own.

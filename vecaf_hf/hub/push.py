@@ -18,8 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 from transformers.trainer_utils import HubStrategy
 
+from vecaf_hf.hub.files import addition, run_files, saved_arguments
 from vecaf_hf.printable import printable
-from vecaf_hf.pushed_files import addition, run_files, saved_arguments
 from vecaf_hf.reporting.amending import decided, merged, with_repository
 from vecaf_hf.reporting.card import CARD
 

@@ -9,11 +9,11 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from vecaf_hf.augmentation.domains import Domains
-from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.data.columns import read_column
-from vecaf_hf.vectors import unit
+from vecaf_hf.text.domains import Domains
+from vecaf_hf.text.encoder import TextEncoder
 
 LABEL_FIELD = "{label}"
 TEMPLATE = "a photo of a {label}"
@@ -156,7 +156,7 @@ def caption_table(captions: Sequence[str | None], domains: Domains | None, encod
     if not distinct:
         raise ValueError("no sample of the training dataset has a caption")
     texts = list(distinct)
-    plain = unit(encoder.encode(texts))
+    plain = normalize(encoder.encode(texts), dim=-1)
     bad = ~plain.isfinite().all(dim=1)
     if bad.any():
         raise ValueError(
@@ -172,7 +172,7 @@ def caption_table(captions: Sequence[str | None], domains: Domains | None, encod
     sentences = [with_prompt(texts[pair % len(texts)], domains.prompts[pair // len(texts)]) for pair in pairs.tolist()]
     prompted_rows = torch.full_like(domains.turns, -1)
     prompted_rows[:, captioned] = occurring
-    return CaptionTable(rows, plain, unit(encoder.encode(sentences)), prompted_rows)
+    return CaptionTable(rows, plain, normalize(encoder.encode(sentences), dim=-1), prompted_rows)
 
 
 def with_captions(

@@ -17,7 +17,6 @@ from vecaf_hf.printable import printable
 
 logger = logging.getLogger(__name__)
 
-ON_BAD_SAMPLE = ("raise", "skip")
 # Samples that a message lists.
 LISTED = 10
 
@@ -27,7 +26,7 @@ class SampleLedger:
 
     Args:
         size: N.
-        on_bad_sample: One of ON_BAD_SAMPLE.
+        on_bad_sample: `raise` or `skip`.
         accelerator: Its processes tell each other what they found.
 
     Attributes:

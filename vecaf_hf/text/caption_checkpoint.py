@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from vecaf_hf.augmentation.text_checkpoint import check_vocabulary, load_part
+from vecaf_hf.text.checkpoint import check_vocabulary, load_part
 
 KIND = "captioner"
 # What a model that follows instructions is told unless the user says otherwise.

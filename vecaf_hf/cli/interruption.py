@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vecaf_hf.terminal import Interrupted
+from vecaf_hf.cli.terminal import Interrupted
 
 if TYPE_CHECKING:
     from vecaf_hf.trainer import VeCAFTrainer

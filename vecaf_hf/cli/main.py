@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from vecaf_hf.terminal import ENDS, Parser, UsageError, run_in_terminal, wrapped
+from vecaf_hf.cli.terminal import ENDS, Parser, UsageError, run_in_terminal, wrapped
 from vecaf_hf.validation import check_choice
 
 PROGRAM = "vecaf-hf"
@@ -27,10 +27,10 @@ class InspectArguments:
 
 def inspect(words: Sequence[str]) -> None:
     """A run before it is started: its budget, its first selection, near duplicates, suspicious labels."""
-    from vecaf_hf.recipe.building import build_trainer
-    from vecaf_hf.recipe.options import parse_with
-    from vecaf_hf.reporting.inspection_page import JSON_FILE
-    from vecaf_hf.reporting.inspection_words import summary_of
+    from vecaf_hf.cli.building import build_trainer
+    from vecaf_hf.cli.options import parse_with
+    from vecaf_hf.inspection.page import JSON_FILE
+    from vecaf_hf.inspection.words import summary_of
 
     description = f"{inspect.__doc__} Takes a recipe's options; trains nothing."
     own, (recipe, cea, args) = parse_with(
@@ -74,7 +74,7 @@ def push(words: Sequence[str]) -> None:
     parser.add_argument("--private", action="store_true", default=None, help=private)
     given = parser.parse_args(words)
 
-    from vecaf_hf.hub import push_run
+    from vecaf_hf.hub.push import push_run
 
     pushed = push_run(given.run, repo_id=given.repo_id, private=given.private, revision=given.revision)
     print(pushed.commit_url)

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from vecaf_hf.augmentation.captioning import PoolCaptions
-from vecaf_hf.augmentation.captions import CaptionTable, caption_table, with_captions
-from vecaf_hf.augmentation.domains import Domains
-from vecaf_hf.augmentation.text_encoder import TextEncoder
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.stored_images import LoadImage
-from vecaf_hf.vectors import unit
+from vecaf_hf.text.captioning import PoolCaptions
+from vecaf_hf.text.captions import CaptionTable, caption_table, with_captions
+from vecaf_hf.text.domains import Domains
+from vecaf_hf.text.encoder import TextEncoder
 
 
 class PoolTexts:
@@ -73,7 +73,7 @@ class PoolTexts:
     def of_prompts(self, prompts: Sequence[str]) -> Tensor:
         """The domain prompts alone, unit rows. [D, d_t]."""
         with self._encoding():
-            return unit(self.encoder.encode(prompts))
+            return normalize(self.encoder.encode(prompts), dim=-1)
 
     def of_images(self, indices: Tensor) -> Tensor:
         """The encoder's embeddings of these samples' images, unit rows. [n, d_t]."""
@@ -81,7 +81,9 @@ class PoolTexts:
         load, missing = self.images, [index for index in indices.tolist() if index not in self._image_rows]
         if missing:
             with self._encoding():
-                rows = unit(self.encoder.encode_images((load(index) for index in missing), total=len(missing)))
+                rows = normalize(
+                    self.encoder.encode_images((load(index) for index in missing), total=len(missing)), dim=-1
+                )
             self._image_rows.update(zip(missing, rows, strict=True))
         return torch.stack([self._image_rows[index] for index in indices.tolist()])
 

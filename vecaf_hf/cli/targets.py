@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from vecaf_hf.candidates import evenly_spaced
+from vecaf_hf.cli.building import image_transforms, with_images
+from vecaf_hf.cli.options import RecipeArguments
 from vecaf_hf.data.columns import read_column
 from vecaf_hf.data.conditions import check_can_be_made, check_condition, under_condition
 from vecaf_hf.data.corruptions import check_corruption
 from vecaf_hf.data.imagenet_c import IMAGE, LABEL, find_folder, load_imagenet_c
-from vecaf_hf.local_paths import is_local_path
-from vecaf_hf.recipe.building import image_transforms, with_images
-from vecaf_hf.recipe.options import RecipeArguments
+from vecaf_hf.reporting.local_paths import is_local_path
+from vecaf_hf.selection.candidates import evenly_spaced
 from vecaf_hf.validation import whole
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.trainer import TRAINER_STATE_NAME
 
-from vecaf_hf.checkpoint import find_damage, is_readable, whole_checkpoints
+from vecaf_hf.checkpoint.files import find_damage, is_readable, whole_checkpoints
 from vecaf_hf.cost import KINDS, Work
 from vecaf_hf.loop import LoopRecord, RunState
 from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE

@@ -13,9 +13,9 @@ from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from vecaf_hf.checkpoint import find_checkpoint, make_durable, reload_model, writing
+from vecaf_hf.agreement import decided_by_main
+from vecaf_hf.checkpoint.files import find_checkpoint, make_durable, reload_model, writing
 from vecaf_hf.loop import RunState
-from vecaf_hf.loop.agreement import decided_by_main
 
 
 class ResumingTrainer(Trainer):

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.arguments import VeCAFArguments
-from vecaf_hf.candidates import Candidates, evenly_spaced
+from vecaf_hf.checkpoint.trainer import ResumingTrainer
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.data.pool import Collator, Pool
 from vecaf_hf.learners.teaching import Teaching
-from vecaf_hf.loop.agreement import decided_by_main
-from vecaf_hf.pool import Collator, Pool
-from vecaf_hf.reselection import some
-from vecaf_hf.resuming import ResumingTrainer
-from vecaf_hf.scoring import PoolScorer
+from vecaf_hf.loop.selector import some
 from vecaf_hf.scoring.irreducible import irreducible_losses
 from vecaf_hf.scoring.kept_scores import KeptScores
 from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import find_objective
+from vecaf_hf.scoring.scorer import PoolScorer
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import find_strategy
+from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 from vecaf_hf.selection.jtt import mistakes
 
 # Samples that a run tries before it trains.

@@ -12,18 +12,18 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback
-from vecaf_hf.candidates import Candidates, Turn
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.loop.agreement import decided_by_main
-from vecaf_hf.pool import Pool
+from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary
 from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.scoring.warmup import fit_head, flops_of_logits, linear_head, make_probe, rescored
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, Strategy, find_strategy, run_strategy
+from vecaf_hf.selection.candidates import Candidates, Turn
 from vecaf_hf.selection.jtt import mistakes
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vecaf_hf.augmentation.embedding_cache import EmbeddingCache, encoder_fingerprint, image_key
-from vecaf_hf.augmentation.text_checkpoint import TextCheckpoint
-from vecaf_hf.augmentation.text_pooling import POOLINGS, pool, projected
+from vecaf_hf.text.checkpoint import TextCheckpoint
+from vecaf_hf.text.embedding_cache import EmbeddingCache, encoder_fingerprint, image_key
+from vecaf_hf.text.pooling import POOLINGS, pool, projected
 from vecaf_hf.validation import check_at_least, check_choice
 
 logger = logging.getLogger(__name__)

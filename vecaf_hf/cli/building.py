@@ -23,15 +23,15 @@ from transformers import (
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback, TextEncoder
-from vecaf_hf.augmentation.captions import find_captions
 from vecaf_hf.augmentation.options import CEAOptions
-from vecaf_hf.augmentation.text_checkpoint import LOADING_ADVICE
+from vecaf_hf.cli.local_models import resolve_model
+from vecaf_hf.cli.options import RecipeArguments
+from vecaf_hf.cli.restyling import with_restyled
 from vecaf_hf.data.columns import find_label_column, read_labels
 from vecaf_hf.data.pools import make_pool
 from vecaf_hf.printable import listed
-from vecaf_hf.recipe.local_models import resolve_model
-from vecaf_hf.recipe.options import RecipeArguments
-from vecaf_hf.recipe.restyling import with_restyled
+from vecaf_hf.text.captions import find_captions
+from vecaf_hf.text.checkpoint import LOADING_ADVICE
 from vecaf_hf.trainer import VeCAFTrainer
 from vecaf_hf.validation import check_choice
 

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
-from vecaf_hf.whole_files import remove_stale, write_whole
+from vecaf_hf.data.whole_files import remove_stale, write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
+from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.arguments import VeCAFArguments
+from vecaf_hf.cli.local_models import resolve_model
+from vecaf_hf.cli.mappings import read_mapping
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.loop.agreement import decided_by_main
 from vecaf_hf.loop.state import pool_fingerprint
-from vecaf_hf.recipe.local_models import resolve_model
-from vecaf_hf.recipe.mappings import read_mapping
 from vecaf_hf.styling import StyleNetwork, StyleOptions, restyled, train_style
 
 EXAMPLE = '{"prompt": "It\'s a snowy day."}'

@@ -1,0 +1,1 @@
+"""Pushes to the Hub that lose nothing."""

@@ -1,0 +1,1 @@
+"""Captions, and the frozen encoders that turn them, and prompts, into embeddings."""
