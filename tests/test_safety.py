@@ -92,7 +92,7 @@ def is_true(node: ast.AST | None) -> bool:
 
 
 def test_the_sources_are_found():
-    assert {"trainer.py", "text_encoder.py", "finetune.py", "local_models.py"} <= {path.name for path in SOURCES}
+    assert {"trainer.py", "encoder.py", "finetune.py", "local_models.py"} <= {path.name for path in SOURCES}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
