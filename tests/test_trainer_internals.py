@@ -9,7 +9,6 @@ from transformers import Trainer, TrainerCallback
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.checkpoint.trainer import ResumingTrainer
 from vecaf_hf.hub.trainer import PushingTrainer
-from vecaf_hf.scoring.trainer import ScoringTrainer
 
 # Names of the parameters after self, and whether each has a default.
 SIGNATURES = {
@@ -59,7 +58,7 @@ def test_signature(name):
     assert written(getattr(Trainer, name)) == SIGNATURES[name]
 
 
-OURS = {**vars(ResumingTrainer), **vars(ScoringTrainer), **vars(PushingTrainer), **vars(VeCAFTrainer)}
+OURS = {**vars(ResumingTrainer), **vars(PushingTrainer), **vars(VeCAFTrainer)}
 
 
 def overridden() -> list[str]:

@@ -25,7 +25,7 @@ from vecaf_hf.inspection.inspection import Inspection, inspect
 from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.teaching import Teaching
 from vecaf_hf.loop.controller import LoopController
-from vecaf_hf.loop.plan import Plan
+from vecaf_hf.loop.plan import Plan, begin_run, held_out_pool
 from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.state import RunState
@@ -37,7 +37,7 @@ from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
 from vecaf_hf.scoring.objective import Objective, find_objective
 from vecaf_hf.scoring.scorer import Scorer
 from vecaf_hf.seeding import seed_of, seeded
-from vecaf_hf.selection import Selection, find_strategy
+from vecaf_hf.selection import Selection
 
 
 class VeCAFTrainer(PushingTrainer):
@@ -88,7 +88,6 @@ class VeCAFTrainer(PushingTrainer):
         # What scripts for Trainer give by position.
         data = {"data_collator": data_collator, "train_dataset": train_dataset, "eval_dataset": eval_dataset}
         super().__init__(model, with_defaults(args), **data, **kwargs)
-        self._refuse_sharing()
         config = getattr(self.model, "config", None)
         own_loss, problem = self.compute_loss_func, getattr(config, "problem_type", None)
         self.label_name = self.label_names[0] if self.label_names else "labels"
@@ -291,7 +290,6 @@ class VeCAFTrainer(PushingTrainer):
             cea = cea and cea.apart(pool.dataset, pool.labels, self.class_names)
         head, split = find_head(self.model, self.args.head), self.accelerator.split_batches
         classes = ModelClasses.of(self.model, head, self._has_own_objective)
-        reads_held_out = "irreducible" in find_strategy(self.args.strategy).reads
         return Plan(
             args=self.args,
             schedule=LoopSchedule.of_run(self.args, len(pool), self._train_batch_size, split, pool.seed),
@@ -299,7 +297,7 @@ class VeCAFTrainer(PushingTrainer):
             cea=cea,
             teaching=teaching,
             classes=classes,
-            held_out=self._held_out(classes.count) if reads_held_out else None,
+            held_out=held_out_pool(self.args, self.eval_dataset, self._make_pool, classes.count),
             eval_dataset=self.eval_dataset,
             work_before=self.work_before,
             batch_loss=self._batch_loss,
@@ -315,21 +313,9 @@ class VeCAFTrainer(PushingTrainer):
         if self._makes_optimizer and (plan.teaching.teaches or (self.cea and self.cea.learned_parameters())):
             # It holds what the last run learned beside the model.
             self.optimizer = None
-        self.teaching.begin(self.model, plan.schedule, self.meter)
-        selector = plan.begin()
-        self.meter.add_work(self.work_before)
-        if self.args.on_bad_sample == "raise" and not self._resume_folder:
-            self.scorer.check_trainable(selector.foreseen(plan.schedule.num_loops))
-        identity = plan.identity()
-        history = RunState.load(self._resume_folder, identity) if self._resume_folder else RunState(identity)
-        loop = LoopController(plan.schedule, selector, self.teaching, history, self.log, self._loop_begun)
+        loop, history = begin_run(plan, self._resume_folder, self.log, self._loop_begun)
         if self._resume_folder:
             self._unlogged = history.losses[self.args.process_index], history.logged_step
-            loop.go_on()
-        else:
-            selector.begin(plan.held_out, plan.num_classes)
-        # An error in a strategy's own state shows here, not when the first checkpoint is written.
-        selector.state_dict()
         self.remove_callback(LoopController)
         # Last: a save that any callback asks for at a loop's end is put off.
         self.add_callback(loop)
@@ -362,30 +348,8 @@ class VeCAFTrainer(PushingTrainer):
         prepare = self._without_unused_columns
         return Pool(dataset, scoring_dataset, self.args, prepare, self.label_name, self.accelerator)
 
-    def _held_out(self, num_classes: int | None) -> Pool:
-        """The samples that a strategy fits a model of its own on."""
-        if isinstance(self.eval_dataset, dict) or not hasattr(self.eval_dataset, "__len__"):
-            raise ValueError(
-                f"strategy {self.args.strategy!r} fits a small model on held-out samples: pass one map-style "
-                f"eval_dataset, not {type(self.eval_dataset).__name__}"
-            )
-        held_out = self._make_pool(self.eval_dataset)
-        held_out.check_classes([], num_classes)
-        return held_out
-
     def _without_unused_columns(self, dataset: Any) -> tuple[Any, Collator]:
         """The dataset and its collator, as Trainer's own loaders have them."""
         if isinstance(dataset, datasets.Dataset):
             return self._remove_unused_columns(dataset, description="training"), self.data_collator
         return dataset, self._get_collator_with_removed_columns(self.data_collator, description="training")
-
-    def _refuse_sharing(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                "FSDP and DeepSpeed are not supported: the head of a sharded model sees no whole embedding"
-            )
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"one process sees {self.args.n_gpu} GPUs: start one process per GPU with `accelerate launch`, or "
-                "choose one with CUDA_VISIBLE_DEVICES"
-            )

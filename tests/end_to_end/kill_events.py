@@ -21,8 +21,8 @@ import torch
 from transformers.trainer_callback import CallbackHandler
 
 from vecaf_hf import VeCAFTrainer
-from vecaf_hf.loop import LoopBoundaryCallback
 from vecaf_hf.loop import selector as reselection
+from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.scoring.forward_pass import ForwardPass
 from vecaf_hf.selection import descent
 
@@ -84,8 +84,8 @@ class Events:
         """Count from now on, to the end of the process."""
         self._watch(VeCAFTrainer, "training_step", LOOP)
         self._watch(CallbackHandler, "on_step_end", LOOP)
-        self._watch(LoopBoundaryCallback, "on_epoch_begin", BOUNDARY, after=True)
-        self._watch(LoopBoundaryCallback, "on_epoch_end", BOUNDARY, after=True)
+        self._watch(LoopController, "on_epoch_begin", BOUNDARY, after=True)
+        self._watch(LoopController, "on_epoch_end", BOUNDARY, after=True)
         self._watch(ForwardPass, "_forward_batch", SCORING)
         self._watch(reselection, "run_strategy", SELECTION)
         self._watch(descent._Descent, "step", SELECTION)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vecaf_hf.arguments import VeCAFArguments
@@ -14,12 +15,14 @@ from vecaf_hf.augmentation.callback import CEACallback
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.learners.teaching import Teaching
+from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.selector import Selector
-from vecaf_hf.loop.state import pool_fingerprint
+from vecaf_hf.loop.state import RunState, pool_fingerprint
 from vecaf_hf.scoring.classes import ModelClasses
 from vecaf_hf.scoring.scorer import PROXY_WITHOUT_CLASSES, Scorer
 from vecaf_hf.scoring.warmup import linear_of
+from vecaf_hf.selection import find_strategy
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Plan:
             ValueError: What does not fit.
         """
         args, pool, scorer, classes = self.args, self.pool, self.scorer, self.classes
+        _check_devices(args, scorer.accelerator)
         self.teaching.make(scorer.model, self.schedule, self.meter)
         if args.head_warmup:
             linear_of(scorer.head)
@@ -115,3 +119,66 @@ class Plan:
             loops, seed = self.schedule.num_loops, self.schedule.seed
             self.cea.prepare(scorer.head, dimension, scorer.accelerator, self.meter, loops, seed)
         return selector
+
+
+def begin_run(
+    plan: Plan, checkpoint: str | None, log: Callable[[dict[str, float]], None], begun: Callable[[], None]
+) -> tuple[LoopController, RunState]:
+    """Begin a run as planned, or go on with that of a checkpoint; returns its loop and its history.
+
+    Args:
+        plan: Of the run.
+        checkpoint: The folder of a whole checkpoint; None to begin at the beginning.
+        log: Trainer's.
+        begun: Called when a loop has begun or was taken up.
+
+    Raises:
+        ValueError: Something is wrong with data, model or captions, or the checkpoint is of another run.
+    """
+    scorer, schedule = plan.scorer, plan.schedule
+    plan.teaching.begin(scorer.model, schedule, plan.meter)
+    selector = plan.begin()
+    plan.meter.add_work(plan.work_before)
+    if plan.args.on_bad_sample == "raise" and not checkpoint:
+        scorer.check_trainable(selector.foreseen(schedule.num_loops))
+    identity = plan.identity()
+    history = RunState.load(checkpoint, identity) if checkpoint else RunState(identity)
+    loop = LoopController(schedule, selector, plan.teaching, history, log, begun)
+    if checkpoint:
+        loop.go_on()
+    else:
+        selector.begin(plan.held_out, plan.num_classes)
+    # An error in a strategy's own state shows here, not when the first checkpoint is written.
+    selector.state_dict()
+    return loop, history
+
+
+def held_out_pool(
+    args: VeCAFArguments, eval_dataset: Any, make_pool: Callable[[Any], Pool], num_classes: int | None
+) -> Pool | None:
+    """The samples that the strategy fits a model of its own on, or None.
+
+    Raises:
+        ValueError: It needs some, and there is no one map-style evaluation dataset.
+    """
+    if "irreducible" not in find_strategy(args.strategy).reads:
+        return None
+    if isinstance(eval_dataset, dict) or not hasattr(eval_dataset, "__len__"):
+        raise ValueError(
+            f"strategy {args.strategy!r} fits a small model on held-out samples: pass one map-style eval_dataset, not "
+            f"{type(eval_dataset).__name__}"
+        )
+    held_out = make_pool(eval_dataset)
+    held_out.check_classes([], num_classes)
+    return held_out
+
+
+def _check_devices(args: VeCAFArguments, accelerator: Accelerator) -> None:
+    plugins = accelerator.state
+    if getattr(plugins, "fsdp_plugin", None) is not None or getattr(plugins, "deepspeed_plugin", None) is not None:
+        raise ValueError("FSDP and DeepSpeed are not supported: the head of a sharded model sees no whole embedding")
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {args.n_gpu} GPUs: start one process per GPU with `accelerate launch`, or choose one "
+            "with CUDA_VISIBLE_DEVICES"
+        )
