@@ -128,7 +128,7 @@ def test_a_checkpoint_keeps_scores_as_long_as_a_later_loop_reads_them(
     make_trainer(make_vit(), max_steps=4, eval_strategy="no", **saving, **options).train()
     for step in range(1, 5):
         held = load_file(tmp_path / "run" / f"checkpoint-{step}" / "vecaf_state.safetensors")
-        kept = any(name.startswith(("scores.", "training_losses.")) for name in held)
+        kept = any(name.startswith(("selector.scores.", "selector.losses.")) for name in held)
         assert kept == (step <= until), step
 
 

@@ -192,7 +192,7 @@ def test_bf16(
     )
     trainer.train()
     state = load_file(tmp_path / "run" / "checkpoint-8" / "vecaf_state.safetensors")
-    learned = {name: values for name, values in state.items() if name.startswith("strategy.predictor")}
+    learned = {name: values for name, values in state.items() if name.startswith("learner.predictor")}
     assert len(learned) == 6
     assert all(values.dtype == torch.float32 and values.isfinite().all() for values in learned.values())
 

@@ -117,10 +117,10 @@ def test_the_first_weights_are_in_checkpoints_until_they_are_needed_and_no_longe
     make_trainer(model, jtt_restart=restart, **RUN, **saving).train()
     for step in range(2, 13, 2):
         tensors = load_file(tmp_path / "run" / f"checkpoint-{step}" / "vecaf_state.safetensors")
-        prefix = "strategy.start."
+        prefix = "start."
         kept = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
         assert same(kept, first if restart and step <= BOUNDARY else {})
-        assert ("strategy.mistaken" in tensors) == (step > BOUNDARY)
+        assert ("selector.mistaken" in tensors) == (step > BOUNDARY)
 
 
 @pytest.mark.parametrize("stop", [2, 4, 6, 8])

@@ -53,9 +53,9 @@ def make_state() -> RunState:
         skipped={"scoring": {7: "OSError: truncated", 12: "no file"}, "training": {}},
         losses=[0.1 + 0.2, 0.3],
         logged_step=9,
-        strategy={"seen": torch.arange(4)},
-        scores={"indices": torch.arange(5), "embeddings": torch.randn(5, 3, generator=generator)},
-        training_losses={"indices": torch.tensor([4]), "losses": torch.tensor([0.1]), "steps": torch.tensor([7])},
+        selector={"scores.indices": torch.arange(5), "scores.embeddings": torch.randn(5, 3, generator=generator)},
+        learner={"seen": torch.arange(4)},
+        start={"weight": torch.tensor([0.1])},
         augmentation={"weight": torch.randn(4, 3, generator=generator).T, "indices": torch.arange(3)},
     )
 

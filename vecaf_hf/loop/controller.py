@@ -124,7 +124,7 @@ class LoopController(TrainerCallback):
         self.selector.scorer.is_trained = state.global_step > 0
         loop = self.schedule.loop_of(state.global_step)
         if loop == len(self.history.selections):
-            self._select(loop, state.global_step, kwargs["model"], kwargs["optimizer"])
+            self._select(loop, state.global_step, kwargs["optimizer"])
         selection = self.history.selections[loop]
         check_same_selection(self.selector.scorer.accelerator, selection, loop)
         self.sampler.stream = self.history.streams[loop]
@@ -186,14 +186,14 @@ class LoopController(TrainerCallback):
 
     # --- A boundary ---
 
-    def _select(self, loop: int, step: int, model: Any, optimizer: Any) -> None:
+    def _select(self, loop: int, step: int, optimizer: Any) -> None:
         history, schedule, selector = self.history, self.schedule, self.selector
         trains_twice = "mistaken" in selector.strategy.reads
         if trains_twice and loop == second_training(schedule.num_loops):
             # Of Just Train Twice: what the first one gets wrong is found, and perhaps undone with all else.
             selector.find_mistakes(loop)
             if self.args.jtt_restart:
-                start_again(model, optimizer, history.start)
+                start_again(selector.scorer.model, optimizer, history.start)
             history.start = {}
         past = Past(history.selections, schedule.progress(loop), self._trained)
         selection, candidates, figures = selector.select(past, self._is_trainable)
@@ -201,7 +201,7 @@ class LoopController(TrainerCallback):
         history.append(selection, record, schedule.samples_per_loop)
         if trains_twice and self.args.jtt_restart and loop == 0:
             # With a head that was fitted when the loop began.
-            history.start = starting_weights(model)
+            history.start = starting_weights(selector.scorer.model)
         look = selector.scorer.score if selector.selects_after(loop + 1, schedule.num_loops) else None
         self.teaching.begin_loop(history.selections, self.pool.ledger.usable, look)
         self.log(record.logs())

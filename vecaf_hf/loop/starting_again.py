@@ -7,13 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# Of their names among the tensors that a checkpoint keeps.
-PREFIX = "start."
-
 
 def starting_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all parameters and buffers, on the CPU, by the names under which a checkpoint keeps them."""
-    return {f"{PREFIX}{name}": values.detach().cpu().clone() for name, values in model.state_dict().items()}
+    """Copies of all parameters and buffers by name, on the CPU."""
+    return {name: values.detach().cpu().clone() for name, values in model.state_dict().items()}
 
 
 def start_again(model: nn.Module, optimizer: Any, kept: Mapping[str, Tensor]) -> None:
@@ -24,7 +21,7 @@ def start_again(model: nn.Module, optimizer: Any, kept: Mapping[str, Tensor]) ->
     Args:
         model: Not wrapped.
         optimizer: PyTorch's, or Accelerate's around it.
-        kept: `starting_weights`, perhaps among other tensors.
+        kept: `starting_weights`.
     """
-    model.load_state_dict({name.removeprefix(PREFIX): kept[name] for name in kept if name.startswith(PREFIX)})
+    model.load_state_dict(kept)
     optimizer.state.clear()
