@@ -1,23 +1,21 @@
-"""The pages' blocks of Python run, on stand-ins for what the reader has."""
+"""The pages' blocks of Python run, on small stand-ins for what is on the Hub."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import create_autospec
 
 import pytest
 import torch
-from datasets import Dataset
 from markdown_pages import PAGES, ROOT, python_blocks
-from transformers import PreTrainedModel, ViTImageProcessor
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel, ViTImageProcessor
 
 import vecaf_hf
-from vecaf_hf import CEACallback, TextEncoder, VeCAFArguments, VeCAFTrainer
-from vecaf_hf.cli.building import collate
+from vecaf_hf import VeCAFArguments
 
 # What makes the first block's run a matter of seconds: sizes, and nothing else.
+SIDE = {"height": 32, "width": 32}
 SMALL = {"max_steps": 6, "per_device_train_batch_size": 8, "selection_fraction": 0.1, "use_cpu": True}
 QUIET = {"report_to": "none", "disable_tqdm": True}
 
@@ -28,49 +26,27 @@ def block_with(text: str) -> str:
     return found
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, text_encoder: TextEncoder, tmp_path: Path) -> list[dict[str, Any]]:
-    """Blocks run in an empty folder, at small sizes, and MiniLM stands in for whatever text encoder they name."""
-    monkeypatch.chdir(tmp_path)
+def test_first_block_trains_as_it_stands(
+    make_vit: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Only the Hub's model is another one, and smaller; no name is undefined, and the strategy is the default."""
+    monkeypatch.setattr(AutoImageProcessor, "from_pretrained", lambda name: ViTImageProcessor(size=SIDE))
+    monkeypatch.setattr(AutoModelForImageClassification, "from_pretrained", lambda name, num_labels: make_vit())
     asked: list[dict[str, Any]] = []
 
     def arguments(**options: Any) -> VeCAFArguments:
         asked.append(options)
-        return VeCAFArguments(**{**options, **SMALL, **QUIET})
-
-    def callback(*args: Any, **options: Any) -> CEACallback:
-        return CEACallback(*args, **{**options, "text_encoder": text_encoder})
+        return VeCAFArguments(**{**options, **SMALL, **QUIET, "output_dir": str(tmp_path)})
 
     monkeypatch.setattr(vecaf_hf, "VeCAFArguments", arguments)
-    monkeypatch.setattr(vecaf_hf, "CEACallback", callback)
-    return asked
-
-
-def test_first_block_trains_and_pushes(
-    small: list[dict[str, Any]],
-    make_vit: Callable[..., PreTrainedModel],
-    train: Dataset,
-    validation: Dataset,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    push = create_autospec(VeCAFTrainer.push_to_hub)
-    monkeypatch.setattr(VeCAFTrainer, "push_to_hub", push)
-    names: dict[str, Any] = {
-        "model": make_vit(),
-        "train": train,
-        "train_plain": train,
-        "validation": validation,
-        "processor": ViTImageProcessor(),
-        "collate": collate,
-        "metrics": lambda prediction: {"accuracy": 0.0},
-    }
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
     exec(compile(block_with("VeCAFTrainer"), "README.md", "exec"), names)
     trainer = names["trainer"]
     assert trainer.state.global_step == SMALL["max_steps"]
-    assert len(trainer.selection_history) == small[0]["num_loops"]
-    assert [record.selected for record in trainer.loop_records] == [12, 12, 12]
-    assert trainer.cea is not None and trainer.cea.encoder.forwards > 0
-    push.assert_called_once_with(trainer)
+    assert trainer.args.strategy == VeCAFArguments.strategy and "strategy" not in asked[0]
+    assert {record.selected for record in trainer.loop_records} == {len(trainer.train_dataset) // 10}
+    assert "eval_loss" in trainer.evaluate()
 
 
 def test_second_block_selects() -> None:
