@@ -68,10 +68,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
 
     num_loops: int = field(
         default=3,
-        metadata={
-            "help": "Loops L: the run's batches are divided evenly, and each loop selects anew. Measured: "
-            "balanced gains nothing beyond noise by more of them, and loses nothing by 50."
-        },
+        metadata={"help": "Loops L: the run's batches are divided evenly among them, and each loop selects anew."},
     )
     selection_fraction: float | None = field(
         default=None,
@@ -89,24 +86,16 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     jtt_restart: bool = field(
         default=True,
         metadata={
-            "help": "Whether jtt's second training begins with the run's first weights again, as published (until then "
-            "checkpoints hold these too), or goes on with those of the first."
+            "help": "Whether jtt's second training begins with the run's first weights again, as published, or goes on."
         },
     )
     rescore: str = field(
         default="full",
         metadata={
-            "help": "What is scored at each boundary: full, the whole pool; sampled, a fresh random part of it, "
-            "stratified by class, which alone is selected from; stale, at first the whole pool, then such a part, "
-            "while samples trained on in the last loop take the losses that training saw and all others keep their "
-            "last scores (training's losses are those of training mode, of augmented images and from before the step; "
-            "with a compute_loss_func they cost one more call of it per sample, here and with every strategy that goes "
-            "by them or has a learner); proxy, the whole pool once, and then no forward pass: a linear probe on its "
-            "embeddings, fitted on what the run has trained on, gives the losses. With stale and proxy CEA aligns to "
-            "embeddings as old as the scores, and checkpoints hold them for later loops (4 bytes x pool x dimension, "
-            "and x classes for the logits where the strategy takes them). Strategies that choose among 10 fresh "
-            "candidates per selected sample (rho_loss, learn_loss, ta_vaal) score those, whatever rescore and "
-            "scoring_fraction say."
+            "help": "What is scored when a loop begins: full, the whole pool; sampled, a random part, which alone "
+            "is selected from; stale, a random part, while others keep their last score or take the loss "
+            "that training saw; proxy, the whole pool once, and then a linear probe on its embeddings gives"
+            " the losses."
         },
     )
     scoring_fraction: float | None = field(
@@ -119,46 +108,32 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     scoring_image_size: int | None = field(
         default=None,
         metadata={
-            "help": "Height and width that images are resized to before they are scored, to score them for less: "
-            "embeddings (also head_warmup's and CEA's) and losses are then those of small images. Not with rescore "
-            "stale, whose losses of training are those of images as they come; so are all if not set."
+            "help": "Height and width that images are resized to before they are scored, which costs less (not with"
+            " rescore stale)."
         },
     )
     scoring_batch_size: int | None = field(
         default=None,
-        metadata={
-            "help": "Batch per process of the scoring pass; per_device_eval_batch_size if not set. What does not fit "
-            "in memory is scored in halves."
-        },
+        metadata={"help": "Batch per process of the scoring pass; per_device_eval_batch_size if not set."},
     )
     score_cache: str | None = field(
         default=None,
         metadata={
-            "help": "A folder that keeps the pool's embeddings under the untrained model: runs that begin with the "
-            "same weights (but for the head's), pool, scoring transform, sizes and precision score it once, and later "
-            "ones make no forward pass over the whole pool before the first loop (vecaf/score_cache_hit in the log); "
-            "a part of it (rescore='sampled', rho_loss) is scored anew. For a datasets.Dataset whose scoring transform "
-            "is not random (scoring_dataset). A transform that changes a sample less than about once in a hundred "
-            "times may be taken for one that is not random: 64 samples are loaded four times to tell."
+            "help": "A folder that keeps the untrained model's embeddings of the pool, so that runs which begin "
+            "alike score it once."
         },
     )
     head_warmup: bool = field(
         default=False,
         metadata={
-            "help": "Before the first selection, fit the head on the scored samples' frozen embeddings by logistic "
-            "regression: a fresh head's losses say nothing. Measured before ODS followed the losses: no gain."
+            "help": "Whether the head is fitted on frozen embeddings by logistic regression before the first selection."
         },
     )
     on_bad_sample: str = field(
         default="raise",
         metadata={
-            "help": "What becomes of samples that cannot be loaded (corrupt or missing images): raise an error that "
-            "names them, or skip them: they are never selected, and listed in a warning and in "
-            "trainer.skipped_samples. The error comes before training begins, but for what only training decides (a "
-            "strategy that goes by its losses or, with a domain_affinity, by captions, a scoring_dataset beside the "
-            "one trained on) or what breaks later: then at the boundary of the loop that would train on it, and the "
-            "run can go on from its last checkpoint. An image that a recipe makes others of before the run (pool, "
-            "restyle, targets) is not skipped."
+            "help": "What becomes of samples that cannot be loaded: raise an error that names them, or skip them, "
+            "so that they are never selected (trainer.skipped_samples lists them)."
         },
     )
     head: str | None = field(

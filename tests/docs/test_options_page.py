@@ -19,6 +19,7 @@ from vecaf_hf.cli.options import RecipeArguments
 from vecaf_hf.selection import SelectionOptions
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
+MEASURED = PAGE.with_name("measured.md")
 # name, default, help
 Option = tuple[str, object, str]
 REQUIRED = inspect.Parameter.empty
@@ -45,11 +46,13 @@ def of_arguments(documented: type) -> Iterator[Option]:
 
 
 def table(options: Iterable[Option]) -> str:
+    known = set(re.findall(r"^\| `(\w+)` \|", MEASURED.read_text(), re.M))
     rows = ["| option | default | |", "|---|---|---|"]
     for name, default, text in options:
         value = " ".join(default) if isinstance(default, list) else default
         shown = "" if value in (REQUIRED, "") else f"`{value}`"
-        rows.append(f"| `{name}` | {shown} | {text} |")
+        more = f" [More]({MEASURED.name})." if name in known else ""
+        rows.append(f"| `{name}` | {shown} | {text}{more} |")
     return "\n".join(rows)
 
 
@@ -100,6 +103,11 @@ def test_every_option_says_what_it_does(title: str) -> None:
     assert options
     for name, _, text in options:
         assert text.endswith(".") and not {"\n", "|"} & {*text}, name
+
+
+def test_what_is_known_is_of_options_there_are() -> None:
+    known = re.findall(r"^\| `(\w+)` \|", MEASURED.read_text(), re.M)
+    assert known and set(known) <= {name for _, options in SECTIONS.values() for name, _, _ in options}
 
 
 if __name__ == "__main__":

@@ -28,50 +28,40 @@ class CEAOptions:
 
     step_size: float = field(
         default=0.1,
-        metadata={
-            "help": "Eta of Eq. 9, the part of the way towards the caption: 0 moves nothing, 1 lands on it. Measured "
-            "at 0.1 and 0.3: captions of the class or the instance do no better than those of other images."
-        },
+        metadata={"help": "Eta of Eq. 9, the part of the way towards the caption: 0 moves nothing, 1 lands on it."},
     )
     attention: str = field(
         default="mean_one",
         metadata={
             "help": "Alpha of Eq. 8: mean_one has mean one over the selected samples, paper is the literal softmax "
-            "(about 1/K), none is 1. Measured: no difference beyond the noise."
+            "(about 1/K), none is 1."
         },
     )
     alignment: str = field(
         default="ridge",
         metadata={
             "help": "How text embeddings come into the image embedding space: ridge, procrustes, learned (trained "
-            "with the model), dual (for CLIP and SigLIP: fitted on the encoder's own image embeddings), identity (the "
-            "paper; sizes must agree). Refitted at each loop boundary, except learned. Measured: learned is some 5 "
-            "points worse, procrustes and ridge are alike."
+            "with the model), dual (for CLIP and SigLIP: fitted on the encoder's own image embeddings), "
+            "identity (the paper; sizes must agree)."
         },
     )
     toward: str = field(
         default="caption",
         metadata={
-            "help": "Direction of the shift: caption (Eq. 9); difference, from the plain to the prompted caption, so "
-            "that only the domain is left; learned_difference, where a small network takes the embedding (LADS: "
-            "trained at each loop boundary to follow the difference and to keep the class); random, the control of "
-            "difference: as long, along one random line for all; instance, from the mean caption of the sample's "
-            "class, so that the class is not given away."
+            "help": "Direction of the shift: caption (Eq. 9); difference, from the plain to the prompted caption; "
+            "learned_difference, by a small network that learns it (LADS); random, one random line as long "
+            "as difference, for control; instance, from the mean caption of the sample's class."
         },
     )
     act_on: list[str] = field(
         default_factory=lambda: ["training", "selection"],
-        metadata={
-            "help": "Which embeddings are moved: in training, of the candidates in selection, or both. Candidates of "
-            "margin, entropy, el2n and badge stay as they are: these go by logits, which are those of plain "
-            "embeddings, as are those that a callable is given beside moved ones."
-        },
+        metadata={"help": "Which embeddings are moved: in training, of the candidates in selection, or both."},
     )
     domain_prompt: list[str] | None = field(
         default=None,
         metadata={
-            "help": 'Sentence added to every caption, such as "It\'s a snowy day."; or several: each '
-            "sample goes by one of them in a loop, dealt evenly and at random, and by the next one in the next loop."
+            "help": 'Sentence added to every caption, such as "It\'s a snowy day."; of several, each sample goes by '
+            "another one in each loop."
         },
     )
     prompt_in: list[str] = field(
@@ -84,18 +74,15 @@ class CEAOptions:
     domain_affinity: float | None = field(
         default=None,
         metadata={
-            "help": "Temperature tau of a factor exp(cos(x, t_prompt) / tau), with the nearest of several prompts, on "
-            "each sample's weight in strategy ods and on its chance to be drawn by balanced and random; none if not "
-            "set. What x is, affinity_by says."
+            "help": "Temperature tau of a factor exp(cos(x, t_prompt) / tau) on each sample's weight in ods and on "
+            "its chance to be drawn by balanced and random; no factor if not set."
         },
     )
     affinity_by: str = field(
         default="caption",
         metadata={
-            "help": "What is compared with the prompt for domain_affinity: caption, the sample's plain text embedding, "
-            "for captions that say the domain; image, its image embedding with the aligned prompt, for strategy ods. "
-            "Measured where a hundredth of the captions say it: the nearest hundredth by caption are all of the "
-            "domain, by image few are."
+            "help": "What is compared with the prompt for domain_affinity: caption, the sample's text embedding; "
+            "image, its image embedding (strategy ods)."
         },
     )
     alignment_samples: int = field(default=10_000, metadata={"help": "Most samples that an alignment is fitted on."})
@@ -106,9 +93,8 @@ class CEAOptions:
     caption_when: str = field(
         default="pool",
         metadata={
-            "help": "What a captioner captions, and when: pool, every sample before the first selection; selected, at "
-            "each loop boundary those selected for the first time. Candidates that were never selected then have no "
-            "caption and are not moved in selection, and the first selection is of plain embeddings."
+            "help": "What a captioner captions: pool, every sample before the first selection; selected, those "
+            "selected for the first time, when a loop begins."
         },
     )
 

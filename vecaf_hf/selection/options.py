@@ -24,26 +24,24 @@ class SelectionOptions:
     strategy: str = field(
         default="balanced",
         metadata={
-            "help": "How samples are selected: the name of a registered strategy, or (from Python) a callable "
-            "(candidates, budget, options, generator) -> Selection or indices. The paper's is ods, which scores "
-            "the pool: measured to gain where rare conditions hide inside the classes. balanced scores nothing."
+            "help": "How samples are selected: the name of a registered strategy (the paper's is ods), or, from "
+            "Python, a callable (candidates, budget, options, generator) -> Selection or indices."
         },
     )
     loss_weighting: str = field(
         default="raw",
         metadata={
-            "help": "How a sample's loss becomes its weight in ODS's target distribution (Eq. 3): raw (the paper), "
-            "clipped (winsorised at the 95th percentile), sqrt, uniform (ActiveFT), trimmed (raw, but 0 for the "
-            "largest of each class, trimmed_fraction of it), or (from Python) a callable Tensor[N] -> Tensor[N]. "
-            "loss_sampling draws by it. Wrong labels have the largest losses: trimmed is for pools that have many."
+            "help": "How a sample's loss becomes its weight in ODS's target distribution (Eq. 3), and its chance "
+            "with loss_sampling: raw (the paper), clipped (winsorised at the 95th percentile), sqrt, "
+            "uniform (ActiveFT), trimmed (raw, but 0 for the largest of each class, trimmed_fraction of "
+            "it), or, from Python, a callable Tensor[N] -> Tensor[N]."
         },
     )
     diversity_weight: float = field(
         default=0.01,
         metadata={
-            "help": "Lambda of Eq. 7: how much ODS's centroids repel each other, which also finds what lies outside. "
-            "The paper's is 1, at which they leave the data, and the selection follows the losses less. activeft has "
-            "its own, 1."
+            "help": "Lambda of Eq. 7: how much ODS's centroids repel each other (the paper: 1, which activeft "
+            "always has)."
         },
     )
     temperature: float = field(
@@ -52,10 +50,8 @@ class SelectionOptions:
     allocation: str = field(
         default="class",
         metadata={
-            "help": "Where ODS's centroids may live: global (the paper) in the whole pool; class gives each class "
-            "an equal share of the budget (or by class_balance), capped by the class's size; class_loss a share by "
-            "its mean loss weight. A pool without one class per sample counts as one class. "
-            "Measured on unbalanced classes, before ODS followed the losses: class is 8 to 14 points better."
+            "help": "Where ODS's centroids may live: global (the paper), in the whole pool; class, each class with "
+            "a share of the budget by class_balance; class_loss, with a share by its mean loss weight."
         },
     )
     class_balance: float = field(
@@ -68,10 +64,7 @@ class SelectionOptions:
     )
     ensemble_size: int = field(
         default=1,
-        metadata={
-            "help": "Independently initialised sets of centroids per selection (the paper: 5). Measured before ODS "
-            "followed the losses: five are no better than one."
-        },
+        metadata={"help": "Sets of centroids per selection, each with a start of its own (the paper: 5)."},
     )
     ensemble: str = field(
         default="best",
@@ -111,9 +104,8 @@ class SelectionOptions:
     sample_weights: str = field(
         default="none",
         metadata={
-            "help": "Weights that ods and activeft give selected samples in the training loss: none, or mass, the part "
-            "of the pool that each stands for (undoes the selection's bias: measured, 4 points worse on unbalanced "
-            "classes). Those of a strategy that gives weights by itself always act."
+            "help": "Weights that ods and activeft give selected samples in the training loss: none, or mass, the "
+            "part of the pool that each stands for."
         },
     )
 
@@ -128,16 +120,14 @@ class SelectionOptions:
         default=TRIMMED_FRACTION,
         metadata={
             "help": "Part of each class, in [0, 1), that loss_weighting trimmed leaves out, and strategy trimmed, "
-            "where it grows until a third of the run is over. Measured with the strategy over several epochs, .2: 1.3 "
-            "points above balanced with a fifth of the labels wrong and with unbalanced classes, 1.2 below on clean "
-            "and 3.6 on redundant data."
+            "where it grows until a third of the run is over."
         },
     )
     jtt_upweight: float = field(
         default=20.0,
         metadata={
-            "help": "Times that a sample in jtt's error set counts in its draws, at least 1 (lambda_up of "
-            "arXiv 2107.09044, which tunes it: try 5, 20, 50)."
+            "help": "Times that a sample in jtt's error set counts in its draws, at least 1 (lambda_up of arXiv "
+            "2107.09044)."
         },
     )
 
