@@ -40,7 +40,7 @@ def assert_same_run(one: VeCAFTrainer, other: VeCAFTrainer) -> None:
     assert all(torch.equal(mine.indices, yours.indices) for mine, yours in pairs)
     assert one.loop_records == other.loop_records
     if one.cea is not None and other.cea is not None:
-        assert torch.equal(one.cea.augmenter.aligner.weight, other.cea.augmenter.aligner.weight)
+        assert torch.equal(one.cea.running.augmenter.aligner.weight, other.cea.running.augmenter.aligner.weight)
     work, others_work = (trainer.meter.state_dict()["work"] for trainer in (one, other))
     for kind in ("score", "train", "evaluate"):
         assert work[kind]["samples"] == others_work[kind]["samples"], kind

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 from torch.nn.functional import normalize
+from vecaf_hf.augmentation.running.augmenter import Augmenter
 
 from vecaf_hf.augmentation import CEACallback, TextEncoder, augmenter
 from vecaf_hf.augmentation.alignment import ridge
-from vecaf_hf.augmentation.augmenter import Augmenter
 from vecaf_hf.augmentation.cea import domain_affinity
 from vecaf_hf.augmentation.counted_map import CountedMap
 from vecaf_hf.augmentation.domain_map import STEPS
@@ -417,8 +417,8 @@ def passed(head: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def in_training(callback: CEACallback, candidates: Candidates, embeddings: torch.Tensor) -> torch.Tensor:
-    texts = callback.augmenter.texts(candidates, "training")
-    return callback.augmenter.moved(embeddings, texts).detach()
+    texts = callback.running.augmenter.texts(candidates, "training")
+    return callback.running.augmenter.moved(embeddings, texts).detach()
 
 
 @pytest.fixture
@@ -427,7 +427,7 @@ def run():
     head = make_head().train()
     callback = make_callback(head)
     selected = make_candidates()
-    callback.begin_loop(selected, refit=True)
+    callback.running.begin_loop(selected, refit=True)
     return head, callback, selected
 
 
@@ -438,8 +438,8 @@ def test_the_batch_that_enters_the_head_in_training_is_moved(run):
     with callback.batch(selected.indices[rows]):
         found = passed(head, inputs)
     # Its alpha was settled when the loop began, over all selected samples; the embedding is today's.
-    texts = callback.augmenter.texts(selected, "training").take(rows)
-    torch.testing.assert_close(found, callback.augmenter.moved(inputs, texts))
+    texts = callback.running.augmenter.texts(selected, "training").take(rows)
+    torch.testing.assert_close(found, callback.running.augmenter.moved(inputs, texts))
     assert torch.equal(found[2], inputs[2])  # sample 2 has no caption
     assert not torch.equal(found[0], inputs[0])
 
@@ -487,31 +487,33 @@ def test_a_bf16_input_is_moved_in_float32_and_stays_bf16(run):
 def test_without_training_in_act_on_the_head_is_left_alone():
     head, selected = make_head().train(), make_candidates()
     callback = make_callback(head, act_on=["selection"])
-    callback.begin_loop(selected, refit=True)
+    callback.running.begin_loop(selected, refit=True)
     with callback.batch(selected.indices):
         assert torch.equal(passed(head, selected.embeddings), selected.embeddings)
-    assert not torch.equal(callback.before_selection(selected).embeddings, selected.embeddings)
+    assert not torch.equal(callback.running.before_selection(selected).embeddings, selected.embeddings)
 
 
 def test_without_selection_in_act_on_candidates_are_left_alone():
     callback, candidates = make_callback(make_head(), act_on=["training"]), make_candidates()
-    assert callback.before_selection(candidates) is candidates
+    assert callback.running.before_selection(candidates) is candidates
 
 
 def test_candidates_of_a_selection_by_logits_are_left_alone():
     """The logits of moved embeddings would be others."""
     callback = make_callback(make_head())
     candidates = make_candidates()
-    assert torch.equal(callback.before_selection(candidates, go_by_logits=True).embeddings, candidates.embeddings)
-    assert callback.augmenter.fitted
-    assert not torch.equal(callback.before_selection(candidates).embeddings, candidates.embeddings)
+    assert torch.equal(
+        callback.running.before_selection(candidates, go_by_logits=True).embeddings, candidates.embeddings
+    )
+    assert callback.running.augmenter.fitted
+    assert not torch.equal(callback.running.before_selection(candidates).embeddings, candidates.embeddings)
 
 
 def test_affinity_comes_with_a_selection():
     callback = make_callback(make_head(), domain_prompt=PROMPTS, domain_affinity=0.3)
-    candidates = callback.before_selection(make_candidates())
+    candidates = callback.running.before_selection(make_candidates())
     assert candidates.relevance is not None and float(candidates.relevance.max()) == 1
-    unscored = callback.before_selection(replace(make_candidates(), embeddings=None))
+    unscored = callback.running.before_selection(replace(make_candidates(), embeddings=None))
     assert unscored.relevance is not None and len(unscored.relevance.unique()) > 3
 
 
@@ -567,8 +569,8 @@ def test_another_seed_deals_the_prompts_out_anew():
 
     def texts(loop: int, seed: int) -> torch.Tensor:
         callback.prepare(make_head(), D, Accelerator(cpu=True), CostMeter(), loops=4, seed=seed)
-        callback.enter_loop(loop)
-        return callback.augmenter.table.of(torch.arange(N), prompted=True, loop=callback.augmenter.loop)
+        callback.running.enter_loop(loop)
+        return callback.running.augmenter.table.of(torch.arange(N), prompted=True, loop=callback.running.augmenter.loop)
 
     first, second, other = texts(0, 0), texts(1, 0), texts(0, 1)
     assert bool((first != second).any(dim=1).all())
@@ -578,11 +580,11 @@ def test_another_seed_deals_the_prompts_out_anew():
 
 def test_figures_of_a_loop(run):
     _, callback, selected = run
-    figures = callback.begin_loop(selected, refit=False)
+    figures = callback.running.begin_loop(selected, refit=False)
     moved = in_training(callback, selected, selected.embeddings)
     shift = (moved - selected.embeddings).norm(dim=1) / selected.embeddings.norm(dim=1)
     assert figures["cea_relative_shift"] == pytest.approx(float(shift.mean()))
-    assert figures["cea_alpha_max"] == pytest.approx(float(callback._texts.alpha.max()))
+    assert figures["cea_alpha_max"] == pytest.approx(float(callback.running.texts.alpha.max()))
     assert figures["cea_missing_captions"] == 1 and figures["cea_truncated_captions"] == 0
 
 
@@ -599,25 +601,25 @@ def test_figures_of_a_loop(run):
 def test_a_resumed_loop_moves_its_batches_alike(options):
     head, selected = make_head().train(), make_candidates()
     callback = make_callback(head, **options)
-    callback.begin_loop(selected, refit=True)
+    callback.running.begin_loop(selected, refit=True)
     resumed_head = make_head().train()
     resumed = make_callback(resumed_head, **options)
-    resumed.load_state_dict(callback.state_dict())
+    resumed.running.load_state_dict(callback.running.state_dict())
     for rows in (torch.tensor([3, 1]), torch.arange(8)):
         inputs = randn(len(rows), D, seed=9)
         with callback.batch(selected.indices[rows]), resumed.batch(selected.indices[rows]):
             assert torch.equal(passed(head, inputs), passed(resumed_head, inputs))
-    assert resumed.augmenter.fitted
-    for name, tensor in callback.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], tensor), name
+    assert resumed.running.augmenter.fitted
+    for name, tensor in callback.running.state_dict().items():
+        assert torch.equal(resumed.running.state_dict()[name], tensor), name
 
 
 def test_what_a_learned_map_does_is_counted_and_its_gradient_is_the_embeddings():
     head, selected = make_head().train(), make_candidates()
     callback = make_callback(head, toward="learned_difference", domain_prompt=PROMPTS)
-    meter = callback.augmenter.mapping.meter
-    callback.begin_loop(selected, refit=True)
-    network, captioned = callback.augmenter.mapping.network, len(selected) - 1
+    meter = callback.running.augmenter.mapping.meter
+    callback.running.begin_loop(selected, refit=True)
+    network, captioned = callback.running.augmenter.mapping.network, len(selected) - 1
     per_sample = 2 * (network.hidden.weight.numel() + network.out.weight.numel())
     fitted = STEPS * captioned
     assert meter.work["auxiliary"].samples == fitted + len(selected)
@@ -639,10 +641,10 @@ def test_what_a_learned_map_does_is_counted_and_its_gradient_is_the_embeddings()
 def test_a_learned_alignment_is_trained_by_the_loss():
     head, selected = make_head().train(), make_candidates()
     callback = make_callback(head, alignment="learned")
-    callback.begin_loop(selected, refit=True)
+    callback.running.begin_loop(selected, refit=True)
     with callback.batch(selected.indices):
         head(selected.embeddings).square().sum().backward()
-    gradient = callback.augmenter.aligner.weight.grad
+    gradient = callback.running.augmenter.aligner.weight.grad
     assert gradient is not None and bool(gradient.isfinite().all()) and float(gradient.abs().max()) > 0
 
 
@@ -652,13 +654,13 @@ def test_identity_needs_no_candidates_and_refuses_other_sizes():
     callback = CEACallback(StubEncoder(), ["a", "b"], alignment="identity")
     callback.read_captions(range(2), None, [])
     callback.prepare(make_head(), DT, Accelerator(cpu=True), CostMeter())
-    assert torch.equal(callback.augmenter.aligner(torch.eye(DT)), torch.eye(DT))
+    assert torch.equal(callback.running.augmenter.aligner(torch.eye(DT)), torch.eye(DT))
 
 
 def test_candidates_without_captions_cannot_fit_an_alignment():
     callback = make_callback(make_head())
     with pytest.raises(ValueError, match="none of the candidates has a caption"):
-        callback.before_selection(make_candidates([2]))
+        callback.running.before_selection(make_candidates([2]))
 
 
 def test_a_dual_alignment_is_fitted_on_the_encoders_embeddings_of_raw_images():
@@ -680,13 +682,13 @@ def test_a_dual_alignment_is_fitted_on_the_encoders_embeddings_of_raw_images():
 
     callback.encoder.encode_images = encode_images
     candidates = make_candidates()
-    callback.before_selection(candidates)
-    callback.before_selection(candidates)  # Each image is encoded once.
+    callback.running.before_selection(candidates)
+    callback.running.before_selection(candidates)  # Each image is encoded once.
     assert asked == [shades[index] for index in candidates.indices.tolist()]
     encoded = torch.stack([randn(DT, seed=shade) for shade in asked])
     weight, bias = ridge(normalize(encoded, dim=1), candidates.embeddings)
-    torch.testing.assert_close(callback.augmenter.aligner.weight, weight)
-    torch.testing.assert_close(callback.augmenter.aligner.bias, bias)
+    torch.testing.assert_close(callback.running.augmenter.aligner.weight, weight)
+    torch.testing.assert_close(callback.running.augmenter.aligner.bias, bias)
 
 
 @pytest.mark.parametrize("dataset", [range(2), datasets.Dataset.from_dict({"picture": [1, 2]})])
@@ -707,10 +709,10 @@ def test_a_dual_alignment_without_an_image_tower():
 def test_the_gradient_of_a_learned_alignment_is_clipped_and_cleared():
     head, selected = make_head().train(), make_candidates()
     callback = make_callback(head, alignment="learned")
-    callback.begin_loop(selected, refit=True)
+    callback.running.begin_loop(selected, refit=True)
     with callback.batch(selected.indices):
         (1e3 * head(selected.embeddings).square()).sum().backward()
-    args, parameters = SimpleNamespace(max_grad_norm=0.5), list(callback.augmenter.aligner.parameters())
+    args, parameters = SimpleNamespace(max_grad_norm=0.5), list(callback.running.augmenter.aligner.parameters())
     callback.on_pre_optimizer_step(args, None, None)
     assert float(nn.utils.get_total_norm([p.grad for p in parameters])) == pytest.approx(0.5, rel=1e-4)
     callback.on_optimizer_step(args, None, None)

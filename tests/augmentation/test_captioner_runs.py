@@ -78,11 +78,11 @@ def assert_same_run(one: VeCAFTrainer, other: VeCAFTrainer) -> None:
     pairs = zip(one.selection_history, other.selection_history, strict=True)
     assert all(torch.equal(mine.indices, yours.indices) for mine, yours in pairs)
     assert one.loop_records == other.loop_records
-    assert torch.equal(one.cea.augmenter.aligner.weight, other.cea.augmenter.aligner.weight)
+    assert torch.equal(one.cea.running.augmenter.aligner.weight, other.cea.running.augmenter.aligner.weight)
 
 
 def captioned(trainer: VeCAFTrainer) -> list[int]:
-    return (trainer.cea.augmenter.table.rows >= 0).nonzero().squeeze(1).tolist()
+    return (trainer.cea.running.augmenter.table.rows >= 0).nonzero().squeeze(1).tolist()
 
 
 # --- A whole run ---
@@ -148,10 +148,10 @@ def test_candidates_that_were_never_selected_stay_where_they_are(blip, text_enco
     callback.prepare(torch.nn.Linear(16, 2), 16, Accelerator(cpu=True), CostMeter())
     generator = torch.Generator().manual_seed(0)
     candidates = Candidates(torch.arange(POOL), embeddings=torch.randn(POOL, 16, generator=generator))
-    assert callback.before_selection(candidates) is candidates
+    assert callback.running.before_selection(candidates) is candidates
     selected = torch.tensor([9, 3, 40, 7])
-    callback.begin_loop(candidates.take(selected), refit=False)
-    moved = (callback.before_selection(candidates).embeddings != candidates.embeddings).any(dim=1)
+    callback.running.begin_loop(candidates.take(selected), refit=False)
+    moved = (callback.running.before_selection(candidates).embeddings != candidates.embeddings).any(dim=1)
     assert moved.nonzero().squeeze(1).tolist() == [3, 7, 9, 40]
 
 

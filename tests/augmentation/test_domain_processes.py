@@ -54,13 +54,13 @@ def boundary(accelerator: Accelerator) -> dict[str, Any]:
     candidates = Candidates(torch.arange(N), embeddings=randn(N, D, seed=1))
     found: dict[str, Any] = {}
     for loop in range(2):
-        callback.enter_loop(loop)
+        callback.running.enter_loop(loop)
         # Whatever a process has drawn before.
         torch.manual_seed(accelerator.process_index)
-        weighed = callback.before_selection(candidates)
-        callback.begin_loop(candidates.take(torch.arange(0, N, 3)), refit=False)
+        weighed = callback.running.before_selection(candidates)
+        callback.running.begin_loop(candidates.take(torch.arange(0, N, 3)), refit=False)
         found[f"relevance{loop}"], found[f"moved{loop}"] = weighed.relevance, weighed.embeddings
-        found |= {f"{name}{loop}": tensor for name, tensor in callback.state_dict().items()}
+        found |= {f"{name}{loop}": tensor for name, tensor in callback.running.state_dict().items()}
         with callback.batch(torch.arange(0, 12 // accelerator.num_processes * 3, 3)):
             head(candidates.embeddings[: 12 // accelerator.num_processes])
     work = meter.work["auxiliary"]

@@ -295,7 +295,7 @@ def run(options: argparse.Namespace, folder: Path, images: Dataset, encoder: Tex
         "trained": trained,
         "learned": learned.state,
         "weights": trainer.model.state_dict(),
-        "aligner": trainer.cea.augmenter.aligner.weight.detach(),
+        "aligner": trainer.cea.running.augmenter.aligner.weight.detach(),
     }
 
 

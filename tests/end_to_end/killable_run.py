@@ -196,7 +196,7 @@ class Mark(TrainerCallback):
 def outcome(trainer: VeCAFTrainer) -> dict[str, Any]:
     """All that a run leaves behind, but for times and the folder's name."""
     state, selections = trainer.state, trainer.selection_history
-    augmenter = trainer.cea.augmenter if trainer.cea else None
+    augmenter = trainer.cea.running.augmenter if trainer.cea else None
     best = state.best_model_checkpoint
     return {
         "weights": trainer.model.state_dict(),

@@ -437,7 +437,7 @@ class AlignerWatch(TrainerCallback):
         self.in_optimizer = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
-        weight = self.cea.augmenter.aligner.weight
+        weight = self.cea.running.augmenter.aligner.weight
         self.weights.append(weight.detach().clone())
         inner = getattr(optimizer, "optimizer", optimizer)
         groups = [group["params"] for group in inner.param_groups]

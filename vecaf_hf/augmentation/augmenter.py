@@ -49,6 +49,12 @@ class Texts:
     domains: Tensor
     alpha: Tensor
 
+    @classmethod
+    def none(cls) -> Texts:
+        """Of no samples."""
+        nothing, rows = torch.empty(0, 0), torch.empty(0, dtype=torch.long)
+        return cls(nothing, rows, nothing, rows, rows, torch.empty(0))
+
     def take(self, rows: Tensor | slice) -> Texts:
         """The same for some of the samples."""
         return replace(

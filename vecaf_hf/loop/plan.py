@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation.callback import CEACallback
+from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.learners.teaching import Teaching
@@ -112,13 +113,16 @@ class Plan:
         uses_labels = "labels" in (strategy.reads if probe.classes is not None else strategy.needs)
         if uses_labels and not strategy.needs_forward:
             self.pool.load_labels()
-        selector = Selector(self.schedule.budget, scorer, self.cea)
         scorer.try_out(probe)
-        if self.cea is not None:
-            dimension = probe.given("embeddings").shape[1]
-            loops, seed = self.schedule.num_loops, self.schedule.seed
-            self.cea.prepare(scorer.head, dimension, scorer.accelerator, self.meter, loops, seed)
-        return selector
+        return Selector(self.schedule.budget, scorer, self._begin_cea(probe.given("embeddings").shape[1]))
+
+    def _begin_cea(self, dimension: int) -> RunningCEA | None:
+        if self.cea is None:
+            return None
+        schedule, scorer = self.schedule, self.scorer
+        return self.cea.prepare(
+            scorer.head, dimension, scorer.accelerator, self.meter, schedule.num_loops, schedule.seed
+        )
 
 
 def begin_run(

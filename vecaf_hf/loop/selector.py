@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.arguments import RESCORE
-from vecaf_hf.augmentation.callback import CEACallback
+from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary
 from vecaf_hf.scoring.scorer import Scorer, some
@@ -51,7 +51,7 @@ class Selector:
     Args:
         budget: K.
         scorer: Its pool is selected from; the pool's seed fixes, with the loop, everything random here.
-        cea: The run's augmentation, or None.
+        cea: CEA of the run, or None.
 
     Attributes:
         rescoring: Which samples are scored at a boundary.
@@ -62,7 +62,7 @@ class Selector:
             BoolTensor [N].
     """
 
-    def __init__(self, budget: int, scorer: Scorer, cea: CEACallback | None) -> None:
+    def __init__(self, budget: int, scorer: Scorer, cea: RunningCEA | None) -> None:
         self.budget, self.scorer, self.cea = budget, scorer, cea
         self.pool, self.args, self.strategy = scorer.pool, scorer.args, scorer.strategy
         self.irreducible: Tensor | None = None
@@ -279,7 +279,7 @@ class Selector:
             return candidates
         return replace(candidates, groups=groups[candidates.indices])
 
-    def _begin_augmentation(self, cea: CEACallback, selection: Selection, candidates: Candidates) -> dict[str, float]:
+    def _begin_augmentation(self, cea: RunningCEA, selection: Selection, candidates: Candidates) -> dict[str, float]:
         scored = candidates.embeddings is not None
         if scored:
             selected = candidates.take(torch.isin(candidates.indices, selection.indices))
