@@ -107,8 +107,21 @@ class Augmenter:
     def take(self, table: CaptionTable) -> None:
         """Go by these captions from now on."""
         self.table = table
-        by_class = self.options.toward in BY_CLASS
-        self._class_texts = _class_means(table, self._labels) if by_class else None
+        labels = self._labels if self.options.toward in BY_CLASS else None
+        self._class_texts = None if labels is None else _class_means(table, labels)
+
+    @property
+    def _by_class(self) -> tuple[Tensor, Tensor]:
+        """The mean text embedding of each class's captions, [C, d_t], and each sample's class, [N]."""
+        if self._class_texts is None or self._labels is None:
+            raise ValueError(f"toward={self.options.toward!r} needs one class per sample")
+        return self._class_texts, self._labels
+
+    @property
+    def _learned_map(self) -> CountedMap:
+        if self.mapping is None:
+            raise ValueError(f"toward={self.options.toward!r} needs a map to learn")
+        return self.mapping
 
     def to(self, device: torch.device) -> None:
         self.aligner.to(device)
@@ -131,17 +144,17 @@ class Augmenter:
         """Train the map, if there is one and a prompt acts, on these candidates, which have captions."""
         if self.mapping is None or self._domains is None:
             return
-        assert candidates.embeddings is not None and self._class_texts is not None and self._labels is not None
+        class_texts, labels = self._by_class
         indices = candidates.indices
         prompted, plain = (self._aligned(self.table.of(indices, where, self.loop)) for where in (True, False))
         # A class without captions has no text that an image could be compared with.
-        classes = self._labels[self.table.rows >= 0].unique()
+        classes = labels[self.table.rows >= 0].unique()
         self.mapping.fit(
-            candidates.embeddings,
+            candidates.given("embeddings"),
             prompted - plain,
             self._domains.in_loop(self.loop)[indices],
-            self._aligned(self._class_texts[classes]),
-            torch.searchsorted(classes, self._labels[indices]),
+            self._aligned(class_texts[classes]),
+            torch.searchsorted(classes, labels[indices]),
             self.loop,
         )
 
@@ -156,8 +169,8 @@ class Augmenter:
         if options.toward in ("difference", "random"):
             references, reference_rows = self._texts_of(indices, prompted=False)
         elif options.toward == "instance":
-            assert self._class_texts is not None and self._labels is not None
-            references, reference_rows = _distinct(self._class_texts, self._labels[indices])
+            class_texts, labels = self._by_class
+            references, reference_rows = _distinct(class_texts, labels[indices])
         domains = self._domains.in_loop(self.loop)[indices] if self._domains else torch.zeros_like(indices)
         return Texts(targets, target_rows, references, reference_rows, domains, alpha)
 
@@ -171,8 +184,7 @@ class Augmenter:
 
     def _direction(self, embeddings: Tensor, texts: Texts) -> Tensor:
         if self.options.toward == "learned_difference":
-            assert self.mapping is not None
-            return toward_caption(embeddings, self.mapping(embeddings, texts.domains))
+            return toward_caption(embeddings, self._learned_map(embeddings, texts.domains))
         targets = self.aligner(texts.targets[texts.target_rows])
         if len(texts.references) == 0:
             return toward_caption(embeddings, targets)
@@ -183,25 +195,25 @@ class Augmenter:
     @torch.no_grad()
     def augment(self, candidates: Candidates) -> Candidates:
         """The candidates as the next selection sees them."""
-        assert candidates.embeddings is not None
-        device = self.aligner.weight.device
+        device, embeddings = self.aligner.weight.device, candidates.given("embeddings")
         texts = self.texts(candidates, "selection").to(device)
-        moved = torch.empty_like(candidates.embeddings)
+        moved = torch.empty_like(embeddings)
         for start in range(0, len(candidates), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            moved[rows] = self.moved(candidates.embeddings[rows].to(device), texts.take(rows)).cpu()
+            moved[rows] = self.moved(embeddings[rows].to(device), texts.take(rows)).cpu()
         return replace(candidates, embeddings=moved)
 
     @torch.no_grad()
     def with_affinity(self, candidates: Candidates, domains: Tensor) -> Candidates:
         """The candidates with their affinity to the domains whose prompts have these text embeddings. [D, d_t]."""
-        assert self.options.domain_affinity is not None
+        temperature = self.options.domain_affinity
+        if temperature is None:
+            return candidates
         if self.options.affinity_by == "caption":
             similarities = self._similarity_of_captions(candidates.indices, domains)
         else:
-            assert candidates.embeddings is not None
-            similarities = domain_similarity(candidates.embeddings, self._aligned(domains))
-        return replace(candidates, relevance=domain_affinity(similarities, self.options.domain_affinity))
+            similarities = domain_similarity(candidates.given("embeddings"), self._aligned(domains))
+        return replace(candidates, relevance=domain_affinity(similarities, temperature))
 
     def _similarity_of_captions(self, indices: Tensor, domains: Tensor) -> Tensor:
         """That of a sample without a caption is the others' mean. LongTensor [n], [D, d_t] -> [n]."""
@@ -216,7 +228,6 @@ class Augmenter:
     @torch.no_grad()
     def _alpha(self, candidates: Candidates) -> Tensor:
         """Eq. 8 over the candidates that have a caption, 0 for the others. [n]."""
-        assert candidates.embeddings is not None
         prompted, device = "attention" in self.options.prompt_in, self.aligner.weight.device
         rows = self.table.captioned(candidates.indices).nonzero().squeeze(1)
         alpha = torch.zeros(len(candidates))
@@ -233,9 +244,8 @@ class Augmenter:
         return alpha
 
 
-def _class_means(table: CaptionTable, labels: Tensor | None) -> Tensor:
+def _class_means(table: CaptionTable, labels: Tensor) -> Tensor:
     """Mean text embedding of each class's captions; zeros of a class without. [C, d_t]."""
-    assert labels is not None
     captioned = table.rows >= 0
     classes, rows = labels[captioned], table.rows[captioned]
     sums = torch.zeros(int(labels.max()) + 1, table.plain.shape[1])

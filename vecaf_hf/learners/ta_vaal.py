@@ -239,8 +239,7 @@ class TAVAAL(LearnLoss):
 
 
 def _portraits(seen: Candidates) -> Portraits:
-    assert seen.images is not None and seen.learned_scores is not None
-    return Portraits(seen.images.half(), seen.learned_scores)
+    return Portraits(seen.given("images").half(), seen.given("learned_scores"))
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

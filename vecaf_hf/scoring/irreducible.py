@@ -34,13 +34,11 @@ def irreducible_losses(
         raise ValueError("irreducible losses need one class per sample, in train_dataset and eval_dataset")
     if len(held_out.classes.unique()) < 2:
         raise ValueError("irreducible losses need an eval_dataset of more than one class")
-    assert pool.embeddings is not None
+    embeddings = pool.given("embeddings")
     classes = 1 + int(max(held_out.classes.max(), pool.classes.max()))
     # Without the start that it would draw from the global generator.
-    model = nn.utils.skip_init(nn.Linear, pool.embeddings.shape[1], max(classes, num_classes))
+    model = nn.utils.skip_init(nn.Linear, embeddings.shape[1], max(classes, num_classes))
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
-    flops = fit_head(model, held_out) + flops_of_logits(model, pool.embeddings)
-    losses = rescored(model, pool, sample_loss, kind).losses
-    assert losses is not None
-    return losses, flops
+    flops = fit_head(model, held_out) + flops_of_logits(model, embeddings)
+    return rescored(model, pool, sample_loss, kind).given("losses"), flops

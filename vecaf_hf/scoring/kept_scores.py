@@ -110,8 +110,7 @@ class KeptScores:
                 if len(scored) == len(self.pool) and self.accelerator.is_main_process:
                     whole = scored.in_pool_order()
                     assert torch.equal(whole.indices, indices)
-                    assert whole.embeddings is not None and whole.labels is not None
-                    self.cache.write(key, whole.embeddings, whole.labels)
+                    self.cache.write(key, whole.given("embeddings"), whole.given("labels"))
             else:
                 # All of them could be loaded when the entry was made.
                 self.pool.note_scored(indices, {})
@@ -190,16 +189,14 @@ class KeptScores:
         return None
 
     def _agree(self, embeddings: Tensor) -> bool:
-        expected = self.probe.embeddings
-        assert expected is not None
+        expected = self.probe.given("embeddings")
         found = embeddings[self.probe.indices]
         if found.shape != expected.shape:
             return False
         return bool(((found - expected).norm(dim=1) <= TOLERANCE * expected.norm(dim=1)).all())
 
     def _check_losses(self) -> None:
-        found, expected = self._completed(self.probe).losses, self.probe.losses
-        assert found is not None and expected is not None
+        found, expected = self._completed(self.probe).given("losses"), self.probe.given("losses")
         if not torch.allclose(found, expected, rtol=1e-2, atol=1e-3):
             raise ValueError(
                 f"score_cache: the head makes losses such as {float(found[0]):g} of embeddings, and the model "

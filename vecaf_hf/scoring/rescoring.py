@@ -176,10 +176,9 @@ RESCORING: dict[str, type[Rescoring]] = {"full": Full, "sampled": Sampled, "stal
 
 def with_losses(candidates: Candidates, indices: Tensor, losses: Tensor) -> Candidates:
     """The candidates, those of `indices` with their loss in `losses` [N] where that is finite."""
-    assert candidates.losses is not None
     latest = losses[candidates.indices]
     replaced = torch.isin(candidates.indices, indices) & latest.isfinite()
-    return replace(candidates, losses=torch.where(replaced, latest, candidates.losses))
+    return replace(candidates, losses=torch.where(replaced, latest, candidates.given("losses")))
 
 
 def renewed(candidates: Candidates, fresh: Candidates) -> Candidates:

@@ -68,8 +68,7 @@ def fit_head(head: nn.Module, candidates: Candidates) -> float:
         ValueError: The head is not linear, or the labels are not one class per sample.
     """
     layer = linear_of(head)
-    labels, embeddings = candidates.classes, candidates.embeddings
-    assert embeddings is not None
+    labels, embeddings = candidates.classes, candidates.given("embeddings")
     if labels is None:
         raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
     kept = evenly_spaced(len(labels), MAX_SAMPLES)
@@ -126,13 +125,14 @@ def rescored(
         keep_logits: Whether to give them logits; None for those that have some.
         autocast: A block that the head works in.
     """
-    assert candidates.embeddings is not None and candidates.labels is not None
     keep_logits = candidates.logits is not None if keep_logits is None else keep_logits
     weight, training = next(head.parameters()), head.training
     losses, logits = [], []
     head.eval()
     with torch.inference_mode():
-        for embeddings, labels in zip(candidates.embeddings.split(ROWS), candidates.labels.split(ROWS), strict=True):
+        for embeddings, labels in zip(
+            candidates.given("embeddings").split(ROWS), candidates.given("labels").split(ROWS), strict=True
+        ):
             with autocast():
                 found = logits_from(head, embeddings.to(weight)).float()
             losses.append(sample_loss(OUTPUTS[kind](found), labels.to(weight.device)).float().cpu())
