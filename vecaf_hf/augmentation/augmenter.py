@@ -235,7 +235,7 @@ class Augmenter:
             return alpha
         cosines = [
             cosine_similarity(
-                candidates.embeddings[part].to(device),
+                candidates.given("embeddings")[part].to(device),
                 self.aligner(self.table.of(candidates.indices[part], prompted, self.loop).to(device)),
             ).cpu()
             for part in rows.split(CHUNK_ROWS)
