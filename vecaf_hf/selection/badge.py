@@ -7,10 +7,12 @@ from torch import Tensor
 
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.registry import strategy
+from vecaf_hf.selection.scores import probabilities
 from vecaf_hf.selection.selection import Selection
-from vecaf_hf.selection.uncertainty import probabilities
 
 
+@strategy(needs={"embeddings", "logits"})
 def badge(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """BADGE (arXiv 1906.03671): k-means++ on the gradients that the head would get if its predictions were right.
 

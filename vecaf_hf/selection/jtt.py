@@ -8,12 +8,14 @@ from torch import Tensor
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.drawing import drawn
 from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.registry import strategy
 from vecaf_hf.selection.selection import Selection
 
 # Part of a run that is the first training.
 FIRST_PART = 1 / 3
 
 
+@strategy(needs={"mistaken"})
 def jtt(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """JTT (arXiv 2107.09044): after a third of the run on all of the pool, draws that favour what it then got wrong.
 

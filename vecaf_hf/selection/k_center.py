@@ -7,9 +7,11 @@ from torch import Tensor
 
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.registry import strategy
 from vecaf_hf.selection.selection import Selection
 
 
+@strategy(needs={"embeddings"})
 def k_center(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Core-set (arXiv 1708.00489): greedily the sample farthest from all chosen ones; first, the nearest to the mean.
 
