@@ -64,7 +64,7 @@ class Curve(TrainerCallback):
             "step": state.global_step,
             "accuracy": metrics["eval_accuracy"],
             "loss": metrics["eval_loss"],
-            "work": self.trainer.meter.state()["work"],
+            "work": self.trainer.meter.state_dict()["work"],
         }
         if self.targets:
             point["targets"] = accuracies(self.trainer, self.targets)

@@ -43,6 +43,6 @@ def finetune(defaults: Mapping[str, Any], description: str = "") -> None:
         trainer.save_metrics("test", metrics)
         # With the run's pictures.
         trainer.create_model_card(tasks=TASK)
-        print(summarise(trainer, metrics, sorted((Path(str(args.output_dir)) / PLOTS).glob("*.png"))))
+        print(summarise(trainer.report, metrics, sorted((Path(str(args.output_dir)) / PLOTS).glob("*.png"))))
     if args.push_to_hub:
         trainer.push_to_hub(tasks=TASK)

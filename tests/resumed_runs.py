@@ -41,6 +41,6 @@ def assert_same_run(one: VeCAFTrainer, other: VeCAFTrainer) -> None:
     assert one.loop_records == other.loop_records
     if one.cea is not None and other.cea is not None:
         assert torch.equal(one.cea.augmenter.aligner.weight, other.cea.augmenter.aligner.weight)
-    work, others_work = (trainer.meter.state()["work"] for trainer in (one, other))
+    work, others_work = (trainer.meter.state_dict()["work"] for trainer in (one, other))
     for kind in ("score", "train", "evaluate"):
         assert work[kind]["samples"] == others_work[kind]["samples"], kind

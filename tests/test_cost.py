@@ -79,7 +79,7 @@ def test_a_state_taken_inside_a_block_counts_up_to_then(clock):
     meter = CostMeter()
     meter.start("train")
     clock.passes(2)
-    assert meter.state()["work"]["train"]["seconds"] == 2
+    assert meter.state_dict()["work"]["train"]["seconds"] == 2
     clock.passes(3)
     meter.stop()
     assert seconds(meter) == {"train": 5}
@@ -303,8 +303,8 @@ def test_state_round_trip_through_json(clock):
         clock.passes(1.5)
     meter.add_training(3)
     resumed = CostMeter()
-    resumed.load_state(json.loads(json.dumps(meter.state())))
-    assert resumed.state() == meter.state() and resumed.work.keys() == KINDS.keys()
+    resumed.load_state_dict(json.loads(json.dumps(meter.state_dict())))
+    assert resumed.state_dict() == meter.state_dict() and resumed.work.keys() == KINDS.keys()
     resumed.add_forwards("score", 2)
     with resumed.timed("train"):
         clock.passes(2)
@@ -314,5 +314,5 @@ def test_state_round_trip_through_json(clock):
 
 def test_a_state_from_before_a_kind_existed():
     meter = CostMeter()
-    meter.load_state({"work": {"train": {"samples": 3, "flops": 1.0, "seconds": 2.0}}, "forward_flops": {}})
+    meter.load_state_dict({"work": {"train": {"samples": 3, "flops": 1.0, "seconds": 2.0}}, "forward_flops": {}})
     assert meter.work["train"].samples == 3 and meter.work["score"].samples == 0

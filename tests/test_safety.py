@@ -198,7 +198,7 @@ def test_a_run_leaves_no_token_behind(make_vit, make_trainer, text_encoder, told
     trainer.save_model()
     trainer.save_state()
     trainer.create_model_card(dataset="fashion")
-    print(summarise(trainer, trainer.evaluate(), write_plots(trainer, folder / "plots")))
+    print(summarise(trainer.report, trainer.evaluate(), write_plots(trainer.report, folder / "plots")))
     print(trainer.args, repr(trainer.args))
     logging.getLogger("user").warning("arguments: %s", trainer.args)
     said = told()
@@ -302,7 +302,7 @@ def test_names_of_classes_and_folders_break_nothing(make_trainer, make_vit, text
     )
     trainer.train()
     trainer.create_model_card()
-    summary = summarise(trainer, trainer.evaluate(), write_plots(trainer, output / "plots"))
+    summary = summarise(trainer.report, trainer.evaluate(), write_plots(trainer.report, output / "plots"))
     assert [line for line in summary.split("\n") if not line.isprintable()] == []
     said = [record.getMessage() for record in caplog.records if record.name.startswith("vecaf_hf")]
     assert any("absent" in message for message in said)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor
-
-from vecaf_hf.selection import Selection
 
 T = TypeVar("T")
 # Rows that processes tell each other at once: bounds the memory of a broadcast on the accelerator.
@@ -59,24 +56,3 @@ def tensors_of_main(
         for block in values.split(BROADCAST_ROWS):
             block.copy_(broadcast(block.to(accelerator.device)))
     return found
-
-
-def check_same_selection(accelerator: Accelerator, selection: Selection, loop: int) -> None:
-    """Raise a RuntimeError, in every process, if one of them is about to train on something else than the others."""
-    if accelerator.num_processes == 1:
-        return
-    digests = gather_object([fingerprint(selection)])
-    others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
-    if others:
-        raise RuntimeError(
-            f"loop {loop}: rank {', '.join(map(str, others))} has another selection than rank 0 ({', '.join(digests)} "
-            "by rank): all processes need the same code, data and checkpoint"
-        )
-
-
-def fingerprint(selection: Selection) -> str:
-    """A short hash of the indices, in their order, and of the weights."""
-    content = hashlib.sha256(selection.indices.numpy().tobytes())
-    if selection.weights is not None:
-        content.update(selection.weights.numpy().tobytes())
-    return content.hexdigest()[:16]

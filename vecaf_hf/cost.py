@@ -40,8 +40,9 @@ TRAINING_FACTOR = 3
 
 
 class CostMeter:
-    """Counts work by kind, of all processes together; seconds are this process's. `state()` and `load_state()` carry
-    the counters through a checkpoint.
+    """Counts work by kind, of all processes together; seconds are this process's.
+
+    `state_dict()` and `load_state_dict()` carry the counters through a checkpoint.
 
     The model's FLOPs per sample are measured once for each size of images, on a forward pass at the evaluation
     transform, and stand for all of its passes at that size; a training pass counts as three.
@@ -132,12 +133,12 @@ class CostMeter:
         figures = {f"vecaf/tflops_{kind}": flops for kind, flops in done.items()}
         return {**figures, "vecaf/tflops": sum(done.values())}
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         self._book()
         work = {kind: asdict(work) for kind, work in self.work.items()}
         return {"work": work, "forward_flops": dict(self.forward_flops)}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.work = {kind: Work(**state["work"].get(kind, {})) for kind in KINDS}
         self.forward_flops = defaultdict(float, state["forward_flops"])
 

@@ -46,7 +46,9 @@ def main(batches: int, image_size: int, batch_size: int) -> None:
         for trainer in (with_cea, stock):
             trainer.current_gradient_accumulation_steps = 1  # as train() sets it
         loader = with_cea.get_train_dataloader()
-        with_cea._begin_loop()
+        events = with_cea.callback_handler
+        events.optimizer = None
+        events.on_epoch_begin(args, with_cea.state, with_cea.control)
         ratios, noise = [], []
         for number, batch in enumerate(tqdm(loader, total=batches, disable=None)):
             if number > batches:

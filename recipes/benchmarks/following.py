@@ -59,11 +59,11 @@ def real(dataset: str) -> Candidates:
     words += " --report_to none --output_dir runs/following"
     trainer, _ = build_trainer(*parse({}, words.split()))
     trainer.get_train_dataloader()
-    scored = trainer._score(torch.arange(len(trainer.train_dataset)))
+    scored = trainer.scorer.score(torch.arange(len(trainer.train_dataset)))
     assert scored.embeddings is not None
-    head = make_probe(trainer._head, scored.embeddings)
+    head = make_probe(trainer.scorer.head, scored.embeddings)
     fit_head(head, scored.take(evenly_spaced(len(scored), len(scored) // 10)))
-    return rescored(head, scored, trainer._objective.sample_losses)
+    return rescored(head, scored, trainer.objective.sample_losses)
 
 
 def measured(candidates: Candidates, budget: int, options: dict[str, Any]) -> dict[str, float]:

@@ -40,7 +40,7 @@ def embeddings_of(images: int) -> tuple[Tensor, Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         options = f"--config {QUICKSTART} --output_dir {folder} --text_encoder none --max_train_samples {images}"
         trainer, _ = build_trainer(*parse({}, options.split()))
-        scored = trainer._score(torch.arange(images))
+        scored = trainer.scorer.score(torch.arange(images))
     assert scored.embeddings is not None and scored.classes is not None
     return scored.embeddings / scored.embeddings.std(), scored.classes
 

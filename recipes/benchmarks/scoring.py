@@ -34,20 +34,22 @@ from vecaf_hf.cli.building import build_trainer
 from vecaf_hf.cli.options import parse
 from vecaf_hf.cost import FULL_SIZE
 from vecaf_hf.data.indexed import POOL_INDEX
+from vecaf_hf.loop.selector import Past
 from vecaf_hf.scoring.rescoring import RESCORING
+from vecaf_hf.selection import Selection
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 
 
 def score(trainer: VeCAFTrainer) -> None:
-    trainer._score(torch.arange(len(trainer.train_dataset)))
+    trainer.scorer.score(torch.arange(len(trainer.train_dataset)))
 
 
 def bare(trainer: VeCAFTrainer) -> None:
     model: Any = trainer.model
     model.eval()
     with torch.inference_mode():
-        for batch in trainer._pool.scoring_loader(range(len(trainer.train_dataset))):
+        for batch in trainer.pool.scoring_loader(range(len(trainer.train_dataset))):
             del batch[POOL_INDEX], batch[trainer.label_name]
             model(**send_to_device(batch, trainer.args.device))
 
@@ -83,11 +85,14 @@ def trained(pool_size: int, loop: int) -> torch.Tensor:
 
 def boundary(loop: int, trainer: VeCAFTrainer) -> None:
     """The loop's candidates, after the loop before it has trained on a tenth of the pool."""
-    size, recorder = len(trainer.train_dataset), trainer._training_losses
+    assert trainer.loop is not None
+    size, selector = len(trainer.train_dataset), trainer.loop.selector
+    recorder = selector.training_losses
     if recorder is not None and loop > 0:
         device = trainer.args.device
         recorder.record(trained(size, loop - 1).to(device), torch.rand(size // 10, device=device), step=loop)
-    trainer._reselection._candidates(loop, seed=loop, trained=partial(trained, size))
+    nothing = [Selection(torch.empty(0, dtype=torch.long))] * loop
+    selector._candidates(Past(nothing, 0.0, partial(trained, size)), seed=loop)
 
 
 def modes(trainers: dict[str, VeCAFTrainer], rounds: int) -> None:
@@ -130,7 +135,7 @@ def main(rounds: int, samples: int, image_size: int, batch_size: int) -> None:
             trainers[way], _ = build_trainer(*parse({}, f"{options} --scoring_batch_size {batch_size}".split()))
         against_bare_loop(trainers["full"], rounds)
         for trainer in trainers.values():
-            trainer._begin_run()
+            trainer.get_train_dataloader()
         modes(trainers, rounds)
 
 

@@ -92,9 +92,9 @@ def fashion_mnist(folder: Path) -> Candidates:
         options = f"--config {RECIPES / 'configs' / 'quickstart.yaml'} --dataset_name {folder} --validation_split test "
         options += f"--test_split none --text_encoder none --output_dir {FOLDER / 'trainer'}"
         trainer, _ = build_trainer(*parse({}, options.split()))
-        scored = trainer._score(torch.arange(len(trainer.train_dataset)))
-        fit_head(trainer._head, scored)
-        fitted = rescored(trainer._head, scored, trainer._objective.sample_losses)
+        scored = trainer.scorer.score(torch.arange(len(trainer.train_dataset)))
+        fit_head(trainer.scorer.head, scored)
+        fitted = rescored(trainer.scorer.head, scored, trainer.objective.sample_losses)
         assert fitted.embeddings is not None and fitted.losses is not None and fitted.labels is not None
         save_file({"embeddings": fitted.embeddings, "losses": fitted.losses, "labels": fitted.labels}, file)
     fields: dict[str, Any] = dict(load_file(file))

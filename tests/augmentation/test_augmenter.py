@@ -269,7 +269,7 @@ def test_a_learned_map_is_its_data_its_seed_and_its_loop():
         before = torch.get_rng_state()
         fit_map(made, loop)
         assert torch.equal(torch.get_rng_state(), before)
-        states.append(made.mapping.state())
+        states.append(made.mapping.state_dict())
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[2][name]), name
     assert not torch.equal(states[0]["map.out.weight"], states[1]["map.out.weight"])
@@ -602,14 +602,14 @@ def test_a_resumed_loop_moves_its_batches_alike(options):
     callback.begin_loop(selected, refit=True)
     resumed_head = make_head().train()
     resumed = make_callback(resumed_head, **options)
-    resumed.load_state(callback.state())
+    resumed.load_state_dict(callback.state_dict())
     for rows in (torch.tensor([3, 1]), torch.arange(8)):
         inputs = randn(len(rows), D, seed=9)
         with callback.batch(selected.indices[rows]), resumed.batch(selected.indices[rows]):
             assert torch.equal(passed(head, inputs), passed(resumed_head, inputs))
     assert resumed.augmenter.fitted
-    for name, tensor in callback.state().items():
-        assert torch.equal(resumed.state()[name], tensor), name
+    for name, tensor in callback.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
 
 
 def test_what_a_learned_map_does_is_counted_and_its_gradient_is_the_embeddings():

@@ -421,9 +421,9 @@ def test_captions_are_encoded_round_by_round(text_encoder, captioner):
     resumed = PoolTexts(text_encoder, PoolCaptions(captioner(), images.__getitem__), 6, None)
     meter = CostMeter()
     resumed.begin(accelerator, meter, domains)
-    again = resumed.load_state(texts.state())
+    again = resumed.load_state_dict(texts.state_dict())
     assert torch.equal(again.plain, table.plain) and torch.equal(again.rows, table.rows)
-    assert meter.work["encode_text"].samples == 0 and resumed.state().keys() == texts.state().keys()
+    assert meter.work["encode_text"].samples == 0 and resumed.state_dict().keys() == texts.state_dict().keys()
 
 
 # --- In a recipe ---

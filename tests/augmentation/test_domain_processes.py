@@ -60,7 +60,7 @@ def boundary(accelerator: Accelerator) -> dict[str, Any]:
         weighed = callback.before_selection(candidates)
         callback.begin_loop(candidates.take(torch.arange(0, N, 3)), refit=False)
         found[f"relevance{loop}"], found[f"moved{loop}"] = weighed.relevance, weighed.embeddings
-        found |= {f"{name}{loop}": tensor for name, tensor in callback.state().items()}
+        found |= {f"{name}{loop}": tensor for name, tensor in callback.state_dict().items()}
         with callback.batch(torch.arange(0, 12 // accelerator.num_processes * 3, 3)):
             head(candidates.embeddings[: 12 // accelerator.num_processes])
     work = meter.work["auxiliary"]

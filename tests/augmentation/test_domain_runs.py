@@ -67,8 +67,8 @@ def test_a_run_with_several_prompts_goes_on_to_the_same_end(
         resumed = make_run(cea, seed=1, output_dir=str(tmp_path / f"from-{step}"), **options)
         resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
         assert_same_run(whole, resumed)
-        state = resumed.cea.state()
-        assert all(torch.equal(tensor, state[name]) for name, tensor in whole.cea.state().items())
+        state = resumed.cea.state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in whole.cea.state_dict().items())
         ends = [trainer.meter.work["auxiliary"] for trainer in (whole, resumed)]
         assert (ends[0].samples, ends[0].flops) == (ends[1].samples, ends[1].flops)
         assert (ends[0].samples > 0) is (toward == "learned_difference")

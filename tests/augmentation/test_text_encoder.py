@@ -422,7 +422,7 @@ def test_a_run_that_is_killed_and_resumed_encodes_no_image_again(folder, tmp_pat
     first.forget_work()
     killed.of_images(boundaries[0])
     resumed = pool_texts(path, tmp_path / "killed", images, second)
-    second.load_state(first.state())
+    second.load_state_dict(first.state_dict())
     assert torch.equal(resumed.of_images(boundaries[1]), expected[1])
     work = second.work["encode_text"]
     assert (work.samples, work.flops) == (8, meter.work["encode_text"].flops)

@@ -35,7 +35,7 @@ from transformers import (
 from vecaf_hf import CEACallback, TextEncoder, VeCAFArguments, VeCAFTrainer
 from vecaf_hf.learners import ta_vaal
 from vecaf_hf.loop import selector as reselection
-from vecaf_hf.scoring.scorer import PoolScorer
+from vecaf_hf.scoring.forward_pass import ForwardPass
 from vecaf_hf.selection import Selection
 from vecaf_hf.selection.candidates import Candidates
 
@@ -163,7 +163,7 @@ class DiesInStep(TrainerCallback):
 @contextmanager
 def dying_in_scoring(trainer: VeCAFTrainer, after: int, folder: Path) -> Iterator[None]:
     """In the second batch of the scoring pass at this step."""
-    score, batches = PoolScorer.score, iter(range(100))
+    score, batches = ForwardPass.score, iter(range(100))
 
     def count(module: Any, inputs: Any) -> None:
         if next(batches) == 1:
@@ -174,7 +174,7 @@ def dying_in_scoring(trainer: VeCAFTrainer, after: int, folder: Path) -> Iterato
             trainer.model.register_forward_pre_hook(count)
         return score(*args, **kwargs)
 
-    with mock.patch.object(PoolScorer, "score", scored):
+    with mock.patch.object(ForwardPass, "score", scored):
         yield
 
 
@@ -188,7 +188,7 @@ class Learned(TrainerCallback):
         self.trainer, self.state = trainer, {}
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.state = {name: values.clone() for name, values in self.trainer._teaching.state().items()}
+        self.state = {name: values.clone() for name, values in self.trainer.teaching.state_dict().items()}
 
 
 def witness(model: Any, images: Dataset) -> list[list[int]]:
@@ -267,7 +267,7 @@ def scored_alone(model: Any, pool: Dataset) -> Tensor:
 def run(options: argparse.Namespace, folder: Path, images: Dataset, encoder: TextEncoder) -> dict[str, Any]:
     trainer = make_trainer(options, folder, images, encoder)
     before = logged(trainer.evaluate()) if options.evaluate_first else {}
-    scores = trainer._score(torch.tensor(range(options.pool) if options.score is None else options.score))
+    scores = trainer.scorer.score(torch.tensor(range(options.pool) if options.score is None else options.score))
     trained, learned = witness(trainer.model, images), Learned(trainer)
     trainer.add_callback(learned)
     with ExitStack() as harm:
@@ -284,14 +284,14 @@ def run(options: argparse.Namespace, folder: Path, images: Dataset, encoder: Tex
         "world": trainer.args.world_size,
         "before": before,
         "scores": {name: getattr(scores, name) for name in ("indices", "embeddings", "losses", "labels")},
-        "rescored": trainer._score(trainer._pool.ledger.usable).losses,
+        "rescored": trainer.scorer.score(trainer.pool.ledger.usable).losses,
         "scored_alone": None if options.bad else scored_alone(trainer.model, trainer.train_dataset),
         "skipped": sorted(trainer.skipped_samples),
         "selections": [selection.indices for selection in trainer.selection_history],
         # Without the strategy's own, which the main process alone has.
         "figures": [{**record.to_json(), "info": shift(record)} for record in trainer.loop_records],
         "logs": [logged(log) for log in trainer.state.log_history],
-        "work": {kind: [work["samples"], work["flops"]] for kind, work in trainer.meter.state()["work"].items()},
+        "work": {kind: [work["samples"], work["flops"]] for kind, work in trainer.meter.state_dict()["work"].items()},
         "trained": trained,
         "learned": learned.state,
         "weights": trainer.model.state_dict(),

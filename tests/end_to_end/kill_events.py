@@ -23,7 +23,7 @@ from transformers.trainer_callback import CallbackHandler
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.loop import LoopBoundaryCallback
 from vecaf_hf.loop import selector as reselection
-from vecaf_hf.scoring.scorer import PoolScorer
+from vecaf_hf.scoring.forward_pass import ForwardPass
 from vecaf_hf.selection import descent
 
 # In a loop: before a batch, and between an optimizer step and what is logged and saved of it.
@@ -86,7 +86,7 @@ class Events:
         self._watch(CallbackHandler, "on_step_end", LOOP)
         self._watch(LoopBoundaryCallback, "on_epoch_begin", BOUNDARY, after=True)
         self._watch(LoopBoundaryCallback, "on_epoch_end", BOUNDARY, after=True)
-        self._watch(PoolScorer, "_forward_batch", SCORING)
+        self._watch(ForwardPass, "_forward_batch", SCORING)
         self._watch(reselection, "run_strategy", SELECTION)
         self._watch(descent._Descent, "step", SELECTION)
         self._watch(VeCAFTrainer, "prediction_step", EVALUATION)

@@ -205,7 +205,7 @@ def outcome(trainer: VeCAFTrainer) -> dict[str, Any]:
         "selections": [{"indices": one.indices, "weights": one.weights, "info": one.info} for one in selections],
         "records": [record.to_json() for record in trainer.loop_records],
         "logs": [timeless(log) for log in state.log_history],
-        "work": untimed_work(trainer.meter.state()),
+        "work": untimed_work(trainer.meter.state_dict()),
         "best": (best and os.path.relpath(best, trainer.args.output_dir), state.best_metric, state.best_global_step),
         "aligner": augmenter.aligner.state_dict() if augmenter else None,
         "steps": (state.global_step, state.epoch),

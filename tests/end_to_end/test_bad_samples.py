@@ -129,7 +129,7 @@ def test_a_part_of_the_pool_is_filled_up_under_the_head_that_was_fitted(
 ) -> None:
     def checked(candidates: Any, budget: int, options: Any, generator: torch.Generator) -> torch.Tensor:
         before = trainer.meter.work["score"].samples
-        torch.testing.assert_close(candidates.losses, trainer._score(candidates.indices).losses)
+        torch.testing.assert_close(candidates.losses, trainer.scorer.score(candidates.indices).losses)
         trainer.meter.work["score"].samples = before
         return candidates.indices[:budget]
 

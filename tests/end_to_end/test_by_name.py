@@ -135,7 +135,7 @@ def test_rho_losses_held_out_model_is_of_the_model_as_the_run_began(
     whole.train()
     resumed = make_trainer(make_vit(1), **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
-    one, other = whole._reselection.irreducible, resumed._reselection.irreducible
+    one, other = whole.loop.selector.irreducible, resumed.loop.selector.irreducible
     assert one is not None and other is not None and len(one) == 120
     assert torch.equal(one, other)
 
@@ -209,7 +209,7 @@ def test_infobatch_goes_by_the_losses_that_training_saw_and_anneals(
     trainer = make_trainer(make_vit(), learning_rate=0.0, **options)
     trainer.train()
     assert trainer.meter.work["score"].samples == 0
-    losses = trainer._score(torch.arange(120)).losses
+    losses = trainer.scorer.score(torch.arange(120)).losses
     trained: set[int] = set()
     for loop, (candidates, selection) in enumerate(zip(seen, trainer.selection_history, strict=True)):
         assert candidates.progress == loop / 8
@@ -224,7 +224,7 @@ def test_infobatch_goes_by_the_losses_that_training_saw_and_anneals(
             assert pruned <= learned and abs(len(pruned) - len(learned) / 2) <= 0.5
             heavy = selection.indices[selection.weights == selection.weights.max()]
             assert set(heavy.tolist()) == learned - pruned
-        trained |= set(trainer._run.streams[loop].samples(60, trainer._schedule.seed).tolist())
+        trained |= set(trainer.loop.history.streams[loop].samples(60, trainer.loop.schedule.seed).tolist())
 
 
 def test_infobatch_without_a_loop_in_the_last_eighth_prunes_to_the_end(
@@ -273,7 +273,7 @@ def test_a_selections_weights_act_in_each_loop_that_has_some(
     trainer.train()
     logged = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     for selection, found in zip(trainer.selection_history, logged, strict=True):
-        losses = trainer._score(selection.indices).losses
+        losses = trainer.scorer.score(selection.indices).losses
         weights = torch.ones(8) if selection.weights is None else selection.weights
         assert found == pytest.approx(float((weights * losses).mean()), abs=1e-4)
     assert abs(logged[0] - logged[1]) > 1e-3

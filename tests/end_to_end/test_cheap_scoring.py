@@ -232,7 +232,10 @@ def test_what_training_computes_is_recorded_not_computed_again(make_vit: MakeMod
     sizes: list[int] = []
     trainer = make_trainer(make_vit(), trainer={"sample_loss_func": losses}, rescore="stale", eval_strategy="no")
     trainer.train()
-    assert trainer._training_losses is not None and trainer._training_losses.gathered().isfinite().any()
+    assert (
+        trainer.loop.selector.training_losses is not None
+        and trainer.loop.selector.training_losses.gathered().isfinite().any()
+    )
     assert sum(sizes) == trainer.meter.work["train"].samples == 64
 
 
@@ -274,11 +277,11 @@ def run(request: pytest.FixtureRequest, make_vit: MakeModel, make_trainer: MakeT
 def test_recorded_losses_are_those_of_the_pass_over_the_pool(run: Callable[..., VeCAFTrainer]) -> None:
     """Of a model that does not learn, and training that changes no image."""
     trainer = run(rescore="stale", learning_rate=0.0)
-    assert trainer._training_losses is not None
-    recorded = trainer._training_losses.gathered()
+    assert trainer.loop.selector.training_losses is not None
+    recorded = trainer.loop.selector.training_losses.gathered()
     seen = recorded.isfinite().nonzero().squeeze(1)
-    assert seen.tolist() == every_third(trainer._score(torch.arange(POOL)), 20, None, torch.Generator()).tolist()
-    torch.testing.assert_close(recorded[seen], trainer._score(seen).losses, rtol=1e-4, atol=1e-5)
+    assert seen.tolist() == every_third(trainer.scorer.score(torch.arange(POOL)), 20, None, torch.Generator()).tolist()
+    torch.testing.assert_close(recorded[seen], trainer.scorer.score(seen).losses, rtol=1e-4, atol=1e-5)
 
 
 def test_recording_changes_nothing_of_the_training(run: Callable[..., VeCAFTrainer]) -> None:
@@ -298,7 +301,7 @@ def test_nothing_is_recorded_where_nobody_reads_it(
 ) -> None:
     trainer = make_trainer(make_vit(), rescore=rescore, strategy=strategy, max_steps=2)
     trainer.train()
-    assert trainer._training_losses is None
+    assert trainer.loop.selector.training_losses is None
 
 
 # --- Resolution ---
@@ -359,5 +362,7 @@ def test_a_scoring_batch_that_does_not_fit(
         runs.append(trainer)
     for mine, yours in zip(runs[0].selection_history, runs[1].selection_history, strict=True):
         assert torch.equal(mine.indices, yours.indices)
-    assert runs[0].meter.state()["work"]["score"]["samples"] == runs[1].meter.state()["work"]["score"]["samples"]
+    assert (
+        runs[0].meter.state_dict()["work"]["score"]["samples"] == runs[1].meter.state_dict()["work"]["score"]["samples"]
+    )
     assert caplog.text.count("does not fit in memory") == 1

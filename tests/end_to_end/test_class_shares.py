@@ -69,7 +69,7 @@ def test_what_is_foreseen_is_what_is_selected(make_vit: MakeModel, make_trainer:
     )
     trainer.train()
     later = torch.cat([selection.indices for selection in trainer.selection_history[1:]]).unique()
-    assert torch.equal(trainer._reselection.foreseen(4), later)
+    assert torch.equal(trainer.loop.selector.foreseen(4), later)
 
 
 @pytest.mark.parametrize("rescore", ["full", "sampled"])

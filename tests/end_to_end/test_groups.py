@@ -64,8 +64,8 @@ def test_no_other_strategy_sees_the_groups(
     seen: list[Candidates] = []
     watch(strategy, seen.append)
     trainer = make_trainer(make_vit(), pool=conditioned, strategy=strategy, selection_budget=6, max_steps=2)
-    assert trainer._pool.groups is None
-    trainer._pool.groups = torch.zeros(len(conditioned), dtype=torch.long)
+    assert trainer.pool.groups is None
+    trainer.pool.groups = torch.zeros(len(conditioned), dtype=torch.long)
     trainer.train()
     assert seen and all(candidates.groups is None for candidates in seen)
 
@@ -80,7 +80,7 @@ def test_a_function_does_not_see_them_either(
         return candidates.indices[:budget]
 
     trainer = make_trainer(make_vit(), pool=conditioned, strategy=select, max_steps=2)
-    trainer._pool.groups = torch.zeros(len(conditioned), dtype=torch.long)
+    trainer.pool.groups = torch.zeros(len(conditioned), dtype=torch.long)
     trainer.train()
     assert len(seen) == 2 and all(candidates.groups is None for candidates in seen)
 

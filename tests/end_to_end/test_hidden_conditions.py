@@ -82,5 +82,5 @@ def test_no_batch_holds_it(
     trainer = make_trainer(make_vit(), pool=with_images(pool, to_tensor, "image", "label"), strategy="ods")
     trainer.train()
     assert held == {"pixel_values", "labels", POOL_INDEX}
-    for batch in trainer._pool.scoring_loader(range(80)):
+    for batch in trainer.pool.scoring_loader(range(80)):
         assert CONDITION not in batch and "pixel_values" in batch

@@ -150,7 +150,7 @@ class Watched(TrainerCallback):
         self.trainer: Any = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.biases.append(self.trainer._teaching.learner.predictor.together.bias.item())
+        self.biases.append(self.trainer.teaching.learner.predictor.together.bias.item())
 
 
 @pytest.mark.parametrize("accumulated", [1, 2, 4])

@@ -389,7 +389,7 @@ def test_embeddings_stay_beside_logits(
     seen: list[Any] = []
 
     def look(candidates: Any) -> None:
-        seen.append((candidates.embeddings, trainer._score(candidates.indices).embeddings))
+        seen.append((candidates.embeddings, trainer.scorer.score(candidates.indices).embeddings))
 
     watch(strategy, look)
     trainer = make_trainer(make_vit(), [CEACallback(text_encoder)], strategy=strategy)

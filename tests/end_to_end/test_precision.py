@@ -45,7 +45,7 @@ def test_bf16_runs(
         sample_weights="mass",
         selection_budget=15,
     )
-    head = trainer._head
+    head = trainer.scorer.head
     head.register_forward_hook(lambda module, inputs, output: entered.append(output.dtype))
     trainer.train()
     assert torch.bfloat16 in entered

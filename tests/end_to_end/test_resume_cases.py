@@ -74,8 +74,8 @@ def test_patience_is_fresh_in_each_run(make_vit: MakeModel, make_trainer: MakeTr
     # As the run before this one left it; this one saves before its first evaluation.
     patient.early_stopping_patience_counter = 1
     trainer.train()
-    assert trainer._run is not None
-    assert (trainer._run.step, trainer._run.stopped) == (3, False)
+    assert trainer.loop.history is not None
+    assert (trainer.loop.history.step, trainer.loop.history.stopped) == (3, False)
 
 
 class SaveAtLoopsEnd(TrainerCallback):

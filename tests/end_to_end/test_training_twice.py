@@ -170,7 +170,7 @@ def test_a_sample_that_cannot_be_loaded_shows_before_the_first_step(
     trainer.train()
     assert set(trainer.skipped_samples) == {3, 41}
     assert all(not {3, 41} & set(selection.indices.tolist()) for selection in trainer.selection_history[2:])
-    assert trainer._reselection.mistaken is not None and not trainer._reselection.mistaken[[3, 41]].any()
+    assert trainer.loop.selector.mistaken is not None and not trainer.loop.selector.mistaken[[3, 41]].any()
 
 
 def test_what_has_no_classes_is_refused_before_the_first_step(make_trainer: MakeTrainer, fashion: Dataset) -> None:

@@ -174,14 +174,14 @@ def test_it_looks_at_no_more_than_the_budget_on_either_side(make_learner: Make) 
 
 def test_without_others_or_a_next_selection_it_rests(make_learner: Make) -> None:
     learner, pool = make_learner(), torch.randn(6, 3, 8, 8)
-    before = deepcopy(learner.state())
+    before = deepcopy(learner.state_dict())
     learner.step(0)
     learner.begin_loop(torch.arange(6), torch.arange(0), looking(learner, pool))
     learner.step(1)
     learner.begin_loop(torch.arange(3), torch.arange(3, 6), looking(learner, pool))
     learner.end()
     learner.step(2)
-    after = learner.state()
+    after = learner.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -191,10 +191,10 @@ def test_a_state_goes_on_as_if_nothing_had_happened(make_learner: Make) -> None:
     whole.begin_loop(torch.arange(6), torch.arange(6, 12), looking(whole, pool))
     whole.step(0)
     resumed = make_learner(seed=1)
-    resumed.load_state(deepcopy(whole.state()))
+    resumed.load_state_dict(deepcopy(whole.state_dict()))
     for learner in (whole, resumed):
         learner.step(1)
-    one, other = whole.state(), resumed.state()
+    one, other = whole.state_dict(), resumed.state_dict()
     assert one.keys() == other.keys()
     for name, values in one.items():
         assert torch.equal(values, other[name]), name

@@ -104,7 +104,7 @@ def test_rows_are_named_while_there_is_room(classes, labelled):
 
 
 def test_cost_shows_the_work_that_was_done():
-    seconds, flops = cost(worked().state()["work"]).axes
+    seconds, flops = cost(worked().state_dict()["work"]).axes
     assert [label.get_text() for label in seconds.get_yticklabels()] == ["score", "train"]
     assert [bar.get_width() for bar in seconds.patches] == [2, 17]
     assert [bar.get_width() for bar in flops.patches] == [1, 9]

@@ -93,7 +93,7 @@ def test_cost_by_kind_and_in_all():
     meter.add("score", samples=12_345, flops=1.5e12)
     meter.add("train", samples=10, flops=2.25e12)
     meter.work["score"].seconds, meter.work["train"].seconds = 1.25, 60.0
-    rows = cells(cost_table(meter.state()["work"]))
+    rows = cells(cost_table(meter.state_dict()["work"]))
     assert rows[0] == ["work", "samples", "TFLOPs", "seconds"]
     assert ["score", "12,345", "1.500", "1.2"] in rows and ["train", "10", "2.250", "60.0"] in rows
     assert ["evaluate", "0", "0.000", "0.0"] in rows
@@ -115,7 +115,7 @@ def test_the_summary_has_every_part(metrics):
         class_names=["shirt", "coat"],
         meter=CostMeter(),
     )
-    text = summarise(trainer, metrics, [Path("runs/one/curves.png")])
+    text = summarise(trainer.report, metrics, [Path("runs/one/curves.png")])
     titles = [line for line in text.splitlines() if line and not line.startswith(" ")]
     assert titles == ["Selection by loop", "Selected samples by class", "Cost", "Result", "Files"]
     for part in (loop_table(trainer.loop_records, HISTORY), class_table(trainer.loop_records, ["shirt", "coat"])):

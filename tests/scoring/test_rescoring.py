@@ -79,7 +79,7 @@ def test_full_scores_all_each_time():
         found = rescoring.candidates(boundary(model, loop))
         assert torch.equal(found.indices, torch.arange(N))
         assert torch.equal(found.losses, 100.0 * loop + torch.arange(N))
-    assert rescoring.state() == {}
+    assert rescoring.state_dict() == {}
 
 
 # --- sampled ---
@@ -209,9 +209,9 @@ def test_a_state_goes_on_where_it_was_taken(mode):
         model, rescoring = Model(), make(mode)
         for loop in range(3):
             if interrupted:
-                state = {name: values.clone() for name, values in rescoring.state().items()}
+                state = {name: values.clone() for name, values in rescoring.state_dict().items()}
                 rescoring = make(mode)
-                rescoring.load_state(state)
+                rescoring.load_state_dict(state)
             seen = torch.full((N,), 50.0)
             found = rescoring.candidates(boundary(model, loop, [[1, 2], [3]], seen, lambda seen, candidates: seen))
         runs.append(found)

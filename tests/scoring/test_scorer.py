@@ -12,9 +12,9 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from vecaf_hf.cost import FULL_SIZE, CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, Draw, IndexedCollator, IndexedDataset
+from vecaf_hf.scoring.forward_pass import ForwardPass
 from vecaf_hf.scoring.losses import classification_losses
 from vecaf_hf.scoring.objective import Objective
-from vecaf_hf.scoring.scorer import PoolScorer
 
 N, D, C = 23, 6, 3
 
@@ -73,13 +73,13 @@ def make_scorer(
     pool=None,
     num_classes=C,
     **options,
-) -> PoolScorer:
+) -> ForwardPass:
     def load(indices):
         draws = [Draw(index) for index in indices]
         dataset = IndexedDataset(pool or Pool(), seed=0)
         return DataLoader(dataset, batch_size=5, sampler=draws, collate_fn=IndexedCollator(collator))
 
-    return PoolScorer(
+    return ForwardPass(
         accelerator=Accelerator(cpu=True),
         objective=Objective(sample_loss, reference_loss, reference_from_model=reference_loss is not None),
         load=load,

@@ -94,7 +94,7 @@ def test_a_state_goes_on_where_it_was_taken():
         whole.record(indices, losses, step)
         if number < 7:
             first.record(indices, losses, step)
-    second.load_state(first.state())
+    second.load_state_dict(first.state_dict())
     for step, indices, losses in batches[7:]:
         second.record(indices, losses, step)
     same(second.gathered(), whole.gathered())

@@ -148,7 +148,7 @@ def test_a_killed_run_goes_on_though_its_network_would_come_out_another_one(
     resumed = build(restyle=style, **RESUMABLE)
     assert images_of(pool_of(resumed)) == images_of(pool_of(killed)) and len(trained) == 1
     # With its seconds: of a run that has no checkpoint yet they are all there is.
-    assert resumed.work_before.state() == killed.work_before.state()
+    assert resumed.work_before.state_dict() == killed.work_before.state_dict()
     resumed.train(resume_from_checkpoint=True)
     trained.clear()
     whole = build(restyle=style, output_dir=str(tmp_path / "whole"), **RESUMABLE)

@@ -21,7 +21,9 @@ from vecaf_hf.augmentation.options import BY_CLASS, CEAOptions
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.stored_images import raw_images
 from vecaf_hf.learners.beside_model import LearnsBesideModel
+from vecaf_hf.printable import listed
 from vecaf_hf.scoring.head import flat
+from vecaf_hf.selection import STRATEGIES, Strategy, find_strategy
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.text.captioner import Captioner
 from vecaf_hf.text.captioning import PoolCaptions
@@ -102,6 +104,14 @@ class CEACallback(LearnsBesideModel):
             return False
         return self.captions == AUTO or LABEL_FIELD in self.captions
 
+    def apart(self, dataset: Any, labels: Tensor | None, class_names: Sequence[str]) -> CEACallback | None:
+        """Another one like this, to look with; None where it would have to caption the pool, which is to pay."""
+        if self.captioner is not None:
+            return None
+        other = CEACallback(self.encoder, self.captions, **vars(self.options))
+        other.read_captions(dataset, labels, class_names)
+        return other
+
     # --- Before training ---
 
     def read_captions(self, dataset: Any, labels: Tensor | None, class_names: Sequence[str]) -> None:
@@ -159,7 +169,7 @@ class CEACallback(LearnsBesideModel):
         self.augmenter.to(accelerator.device)
         if self.options.alignment == "identity":
             self.augmenter.fit(pool.table.plain, torch.zeros(1, dimension))
-        self._detach()
+        self.detach()
         self._hook = head.register_forward_pre_hook(self._move_head_input)
 
     def on_train_begin(
@@ -182,7 +192,8 @@ class CEACallback(LearnsBesideModel):
         if self.options.alignment == "learned" and fp16 and accelerator.num_processes > 1:
             raise ValueError('alignment="learned" on several processes does not go with fp16: use bf16')
 
-    def _detach(self) -> None:
+    def detach(self) -> None:
+        """Take the hook off the head."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
@@ -191,7 +202,7 @@ class CEACallback(LearnsBesideModel):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the plain model: take the hook off its head."""
-        self._detach()
+        self.detach()
 
     # --- At a loop boundary ---
 
@@ -254,7 +265,7 @@ class CEACallback(LearnsBesideModel):
         encoder = self.encoder.fingerprint[:16]
         return {**options, "cea.captions": captions, "cea.captioner": captioner, "cea.text_encoder": encoder}
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """What a run that resumes inside a loop needs, and the captions that were made."""
         assert self.augmenter is not None and self._pool is not None
         assert self._position is not None and self._texts is not None
@@ -264,19 +275,19 @@ class CEACallback(LearnsBesideModel):
             "bias": self.augmenter.aligner.bias.detach(),
             "indices": held,
             **vars(self._texts.take(self._position[held])),
-            **({} if self.augmenter.mapping is None else self.augmenter.mapping.state()),
-            **self._pool.state(),
+            **({} if self.augmenter.mapping is None else self.augmenter.mapping.state_dict()),
+            **self._pool.state_dict(),
         }
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` gave."""
         assert self.augmenter is not None and self._pool is not None
-        self.augmenter.take(self._pool.load_state(state))
+        self.augmenter.take(self._pool.load_state_dict(state))
         self.augmenter.aligner.set(state["weight"], state["bias"])
         self.augmenter.fitted = True
         if self.augmenter.mapping is not None:
-            self.augmenter.mapping.load_state(state)
+            self.augmenter.mapping.load_state_dict(state)
         self._hold(state["indices"], Texts(**{name: state[name] for name in Texts.__dataclass_fields__}))
 
     def _fit(self, candidates: Candidates) -> None:
@@ -329,3 +340,45 @@ class CEACallback(LearnsBesideModel):
         if self.augmenter is None:
             return []
         return [parameter for parameter in self.augmenter.aligner.parameters() if parameter.requires_grad]
+
+
+def find_cea(callbacks: Iterable[object], strategy_name: Any) -> CEACallback | None:
+    """A run's CEACallback among its callbacks, or None.
+
+    Raises:
+        ValueError: There are two, or the strategy heeds nothing of what the callback would do.
+    """
+    found = [callback for callback in callbacks if isinstance(callback, CEACallback)]
+    if len(found) > 1:
+        raise ValueError("there are two CEACallbacks: keep one")
+    if not found:
+        return None
+    (cea,), strategy = found, find_strategy(strategy_name)
+    if cea.has_affinity:
+        _check_affinity(cea, strategy, strategy_name)
+    moves = "embeddings" in strategy.reads and "logits" not in strategy.needs
+    if cea.options.act_on == ["selection"] and not moves:
+        raise ValueError(
+            f"act_on is ['selection'], and strategy {strategy_name!r} does not go by moved embeddings, so "
+            "nothing would be moved: add 'training', or leave CEA out"
+        )
+    return cea
+
+
+def _check_affinity(cea: CEACallback, strategy: Strategy, name: Any) -> None:
+    if "relevance" not in strategy.reads:
+        heeding = listed(repr(other) for other, one in STRATEGIES.items() if "relevance" in one.reads)
+        raise ValueError(
+            f"domain_affinity acts on what {heeding} weigh or draw by, and strategy {name!r} does "
+            "neither: choose one of these, or leave domain_affinity unset"
+        )
+    if cea.options.affinity_by == "image" and not strategy.needs_forward:
+        raise ValueError(
+            f"affinity_by is 'image', and strategy {name!r} scores no images: set "
+            "affinity_by='caption' or strategy='ods'"
+        )
+    if cea.options.affinity_by == "caption" and cea.is_captioned_by_class:
+        raise ValueError(
+            f"domain_affinity goes by captions, and captions={cea.captions!r} is the same for all samples of a "
+            "class: give captions of the images, or set affinity_by='image' with strategy='ods'"
+        )

@@ -55,8 +55,8 @@ class CountedMap:
         ):
             return self.network(embeddings, domains)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return {f"map.{name}": tensor for name, tensor in self.network.state_dict().items()}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.network.load_state_dict({name: state[f"map.{name}"] for name in self.network.state_dict()})

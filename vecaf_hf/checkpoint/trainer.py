@@ -26,6 +26,9 @@ class ResumingTrainer(Trainer):
 
     model: Any
     _resume_folder: str | None = None
+    # Of the checkpoint that a run resumes from, until its first loop is taken up: the sum of the losses that no log had
+    # shown, and the step of the last log.
+    _unlogged: tuple[float, int] | None = None
     # Whether the model is that of the best checkpoint, which Trainer loads when the training has ended.
     best_is_loaded = False
 
@@ -56,6 +59,17 @@ class ResumingTrainer(Trainer):
     def _run_state(self) -> RunState:
         """What a checkpoint keeps besides Trainer's files; called in every process, and all wait for each other."""
         raise NotImplementedError
+
+    def _losses_not_logged(self) -> list[float]:
+        """Per process, the sum of the losses that no log has shown yet."""
+        return self.accelerator.gather(self._tr_loss.detach().reshape(1)).tolist()
+
+    def _take_up_losses(self) -> None:
+        """Trainer starts a resumed run's sum of losses at zero, and the next log would be of some of its steps."""
+        if self._unlogged is not None:
+            total, self._globalstep_last_logged = self._unlogged
+            self._tr_loss.fill_(total)
+            self._unlogged = None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")

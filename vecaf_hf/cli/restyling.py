@@ -99,7 +99,7 @@ def _made(
     (folder / JSON_FILE).unlink(missing_ok=True)
     network.save(folder / NETWORK_FILE)
     unfinished = folder / f"{JSON_FILE}.tmp"
-    unfinished.write_text(json.dumps({**known_by, "cost": work.state()}))
+    unfinished.write_text(json.dumps({**known_by, "cost": work.state_dict()}))
     os.replace(unfinished, folder / JSON_FILE)
     return network.cpu(), work
 
@@ -111,7 +111,7 @@ def _kept(args: VeCAFArguments, known_by: Mapping[str, Any]) -> tuple[StyleNetwo
         return None
     kept = json.loads((folder / JSON_FILE).read_text())
     work = CostMeter()
-    work.load_state(kept.pop("cost"))
+    work.load_state_dict(kept.pop("cost"))
     # In JSON a tuple is a list.
     if kept != json.loads(json.dumps(known_by)):
         return None

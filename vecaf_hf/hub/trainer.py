@@ -15,10 +15,10 @@ from huggingface_hub import CommitOperationAdd
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
+from vecaf_hf.checkpoint.trainer import ResumingTrainer
 from vecaf_hf.hub.files import addition, checkpoint_in, documents_in, linked, model_in
 from vecaf_hf.hub.push import WAITS, PushError, make_repository, push, push_run, read_card
 from vecaf_hf.reporting.card import CARD, keys_given
-from vecaf_hf.scoring.trainer import ScoringTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 ON_THE_WAY = ".pushing"
 
 
-class PushingTrainer(ScoringTrainer):
+class PushingTrainer(ResumingTrainer):
     """Pushes as Trainer does, when `hub_strategy` says, with a card each time and without pickled arguments."""
 
     push_in_progress: Any = None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,15 +18,13 @@ from vecaf_hf.inspection.extremes import CENTROID, Extremes, extremes, similarit
 from vecaf_hf.inspection.look import Look, look
 from vecaf_hf.inspection.out_of_fold import OutOfFold, SuspiciousLabel, out_of_fold, suspicious_labels
 from vecaf_hf.inspection.shares import ClassShare, Histogram, class_shares, loss_histogram
+from vecaf_hf.loop.plan import Plan
 from vecaf_hf.seeding import seed_of
 from vecaf_hf.selection import STRATEGIES, Selection, run_strategy
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 from vecaf_hf.selection.ods import replace_options
 from vecaf_hf.text.captions import find_captions
 from vecaf_hf.validation import whole
-
-if TYPE_CHECKING:
-    from vecaf_hf.trainer import VeCAFTrainer
 
 # Most candidates that ActiveFT selects from, to compare with: its whole pool would take as long as a selection does.
 COMPARED = 20_000
@@ -100,7 +98,15 @@ class Inspection:
         return json.loads(json.dumps(asdict(self)))
 
 
-def inspect(trainer: VeCAFTrainer, folder: str | Path | None = None, samples: int | None = None) -> Inspection:
+class Planned(Protocol):
+    """A trainer that can say what its run is made of."""
+
+    train_dataset: Any
+
+    def plan(self, apart: bool) -> Plan: ...
+
+
+def inspect(trainer: Planned, folder: str | Path | None = None, samples: int | None = None) -> Inspection:
     """Look at a trainer's run before it is started; it stays as it was.
 
     With CEA, captions that it encodes are then in the text encoder's cache.
@@ -117,10 +123,9 @@ def inspect(trainer: VeCAFTrainer, folder: str | Path | None = None, samples: in
         raise ValueError("there is nothing to inspect without a train_dataset")
     if samples is not None:
         whole("samples", samples, 2)
-    seen = look(trainer, samples)
-    strategy = str(trainer.args.to_dict()["strategy"])
-    inspection = _inspection(seen, trainer, strategy)
-    if folder is not None and trainer.is_world_process_zero():
+    plan = trainer.plan(apart=True)
+    inspection = _inspection(look(plan, samples), plan)
+    if folder is not None and plan.scorer.accelerator.is_main_process:
         from vecaf_hf.inspection.page import write_inspection
         from vecaf_hf.reporting.images import images_of
 
@@ -128,20 +133,20 @@ def inspect(trainer: VeCAFTrainer, folder: str | Path | None = None, samples: in
     return inspection
 
 
-def _inspection(seen: Look, trainer: VeCAFTrainer, strategy: str) -> Inspection:
+def _inspection(seen: Look, plan: Plan) -> Inspection:
     candidates, selection, schedule = seen.candidates, seen.selection, seen.schedule
-    assert candidates.embeddings is not None and candidates.losses is not None
+    names, labels = plan.classes.names, plan.pool.labels
     chosen = torch.isin(candidates.indices, selection.indices)
-    folds = out_of_fold(candidates.embeddings, candidates.classes, schedule.seed)
+    folds = out_of_fold(candidates.given("embeddings"), candidates.classes, schedule.seed)
     suspicious = () if folds is None else suspicious_labels(folds, candidates.indices, chosen)
     duplicates = _duplicates(candidates, chosen, seen.is_drawn, schedule.seed)
     furthest = _extremes(candidates, selection, chosen)
     shown = [index for index, _ in furthest.nearest + furthest.farthest]
     shown += [index for pair in duplicates.most_similar for index in pair[:2]]
     shown += [one.index for one in suspicious]
-    labels = trainer._pool.labels
+    losses = candidates.given("losses")
     return Inspection(
-        strategy=strategy,
+        strategy=str(plan.args.to_dict()["strategy"]),
         pool_size=schedule.pool_size,
         budget=seen.sizes.selected,
         num_loops=schedule.num_loops,
@@ -150,17 +155,17 @@ def _inspection(seen: Look, trainer: VeCAFTrainer, strategy: str) -> Inspection:
         is_part=seen.part is not None,
         scores=seen.scores,
         selected=tuple(selection.indices.tolist()),
-        cost=foreseen(trainer.args, schedule, seen.sizes, seen.unit),
-        classes=_classes(labels, candidates, selection, chosen & seen.is_drawn, trainer.class_names),
-        losses=loss_histogram(candidates.losses[seen.is_drawn], candidates.losses[chosen]),
+        cost=foreseen(plan.args, schedule, seen.sizes, seen.unit),
+        classes=_classes(labels, candidates, selection, chosen & seen.is_drawn, names),
+        losses=loss_histogram(losses[seen.is_drawn], losses[chosen]),
         fold_losses=None if folds is None else _fold_losses(folds, chosen, seen.is_drawn),
         duplicates=duplicates,
         checked_labels=0 if folds is None else len(folds.rows),
         suspicious=suspicious,
         extremes=furthest,
-        map=_map(candidates, chosen, seen.is_drawn, folds, trainer),
-        samples=_samples(shown, candidates, trainer),
-        class_names=tuple(trainer.class_names),
+        map=_map(candidates, chosen, seen.is_drawn, folds, plan),
+        samples=_samples(shown, candidates, plan),
+        class_names=names,
     )
 
 
@@ -179,26 +184,22 @@ def _fold_losses(folds: OutOfFold, chosen: Tensor, is_drawn: Tensor) -> Histogra
 
 
 def _duplicates(candidates: Candidates, chosen: Tensor, is_drawn: Tensor, seed: int) -> NearDuplicates:
-    assert candidates.embeddings is not None
     selected, pool = chosen.nonzero()[:, 0], is_drawn.nonzero()[:, 0]
     selected = selected[evenly_spaced(len(selected), MOST_COMPARED)]
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed_of(seed, 1)))
     at_random = pool[order[: len(selected)]] if len(pool) > len(selected) else pool[:0]
-    return near_duplicates(candidates.embeddings, selected, at_random, candidates.indices)
+    return near_duplicates(candidates.given("embeddings"), selected, at_random, candidates.indices)
 
 
 def _extremes(candidates: Candidates, selection: Selection, chosen: Tensor) -> Extremes:
     to_centroids = selection.centroid_similarity
     if to_centroids is not None and bool(to_centroids.isfinite().any()):
         return extremes(selection.indices, to_centroids, CENTROID)
-    assert candidates.embeddings is not None
-    similarity, reference = similarity_to_means(candidates.embeddings, candidates.classes)
+    similarity, reference = similarity_to_means(candidates.given("embeddings"), candidates.classes)
     return extremes(candidates.indices[chosen], similarity[chosen], reference)
 
 
-def _map(
-    candidates: Candidates, chosen: Tensor, is_drawn: Tensor, folds: OutOfFold | None, trainer: VeCAFTrainer
-) -> EmbeddingMap:
+def _map(candidates: Candidates, chosen: Tensor, is_drawn: Tensor, folds: OutOfFold | None, plan: Plan) -> EmbeddingMap:
     """Of what stands for the pool, beside what ActiveFT would select of it."""
     boundary, known = None, torch.zeros(len(candidates), dtype=torch.bool)
     if folds is not None:
@@ -209,23 +210,22 @@ def _map(
     looked, ours = candidates.take(rows), chosen[rows]
     others = torch.zeros_like(ours)
     budget = int(ours.sum())
-    seed = seed_of(trainer._pool.seed, 0)
-    if trainer.args.strategy != "activeft" and 0 < budget < len(rows):
+    seed = seed_of(plan.pool.seed, 0)
+    if plan.args.strategy != "activeft" and 0 < budget < len(rows):
         options = replace_options(
-            trainer.args, strategy="activeft", random_fraction=0.0, sample_weights="none", loss_weighting="uniform"
+            plan.args, strategy="activeft", random_fraction=0.0, sample_weights="none", loss_weighting="uniform"
         )
         other = run_strategy(STRATEGIES["activeft"], looked, budget, options, seed)
         others = torch.isin(looked.indices, other.indices)
-    assert looked.embeddings is not None
     near = None if boundary is None else boundary[rows]
-    return embedding_map(looked.embeddings, looked.indices, ours, others, near, known[rows], seed)
+    return embedding_map(looked.given("embeddings"), looked.indices, ours, others, near, known[rows], seed)
 
 
-def _samples(shown: Sequence[int], candidates: Candidates, trainer: VeCAFTrainer) -> dict[int, Sample]:
-    names, pool = trainer.class_names, trainer._pool
+def _samples(shown: Sequence[int], candidates: Candidates, plan: Plan) -> dict[int, Sample]:
+    names, pool = plan.classes.names, plan.pool
     captions: Sequence[str | None] | None = None
-    if trainer.cea is not None and trainer.cea.captioner is None:
-        captions = find_captions(trainer.cea.captions, pool.dataset, pool.labels, names)
+    if plan.cea is not None:
+        captions = find_captions(plan.cea.captions, pool.dataset, pool.labels, names)
     classes = candidates.classes
     label_of = {} if classes is None else dict(zip(candidates.indices.tolist(), classes.tolist(), strict=True))
 

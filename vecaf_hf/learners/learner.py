@@ -116,10 +116,10 @@ class Learner:
     def end(self) -> None:
         """No selection follows any more: what only serves the next one can rest."""
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
         return dict(self.networks().state_dict())
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         networks = self.networks()
         networks.load_state_dict({name: state[name] for name in networks.state_dict()})

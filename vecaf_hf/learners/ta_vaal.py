@@ -212,8 +212,8 @@ class TAVAAL(LearnLoss):
 
     # --- Checkpoints ---
 
-    def state(self) -> dict[str, Tensor]:
-        state = super().state()
+    def state_dict(self) -> dict[str, Tensor]:
+        state = super().state_dict()
         for name, optimizer in self._optimizers.items():
             for parameter, moments in optimizer.state_dict()["state"].items():
                 state |= {f"{name}_optimizer.{parameter}.{key}": value for key, value in moments.items()}
@@ -221,8 +221,8 @@ class TAVAAL(LearnLoss):
             state |= {f"held.{name}.{key}": value for key, value in vars(side).items()}
         return state
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        super().load_state(state)
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
         for name, optimizer in self._optimizers.items():
             moments: dict[int, dict[str, Tensor]] = {}
             for key, value in _below(state, f"{name}_optimizer.").items():

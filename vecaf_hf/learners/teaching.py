@@ -83,6 +83,16 @@ class Teaching(LearnsBesideModel):
         if self.learner is not None:
             self.learner.attach()
 
+    @property
+    def teaches(self) -> bool:
+        """Whether the strategy has a learner."""
+        return find_strategy(self.args.strategy).learner is not None
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether a learner learns in the run that is going on."""
+        return self.learner is not None
+
     def build(self) -> None:
         if self.learner is not None:
             # A process that could load no sample learns from another one.
@@ -184,9 +194,9 @@ class Teaching(LearnsBesideModel):
 
     # --- Checkpoints ---
 
-    def state(self) -> dict[str, Tensor]:
-        return {} if self.learner is None else self.learner.state()
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self.learner is None else self.learner.state_dict()
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         if self.learner is not None:
-            self.learner.load_state(state)
+            self.learner.load_state_dict(state)

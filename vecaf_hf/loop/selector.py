@@ -3,84 +3,85 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast
-from torch import Tensor, nn
+from torch import Tensor
 
 from vecaf_hf.agreement import decided_by_main
-from vecaf_hf.arguments import VeCAFArguments
-from vecaf_hf.augmentation import CEACallback
-from vecaf_hf.cost import CostMeter
+from vecaf_hf.arguments import RESCORE
+from vecaf_hf.augmentation.callback import CEACallback
 from vecaf_hf.data.pool import Pool
-from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary
+from vecaf_hf.scoring.scorer import Scorer, some
 from vecaf_hf.scoring.training_losses import TrainingLosses
-from vecaf_hf.scoring.warmup import fit_head, flops_of_logits, linear_head, make_probe, rescored
 from vecaf_hf.seeding import seed_of, seeded
-from vecaf_hf.selection import STRATEGIES, Selection, Strategy, find_strategy, run_strategy
+from vecaf_hf.selection import STRATEGIES, Selection, Strategy, run_strategy
 from vecaf_hf.selection.candidates import Candidates, Turn
 from vecaf_hf.selection.jtt import mistakes
 
 logger = logging.getLogger(__name__)
 
 
-class Reselection:
+@dataclass(frozen=True)
+class Past:
+    """What came before a boundary.
+
+    Args:
+        selections: One of each earlier loop.
+        progress: Part of the run that is over.
+        trained: The samples that an earlier loop has trained on, rising. LongTensor [n].
+    """
+
+    selections: Sequence[Selection]
+    progress: float
+    trained: Callable[[int], Tensor]
+
+    @property
+    def loop(self) -> int:
+        """The loop that begins, 0-based."""
+        return len(self.selections)
+
+
+class Selector:
     """Makes each loop's selection.
 
     Args:
-        args: The run's options.
         budget: K.
-        pool: What is selected from; its seed fixes, with the loop, everything random here.
-        score: Candidates of these positions of the pool under the current model.
-        head: The model's classification head, for its warm-up.
-        sample_loss: (outputs, labels) -> [n], for the warm-up and the proxy.
-        output_kind: Of what the model returns: the objective is given the like for a fitted head.
-        training_losses: What training sees, where the run records it.
+        scorer: Its pool is selected from; the pool's seed fixes, with the loop, everything random here.
         cea: The run's augmentation, or None.
-        meter: Counts the selection's work.
-        accelerator: Its main process decides.
 
     Attributes:
+        rescoring: Which samples are scored at a boundary.
+        training_losses: What training sees, where something goes by it; else None.
         irreducible: Of each sample of the pool, for a strategy that needs it; NaN where it could not be loaded when the
             run began: these are not selected. [N], or None.
         mistaken: Whether the model got each sample of the pool wrong when the first training of JTT ended; None before.
             BoolTensor [N].
     """
 
-    def __init__(
-        self,
-        args: VeCAFArguments,
-        budget: int,
-        pool: Pool,
-        score: Callable[[Tensor], Candidates],
-        head: nn.Module,
-        sample_loss: SampleLoss,
-        output_kind: str,
-        training_losses: TrainingLosses | None,
-        cea: CEACallback | None,
-        meter: CostMeter,
-        accelerator: Accelerator,
-    ) -> None:
-        self.args, self.budget, self.pool = args, budget, pool
-        self.score, self.head = score, head
-        self.sample_loss, self.output_kind = sample_loss, output_kind
-        self.training_losses = training_losses
-        self.cea, self.meter, self.accelerator = cea, meter, accelerator
-        self.strategy = find_strategy(args.strategy)
+    def __init__(self, budget: int, scorer: Scorer, cea: CEACallback | None) -> None:
+        self.budget, self.scorer, self.cea = budget, scorer, cea
+        self.pool, self.args, self.strategy = scorer.pool, scorer.args, scorer.strategy
         self.irreducible: Tensor | None = None
         self.mistaken: Tensor | None = None
-        way, fraction = args.scoring_of(len(pool))
+        way, fraction = self.args.scoring_of(len(self.pool))
         balance = 0.0
         # Where selected samples stand for parts of the pool, what is scored must be like the pool.
-        if self.strategy.allocates and args.sample_weights != "mass":
-            balance = {"class": args.class_balance, "class_loss": 1.0}.get(args.allocation, 0.0)
-        self.rescoring = RESCORING[way](pool, budget, fraction, balance)
+        if self.strategy.allocates and self.args.sample_weights != "mass":
+            balance = {"class": self.args.class_balance, "class_loss": 1.0}.get(self.args.allocation, 0.0)
+        self.rescoring = RESCORING[way](self.pool, budget, fraction, balance)
+        accelerator = scorer.accelerator
+        self.training_losses = TrainingLosses(len(self.pool), accelerator) if self._reads_training else None
         self._tell_of_few()
+
+    @property
+    def _reads_training(self) -> bool:
+        rescores = self.strategy.needs_forward and not self.args.single_run
+        way = RESCORE[self.args.scoring_way[0]]
+        return "training_losses" in self.strategy.reads or (rescores and way.reads_training_losses)
 
     def _tell_of_few(self) -> None:
         """Warn if there are more classes than a loop selects samples."""
@@ -95,125 +96,43 @@ class Reselection:
                 classes,
             )
 
-    def try_out(self, probe: Candidates) -> None:
-        """Whatever the objective makes of a fitted head's output shows on these few candidates, before training."""
-        if not self.args.head_warmup and not (self.args.scoring_way[0] == "proxy" and self.strategy.needs_forward):
-            return
-        assert probe.embeddings is not None
-        with seeded(self.pool.seed):
-            head = make_probe(self.head, probe.embeddings)
-            # Logits that differ, as a fitted head's do.
-            head.weight.data.copy_(torch.randn(head.weight.shape) / head.in_features**0.5)
-            rescored(head, probe, self.sample_loss, self.output_kind)
+    # --- A run ---
 
-    def selects_later(self, begun: int, loops: int) -> bool:
+    def begin(self, held_out: Pool | None, num_classes: int) -> None:
+        """Before the first boundary of a run that does not resume: what a strategy asks of the untrained model.
+
+        Args:
+            held_out: Samples that RHO-LOSS fits its small model on.
+            num_classes: C.
+        """
+        if held_out is not None:
+            self.irreducible = self.scorer.irreducible_losses(held_out, num_classes)
+
+    def selects_after(self, begun: int, loops: int) -> bool:
         """Whether anything is selected anew after as many loops of these have begun."""
         return begun < loops and not self.args.single_run
 
-    def state(self, begun: int, loops: int) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint keeps for the boundaries after as many loops of these have begun: scores, and losses of
-        training."""
-        selects = self.selects_later(begun, loops)
-        losses = self.training_losses if selects else None
-        return {
-            "scores": self.rescoring.state() if selects and self.strategy.needs_forward else {},
-            "training_losses": {} if losses is None else losses.state(),
-        }
+    def state_dict(self, selects_again: bool = True) -> dict[str, Tensor]:
+        """What a checkpoint keeps; for the next boundaries only if there are any."""
+        own = {"irreducible": self.irreducible, "mistaken": self.mistaken}
+        state = {name: values for name, values in own.items() if values is not None}
+        if hasattr(self.args.strategy, "state_dict"):
+            state |= {f"strategy.{name}": _kept(value) for name, value in self.args.strategy.state_dict().items()}
+        if selects_again and self.strategy.needs_forward:
+            state |= {f"scores.{name}": values for name, values in self.rescoring.state_dict().items()}
+        if selects_again and self.training_losses is not None:
+            state |= {f"losses.{name}": values for name, values in self.training_losses.state_dict().items()}
+        return state
 
-    def select(
-        self,
-        loop: int,
-        progress: float,
-        earlier: list[Selection],
-        trained: Callable[[int], Tensor],
-        is_trainable: Callable[[Selection], bool],
-    ) -> tuple[Selection, Candidates, dict[str, float]]:
-        """The selection of a loop after the earlier loops' ones, what it was made from, and figures for the log.
-
-        Args:
-            loop: 0-based.
-            progress: Part of the run that is over.
-            earlier: One selection a loop.
-            trained: The samples that an earlier loop has trained on, rising. LongTensor [n].
-            is_trainable: Whether the samples that the loop would train on can be loaded; the pool's ledger has the
-                others.
-        """
-        seed = seed_of(self.pool.seed, loop)
-        if self.cea is not None:
-            self.cea.enter_loop(loop)
-        # Transforms, models and strategies may draw from the global generators: not at the training's expense.
-        with seeded(seed):
-            if self.args.single_run and earlier:
-                candidates, selection = self._unscored(), earlier[0]
-            else:
-                candidates = self._candidates(loop, seed, trained)
-                selection = self._select_from(candidates, seed, progress, earlier)
-                while not is_trainable(selection):
-                    candidates = self._usable(candidates)
-                    selection = self._select_from(candidates, seed, progress, earlier)
-            figures = self._begin_augmentation(selection, candidates) if self.cea is not None else {}
-        return selection, candidates, figures
-
-    def find_mistakes(self, loop: int) -> Tensor:
-        """`mistaken`, by a forward pass over the pool when this loop begins; False where a sample cannot be loaded."""
-        with seeded(seed_of(self.pool.seed, loop)):
-            scored = some(self.score(self.pool.ledger.usable))
-        self.mistaken = torch.zeros(len(self.pool), dtype=torch.bool)
-        self.mistaken[scored.indices] = mistakes(scored)
-        return self.mistaken
-
-    def _strategy_of(self, loop: int) -> Strategy:
-        """In the first loop a learner has learned nothing: chance selects. JTT's first training is on all."""
-        if "mistaken" in self.strategy.reads and self.mistaken is None:
-            return STRATEGIES["full"]
-        return STRATEGIES["random"] if self.strategy.learner is not None and loop == 0 else self.strategy
-
-    def _unscored(self) -> Candidates:
-        usable, labels = self.pool.ledger.usable, self.pool.labels
-        return Candidates(usable, labels=None if labels is None else labels[usable])
-
-    def _usable(self, candidates: Candidates) -> Candidates:
-        usable = torch.isin(candidates.indices, self.pool.ledger.usable)
-        if self.irreducible is not None:
-            usable &= self.irreducible[candidates.indices].isfinite()
-        return candidates if usable.all() else candidates.take(usable)
-
-    def _candidates(self, loop: int, seed: int, trained: Callable[[int], Tensor]) -> Candidates:
-        """What the strategy chooses from: scored only if it, or a warm-up of the head, needs that."""
-        is_fresh = self.args.head_warmup and loop == 0
-        if not (self._strategy_of(loop).needs_forward or is_fresh):
-            return self._unscored()
-
-        def score(indices: Tensor) -> Candidates:
-            nonlocal is_fresh
-            candidates = self._usable(self.score(indices))
-            if not is_fresh or not len(candidates):
-                return candidates
-            is_fresh = False
-            return self._fitted(self.head, candidates, candidates)
-
-        def training_losses() -> Tensor:
-            assert self.training_losses is not None
-            return self.training_losses.gathered()
-
-        boundary = Boundary(loop, seed, score, trained, training_losses, self._probed)
-        return some(self._usable(self.rescoring.candidates(boundary)))
-
-    def _probed(self, seen: Candidates, candidates: Candidates) -> Candidates:
-        assert seen.embeddings is not None
-        return self._fitted(make_probe(self.head, seen.embeddings), seen, candidates)
-
-    def _fitted(self, head: nn.Module, seen: Candidates, candidates: Candidates) -> Candidates:
-        """The candidates under a linear head that is fitted, the same in all processes, on those seen."""
-        with self.meter.timed("select"):
-            flops = decided_by_main(self.accelerator, partial(fit_head, head, seen))
-            if self.accelerator.num_processes > 1:
-                broadcast([parameter.data for parameter in head.parameters()])
-            found = rescored(head, candidates, self.sample_loss, self.output_kind)
-        assert candidates.embeddings is not None
-        # What every process repeats counts once.
-        self.meter.add("select", flops=flops + flops_of_logits(head, candidates.embeddings))
-        return found
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.irreducible, self.mistaken = state.get("irreducible"), state.get("mistaken")
+        if hasattr(self.args.strategy, "load_state_dict"):
+            self.args.strategy.load_state_dict(_part(state, "strategy"))
+        self.rescoring.load_state_dict(_part(state, "scores"))
+        losses = _part(state, "losses")
+        if self.training_losses is not None and losses:
+            self.training_losses.load_state_dict(losses)
 
     def foreseen(self, loops: int) -> Tensor:
         """What the loops after the first of this many will load, where the seed alone decides it. LongTensor [n]."""
@@ -237,38 +156,116 @@ class Reselection:
                     parts.append(run_strategy(self.strategy, candidates, self.budget, self.args, seed).indices)
         return torch.cat(parts).unique()
 
-    def _select_from(self, candidates: Candidates, seed: int, progress: float, earlier: list[Selection]) -> Selection:
-        candidates, strategy = self._completed(candidates, progress, earlier), self._strategy_of(len(earlier))
+    # --- A boundary ---
+
+    def select(
+        self, past: Past, is_trainable: Callable[[Selection], bool]
+    ) -> tuple[Selection, Candidates, dict[str, float]]:
+        """The selection of the loop that begins, what it was made from, and figures for the log.
+
+        Args:
+            past: What came before.
+            is_trainable: Whether the samples that the loop would train on can be loaded; the pool's ledger has the
+                others.
+        """
+        seed = seed_of(self.pool.seed, past.loop)
+        if self.cea is not None:
+            self.cea.enter_loop(past.loop)
+        # Transforms, models and strategies may draw from the global generators: not at the training's expense.
+        with seeded(seed):
+            if self.args.single_run and past.selections:
+                candidates, selection = self._unscored(), past.selections[0]
+            else:
+                candidates = self._candidates(past, seed)
+                selection = self._select_from(candidates, seed, past)
+                while not is_trainable(selection):
+                    candidates = self._usable(candidates)
+                    selection = self._select_from(candidates, seed, past)
+            figures = {} if self.cea is None else self._begin_augmentation(self.cea, selection, candidates)
+        kept = self.scorer.kept
+        if past.loop == 0 and kept is not None and kept.hit is not None:
+            figures["score_cache_hit"] = float(kept.hit)
+        return selection, candidates, figures
+
+    def find_mistakes(self, loop: int) -> None:
+        """`mistaken`, by a forward pass over the pool when this loop begins; False where a sample cannot be loaded."""
+        with seeded(seed_of(self.pool.seed, loop)):
+            scored = some(self.scorer.score(self.pool.ledger.usable))
+        self.mistaken = torch.zeros(len(self.pool), dtype=torch.bool)
+        self.mistaken[scored.indices] = mistakes(scored)
+
+    def _strategy_of(self, loop: int) -> Strategy:
+        """In the first loop a learner has learned nothing: chance selects. JTT's first training is on all."""
+        if "mistaken" in self.strategy.reads and self.mistaken is None:
+            return STRATEGIES["full"]
+        return STRATEGIES["random"] if self.strategy.learner is not None and loop == 0 else self.strategy
+
+    def _unscored(self) -> Candidates:
+        usable, labels = self.pool.ledger.usable, self.pool.labels
+        return Candidates(usable, labels=None if labels is None else labels[usable])
+
+    def _usable(self, candidates: Candidates) -> Candidates:
+        usable = torch.isin(candidates.indices, self.pool.ledger.usable)
+        if self.irreducible is not None:
+            usable &= self.irreducible[candidates.indices].isfinite()
+        return candidates if usable.all() else candidates.take(usable)
+
+    def _candidates(self, past: Past, seed: int) -> Candidates:
+        """What the strategy chooses from: scored only if it, or a warm-up of the head, needs that."""
+        is_fresh = self.args.head_warmup and past.loop == 0
+        if not (self._strategy_of(past.loop).needs_forward or is_fresh):
+            return self._unscored()
+
+        def score(indices: Tensor) -> Candidates:
+            nonlocal is_fresh
+            candidates = self._usable(self.scorer.score(indices))
+            if not is_fresh or not len(candidates):
+                return candidates
+            is_fresh = False
+            return self.scorer.warmed_up(candidates)
+
+        boundary = Boundary(past.loop, seed, score, past.trained, self._losses_of_training, self.scorer.probed)
+        return some(self._usable(self.rescoring.candidates(boundary)))
+
+    def _losses_of_training(self) -> Tensor:
+        if self.training_losses is None:
+            raise RuntimeError("no losses of training were recorded; this is a bug in vecaf_hf")
+        return self.training_losses.gathered()
+
+    def _select_from(self, candidates: Candidates, seed: int, past: Past) -> Selection:
+        candidates, strategy = self._completed(candidates, past), self._strategy_of(past.loop)
         if self.cea is not None:
             candidates = self.cea.before_selection(candidates, "logits" in self.strategy.needs)
+        accelerator, meter = self.scorer.accelerator, self.scorer.meter
 
         def run() -> Selection:
-            moved = candidates.to(self.accelerator.device)
-            return run_strategy(strategy, moved, self.budget, self.args, seed)
+            return run_strategy(strategy, candidates.to(accelerator.device), self.budget, self.args, seed)
 
-        with self.meter.timed("select"):
-            selection = decided_by_main(self.accelerator, run)
-        self.meter.add("select", len(selection), selection.info.get("flops", 0.0))
+        with meter.timed("select"):
+            selection = decided_by_main(accelerator, run)
+        meter.add("select", len(selection), selection.info.get("flops", 0.0))
         return selection
 
-    def _completed(self, candidates: Candidates, progress: float, earlier: list[Selection]) -> Candidates:
+    def _completed(self, candidates: Candidates, past: Past) -> Candidates:
         """The candidates with what no scoring pass gives."""
-        past = torch.cat([selection.indices for selection in earlier]) if earlier else candidates.indices[:0]
-        selected = torch.isin(candidates.indices, past)
-        turn = Turn(self.pool.seed, len(earlier))
-        candidates = replace(self._grouped(candidates), selected=selected, progress=progress, turn=turn)
+        indices, reads = candidates.indices, self.strategy.reads
+        earlier = torch.cat([indices[:0], *(selection.indices for selection in past.selections)])
+        more: dict[str, Any] = {
+            "selected": torch.isin(indices, earlier),
+            "progress": past.progress,
+            "turn": Turn(self.pool.seed, past.loop),
+        }
         if self.strategy.allocates and self.pool.labels is not None:
-            candidates = replace(candidates, class_sizes=self._class_sizes(self.pool.labels)[candidates.indices])
-        if "head" in self.strategy.reads:
-            candidates = replace(candidates, head=linear_head(self.head, self.args.strategy))
+            more["class_sizes"] = self._class_sizes(self.pool.labels)[indices]
+        if "head" in reads:
+            more["head"] = self.scorer.linear_head()
         if self.irreducible is not None:
-            candidates = replace(candidates, irreducible=self.irreducible[candidates.indices])
+            more["irreducible"] = self.irreducible[indices]
         if self.mistaken is not None:
-            candidates = replace(candidates, mistaken=self.mistaken[candidates.indices])
-        if "training_losses" in self.strategy.reads:
-            assert self.training_losses is not None
-            candidates = replace(candidates, training_losses=self.training_losses.gathered()[candidates.indices])
-        return candidates
+            more["mistaken"] = self.mistaken[indices]
+        if "training_losses" in reads:
+            more["training_losses"] = self._losses_of_training()[indices]
+        return replace(self._grouped(candidates), **more)
 
     def _class_sizes(self, labels: Tensor) -> Tensor:
         """How many samples that can be loaded have each sample's class. LongTensor [N]."""
@@ -282,22 +279,20 @@ class Reselection:
             return candidates
         return replace(candidates, groups=groups[candidates.indices])
 
-    def _begin_augmentation(self, selection: Selection, candidates: Candidates) -> dict[str, float]:
-        assert self.cea is not None
+    def _begin_augmentation(self, cea: CEACallback, selection: Selection, candidates: Candidates) -> dict[str, float]:
         scored = candidates.embeddings is not None
         if scored:
             selected = candidates.take(torch.isin(candidates.indices, selection.indices))
         else:
-            selected = some(self.score(selection.indices.sort().values))
-        return self.cea.begin_loop(selected, refit=not scored)
+            selected = some(self.scorer.score(selection.indices.sort().values))
+        return cea.begin_loop(selected, refit=not scored)
 
 
-def some(scored: Candidates) -> Candidates:
-    """These candidates.
+def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): values for key, values in state.items() if key.startswith(prefix)}
 
-    Raises:
-        ValueError: There are none.
-    """
-    if not len(scored):
-        raise ValueError("none of the samples could be loaded: mend the dataset")
-    return scored
+
+def _kept(value: Any) -> Tensor:
+    # A tensor of a Python number has half its digits unless told otherwise.
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else torch.as_tensor(value)

@@ -22,13 +22,13 @@ from vecaf_hf.loop.sampler import Stream
 from vecaf_hf.selection import Selection
 from vecaf_hf.selection.candidates import evenly_spaced
 
-VERSION = 6
+VERSION = 7
 JSON_FILE = "vecaf_state.json"
 TENSORS_FILE = "vecaf_state.safetensors"
 # Rows of a dataset that tell it from others.
 FINGERPRINTED_ROWS = 16
 # Dictionaries of tensors in a state.
-PARTS = ("augmentation", "strategy", "scores", "training_losses")
+PARTS = ("selector", "learner", "augmentation", "start")
 
 
 @dataclass
@@ -44,13 +44,13 @@ class RunState:
         selections: Selection of each loop.
         records: Figures of each loop.
         skipped: Samples that cannot be loaded with the reason, by place (`SampleLedger.failed`).
-        cost: `CostMeter.state()`.
+        cost: `CostMeter.state_dict()`.
         losses: Per process, the sum of the training losses that no log has shown yet.
         logged_step: Step of the last log.
-        augmentation: Tensors of the augmentation in the current loop.
-        strategy: Tensors of a strategy that has a state of its own.
-        scores: `Rescoring.state()`: candidates that a later boundary needs.
-        training_losses: `TrainingLosses.state()`, where they are recorded.
+        selector: `Selector.state_dict()`.
+        learner: `Teaching.state_dict()`.
+        augmentation: `CEACallback.state_dict()`.
+        start: `starting_weights`, until Just Train Twice has begun again from them.
     """
 
     identity: dict[str, Any]
@@ -64,10 +64,10 @@ class RunState:
     cost: dict[str, Any] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     logged_step: int = 0
+    selector: dict[str, Tensor] = field(default_factory=dict)
+    learner: dict[str, Tensor] = field(default_factory=dict)
     augmentation: dict[str, Tensor] = field(default_factory=dict)
-    strategy: dict[str, Tensor] = field(default_factory=dict)
-    scores: dict[str, Tensor] = field(default_factory=dict)
-    training_losses: dict[str, Tensor] = field(default_factory=dict)
+    start: dict[str, Tensor] = field(default_factory=dict)
 
     def next_stream(self, selection: Selection, used: int) -> Stream:
         """The training order of the next loop, whose selection this is.
@@ -78,6 +78,12 @@ class RunState:
         """
         loop = len(self.streams)
         return self.streams[-1].after(used, selection.indices, loop) if loop else Stream(selection.indices, loop)
+
+    def append(self, selection: Selection, record: LoopRecord, used: int) -> None:
+        """A loop begins, of which `used` samples train."""
+        self.streams.append(self.next_stream(selection, used))
+        self.selections.append(selection)
+        self.records.append(record)
 
     def without_tensors(self) -> RunState:
         """All but what only a run that goes on needs."""

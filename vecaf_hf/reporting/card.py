@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import torch
@@ -20,13 +20,11 @@ from vecaf_hf.reporting.loading import TIMM, library_of, loading_code
 from vecaf_hf.reporting.markdown import escaped, markdown_table
 from vecaf_hf.reporting.origins import Origin, dataset_origin, hub_id, model_origin
 from vecaf_hf.reporting.plots import write_plots
+from vecaf_hf.reporting.report import RunReport
 from vecaf_hf.reporting.reproduction import as_code
 from vecaf_hf.reporting.results import eval_results, final_metrics, metric_rows
 from vecaf_hf.reporting.summary import class_rows, cost_rows, loop_rows
 from vecaf_hf.selection import STRATEGIES
-
-if TYPE_CHECKING:
-    from vecaf_hf.trainer import VeCAFTrainer
 
 CARD = "README.md"
 TEMPLATE = Path(__file__).with_name("template.md")
@@ -41,7 +39,7 @@ KEYS = {"finetuned_from": "base_model", "tasks": "pipeline_tag"}
 LONGEST_LIST = 300
 
 
-def write_card(trainer: VeCAFTrainer, folder: Path, given: Mapping[str, Any]) -> Path:
+def write_card(report: RunReport, folder: Path, given: Mapping[str, Any]) -> Path:
     """Write the run's card and its pictures, or renew its sections in the card that lies there; returns its path.
 
     No network is needed.
@@ -54,8 +52,8 @@ def write_card(trainer: VeCAFTrainer, folder: Path, given: Mapping[str, Any]) ->
         ValueError: The card that lies there has metadata that cannot be read.
     """
     path = folder / CARD
-    plots = [plot.name for plot in write_plots(trainer, folder / PLOTS)] if trainer.loop_records else []
-    card = _rendered(trainer, given, plots)
+    plots = [plot.name for plot in write_plots(report, folder / PLOTS)] if report.records else []
+    card = _rendered(report, given, plots)
     if path.is_file():
         # Bytes that are no UTF-8 come through too.
         existing = path.read_bytes().decode("utf-8", "surrogateescape")
@@ -78,18 +76,18 @@ def keys_given(given: Mapping[str, Any]) -> set[str]:
     return {KEYS.get(name, name) for name, value in given.items() if value is not None}
 
 
-def _rendered(trainer: VeCAFTrainer, given: Mapping[str, Any], plots: list[str]) -> str:
-    args, state = trainer.args, trainer.state
-    weights = model_origin(trainer.model, given.get("finetuned_from"))
-    data = dataset_origin(trainer.train_dataset, _first(given.get("dataset_tags")), _first(given.get("dataset")))
-    best_step = state.best_global_step if trainer.best_is_loaded else None
-    metrics = final_metrics(state.log_history, best_step)
-    records, strategy = trainer.loop_records, args.to_dict()["strategy"]
+def _rendered(report: RunReport, given: Mapping[str, Any], plots: list[str]) -> str:
+    args = report.args
+    weights = model_origin(report.model, given.get("finetuned_from"))
+    data = dataset_origin(report.train_dataset, _first(given.get("dataset_tags")), _first(given.get("dataset")))
+    best_step = report.best_step
+    metrics = final_metrics(report.history, best_step)
+    records, strategy = report.records, args.to_dict()["strategy"]
     name = given.get("model_name") or (args.hub_model_id or Path(str(args.output_dir)).name).split("/")[-1]
     # What YAML would fold or a reader not see is written out.
     name = printable(name)
-    metadata = _metadata(trainer, given, weights, data, name, metrics)
-    table, classes = metric_rows(metrics), class_rows(records, trainer.class_names)
+    metadata = _metadata(report, given, weights, data, name, metrics)
+    table, classes = metric_rows(metrics), class_rows(records, report.class_names)
     card: ModelCard = ModelCard.from_template(
         metadata,
         template_str=TEMPLATE.read_text(encoding="utf-8"),
@@ -101,27 +99,27 @@ def _rendered(trainer: VeCAFTrainer, given: Mapping[str, Any], plots: list[str])
         data_license=escaped(data.license or "not known here"),
         loops=records,
         selected=" or ".join(sorted({f"{record.selected:,}" for record in records})),
-        pool_size=f"{len(trainer.train_dataset):,}" if trainer.train_dataset is not None else "",
+        pool_size=f"{len(report.train_dataset):,}" if report.train_dataset is not None else "",
         metrics=markdown_table(table) if table else "",
         best_step=best_step,
-        loading=loading_code(trainer.model, trainer.processing_class is not None, _repository(trainer)),
+        loading=loading_code(report.model, report.has_processor, _repository(report)),
         strategy=escaped(strategy),
         strategy_summary=STRATEGIES[strategy].summary if strategy in STRATEGIES else "",
-        loop_table=markdown_table(loop_rows(records, state.log_history)) if records else "",
+        loop_table=markdown_table(loop_rows(records, report.history)) if records else "",
         class_table=markdown_table(classes) if classes else "",
-        cost_table=markdown_table(cost_rows(trainer.meter.state()["work"])),
-        code=as_code(args, trainer.cea),
+        cost_table=markdown_table(cost_rows(report.work)),
+        code=as_code(args, report.cea),
         versions=_versions(),
         processes=args.world_size,
         revision=data.revision,
-        limitations=limitations(trainer, metrics),
+        limitations=limitations(report, metrics),
         **{f"{plot.partition('.')[0]}_plot": f"{PLOTS}/{plot}" for plot in plots},
     )
     return f"{card.content}\n"
 
 
 def _metadata(
-    trainer: VeCAFTrainer,
+    report: RunReport,
     given: Mapping[str, Any],
     weights: Origin,
     data: Origin,
@@ -129,13 +127,13 @@ def _metadata(
     metrics: Mapping[str, Mapping[str, float]],
 ) -> ModelCardData:
     task = _first(given.get("tasks")) or TASK
-    wrapped = getattr(getattr(trainer.model, "config", None), "model_type", None) == TIMM
+    wrapped = getattr(getattr(report.model, "config", None), "model_type", None) == TIMM
     results = eval_results(metrics, task, data)
     return ModelCardData(
         base_model=weights.hub_id,
         datasets=_ids(given.get("dataset_tags")) or ([data.hub_id] if data.hub_id else None),
         language=given.get("language"),
-        library_name=library_of(trainer.model),
+        library_name=library_of(report.model),
         license=given.get("license") or weights.license,
         metrics=sorted({result.metric_type for result in results if result.metric_type != "loss"}) or None,
         pipeline_tag=task,
@@ -151,28 +149,28 @@ def _metadata(
     )
 
 
-def limitations(trainer: VeCAFTrainer, metrics: Mapping[str, Any]) -> list[str]:
+def limitations(report: RunReport, metrics: Mapping[str, Any]) -> list[str]:
     """What somebody who uses the model should know, as far as the run itself tells."""
-    args, records = trainer.args, trainer.loop_records
+    args, records = report.args, report.records
     found = []
     if records:
-        seen, pool = sum(record.new for record in records), len(trainer.train_dataset)
+        seen, pool = sum(record.new for record in records), len(report.train_dataset)
         found.append(
             f"It was trained on {seen:,} different samples of a pool of {pool:,}, chosen by the strategy above."
         )
         counted = {label for record in records for label in record.class_counts}
-        names = [name for label, name in enumerate(trainer.class_names) if counted and label not in counted]
+        names = [name for label, name in enumerate(report.class_names) if counted and label not in counted]
         if names:
             found.append(f"No sample of these classes was selected: {escaped(listed(names), LONGEST_LIST)}.")
-        if trainer.skipped_samples:
-            found.append(f"{len(trainer.skipped_samples):,} samples of the pool could not be loaded and were left out.")
+        if report.skipped:
+            found.append(f"{report.skipped:,} samples of the pool could not be loaded and were left out.")
     if args.load_best_model_at_end and "validation" in metrics:
         found.append("The validation metrics are those that the checkpoint was chosen by, and so flatter it.")
     if metrics and "test" not in metrics:
         found.append("There are no metrics of a test set that was never looked at in training.")
     if metrics:
         found.append(f"The metrics are those of one run, with seed {args.seed}: another seed gives others.")
-    if trainer.cea is not None:
+    if report.cea is not None:
         found.append("Captions moved the embeddings in training (CEA); the saved model is the plain one.")
     return [*found, "It has not been examined for bias, nor on images unlike those of its training data."]
 
@@ -189,8 +187,8 @@ def _versions() -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def _repository(trainer: VeCAFTrainer) -> str:
-    named = trainer.hub_model_id or trainer.args.hub_model_id
+def _repository(report: RunReport) -> str:
+    named = report.repository
     return hub_id(named) or NO_REPOSITORY
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,9 +15,7 @@ from matplotlib.figure import Figure
 from vecaf_hf.cost import KINDS
 from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.printable import printable
-
-if TYPE_CHECKING:
-    from vecaf_hf.trainer import VeCAFTrainer
+from vecaf_hf.reporting.report import RunReport
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
@@ -29,14 +27,14 @@ LONGEST_NAME = 24
 NUMBERED_CELLS = 120
 
 
-def write_plots(trainer: VeCAFTrainer, folder: Path) -> list[Path]:
+def write_plots(report: RunReport, folder: Path) -> list[Path]:
     """Draw the run's pictures as PNG files; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    records, history = trainer.loop_records, trainer.state.log_history
+    records, history = report.records, report.history
     figures = {
         "curves.png": curves(records, history),
-        "selection.png": selection(records, trainer.class_names),
-        "cost.png": cost(trainer.meter.state()["work"]),
+        "selection.png": selection(records, report.class_names),
+        "cost.png": cost(report.work),
     }
     with warnings.catch_warnings():
         # Names in a script that the font lacks are drawn as boxes; their rows are those of the summary's table.

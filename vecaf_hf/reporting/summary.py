@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vecaf_hf.cost import KINDS, Work
 from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.printable import printable
-
-if TYPE_CHECKING:
-    from vecaf_hf.trainer import VeCAFTrainer
+from vecaf_hf.reporting.report import RunReport
 
 # Classes named one by one in the loops' table; more are counted.
 NAMED_CLASSES = 12
@@ -21,16 +19,16 @@ FIGURES = ("following", "coverage", "occupied")
 WIDEST_CELL = 40
 
 
-def summarise(trainer: VeCAFTrainer, metrics: Mapping[str, float], plots: Iterable[Path]) -> str:
+def summarise(report: RunReport, metrics: Mapping[str, float], plots: Iterable[Path]) -> str:
     """The text that a recipe ends with."""
-    folder = Path(str(trainer.args.output_dir))
-    history = trainer.state.log_history
+    folder = Path(str(report.args.output_dir))
+    history = report.history
     results = [[name, f"{value:.4f}"] for name, value in metrics.items() if name.endswith(("loss", "accuracy"))]
     files = [("checkpoint", folder), ("log", folder / "trainer_state.json"), *(("plot", plot) for plot in plots)]
     sections = [
-        ("Selection by loop", loop_table(trainer.loop_records, history)),
-        ("Selected samples by class", class_table(trainer.loop_records, trainer.class_names)),
-        ("Cost", cost_table(trainer.meter.state()["work"])),
+        ("Selection by loop", loop_table(report.records, history)),
+        ("Selected samples by class", class_table(report.records, report.class_names)),
+        ("Cost", cost_table(report.work)),
         ("Result", table(results) if results else "  no test split"),
         ("Files", "\n".join(f"  {name.ljust(10)}  {printable(path)}" for name, path in files)),
     ]

@@ -52,7 +52,7 @@ class KeptScores:
         pool: What is scored.
         model: Untrained.
         head: Its classification head, whose own weights may change.
-        image_size: As `PoolScorer` takes it.
+        image_size: As `ForwardPass` takes it.
         score: Candidates of these positions of the pool, by a forward pass.
         sample_loss: (outputs, labels) -> [n].
         output_kind: Of what the model returns.

@@ -82,11 +82,11 @@ class Rescoring:
         rows = candidate_set(len(usable), count, labels, torch.Generator().manual_seed(seed), self.class_balance)
         return torch.cat([usable[rows], torch.tensor(failed, dtype=torch.long)]).sort().values
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
         return {} if self.kept is None else self.kept.tensors()
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         # In memory of their own: what is read from a file lies elsewhere in it, and sums differ in their last bit.
         held: dict[str, Any] = {name: values.clone() for name, values in state.items()}
         self.kept = Candidates(**held) if held else None

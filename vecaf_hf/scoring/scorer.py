@@ -1,214 +1,211 @@
-"""One pass over the pool: the embedding, the loss, the logits and the label of each sample."""
+"""What the current model thinks of samples of the pool: by a forward pass, from kept scores, or by a fitted head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object, send_to_device
+from accelerate.utils import broadcast
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from vecaf_hf.cost import FULL_SIZE, CostMeter
-from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Unloadable
-from vecaf_hf.scoring.head import captured_embeddings, check_head
-from vecaf_hf.scoring.losses import kind_of_output, logits_of
+from vecaf_hf.agreement import decided_by_main
+from vecaf_hf.cost import CostMeter
+from vecaf_hf.data.pool import Pool
+from vecaf_hf.scoring.forward_pass import ForwardPass
+from vecaf_hf.scoring.irreducible import irreducible_losses
+from vecaf_hf.scoring.kept_scores import KeptScores
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import Objective
-from vecaf_hf.scoring.resolution import at_image_size, first_forward_at
-from vecaf_hf.selection.candidates import Candidates
+from vecaf_hf.scoring.warmup import fit_head, flops_of_logits, linear_head, make_probe, rescored
+from vecaf_hf.seeding import seed_of, seeded
+from vecaf_hf.selection import find_strategy
+from vecaf_hf.selection.candidates import Candidates, LinearHead, evenly_spaced
+from vecaf_hf.selection.jtt import mistakes
 
-# Rows exchanged between processes at once: bounds the memory of a gather on the accelerator.
-GATHER_ROWS = 2**16
+# Samples that a run tries before it trains.
+PROBED_SAMPLES = 16
+NO_CLASSES = "{} needs one class per sample: {}"
+PROXY_WITHOUT_CLASSES = NO_CLASSES.format('rescore="proxy"', 'choose rescore="stale" or "full"')
 
 
-class PoolScorer:
-    """Scores samples with the current model, sharded over the processes; every process gets all results.
+class Watcher(Protocol):
+    """What learns beside the model, and so must see its forward passes."""
+
+    @property
+    def is_learning(self) -> bool: ...
+
+    def observed(self, inputs: Mapping[str, Any], count: int) -> AbstractContextManager[dict[str, Tensor]]: ...
+
+    def before_scoring(self) -> None: ...
+
+
+class Scorer:
+    """Gives candidates their embeddings, losses, logits and labels; the same in every process.
 
     Args:
-        accelerator: Moves batches, casts under its mixed precision and gathers.
-        objective: Gives each sample's loss; the first batch's mean is checked against its reference.
-        load: Batches of these positions of the pool (a list), with POOL_INDEX and labels.
-        note_scored: Told, in every process, which positions were asked for and which of this process's share could
-            not be loaded; what it lets pass has no candidates.
-        label_name: The batch's key for the labels.
-        meter: Counts the forward passes.
-        keep_logits: Whether candidates get their logits [M, C], the largest of all fields with many classes.
-        disable_tqdm: Whether to hide the progress bar.
-        image_size: Height and width that images are resized to before the forward pass; None to leave them.
-        image_size_is_new: Whether what fails at `image_size` is put down to it: the batches go well as they come.
-        fitting: Cuts batches to what fits in memory.
-        observed: (inputs, count) -> a block for the forward pass, which gives a dictionary of further fields of the
-            candidates, complete when the block has ended.
+        pool: What is scored. Its `args` are the run's.
+        model: Scored by its weights as they are at each call.
+        head: Its classification head.
+        objective: Gives each sample's loss.
+        meter: Counts the work.
+        watcher: Sees the forward passes.
 
     Attributes:
-        output_kind: The kind of the model's output, the same in all processes; None until a sample has been scored.
+        output_kind: Of what the model returns: the objective is given the like for a fitted head.
+        kept: The untrained model's scores in `score_cache`; None without, and before `probe`.
+        is_trained: Whether the model has made a step: what is kept is of another one then.
     """
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        objective: Objective,
-        load: Callable[[list[int]], Iterable[dict[str, Any]]],
-        note_scored: Callable[[Tensor, Mapping[int, Unloadable]], None],
-        label_name: str,
-        meter: CostMeter,
-        keep_logits: bool,
-        disable_tqdm: bool,
-        image_size: int | None = None,
-        image_size_is_new: bool = False,
-        fitting: FittingBatches | None = None,
-        observed: Callable[[Mapping[str, Any], int], AbstractContextManager[dict[str, Tensor]]] | None = None,
+        self, pool: Pool, model: Any, head: nn.Module, objective: Objective, meter: CostMeter, watcher: Watcher
     ) -> None:
-        self.accelerator, self.objective = accelerator, objective
-        self.load, self.note_scored, self.label_name, self.meter = load, note_scored, label_name, meter
-        self.keep_logits, self.disable_tqdm, self.image_size = keep_logits, disable_tqdm, image_size
-        self.image_size_is_new = image_size_is_new
-        self.output_kind: str | None = None
-        self.fitting = FittingBatches() if fitting is None else fitting
-        self.observed = observed or (lambda inputs, count: nullcontext({}))
+        self.pool, self.args, self.accelerator = pool, pool.args, pool.accelerator
+        self.model, self.head, self.objective = model, head, objective
+        self.meter, self.watcher = meter, watcher
+        self.strategy = find_strategy(self.args.strategy)
+        self.output_kind = "ModelOutput"
+        self.kept: KeptScores | None = None
+        self.is_trained = False
+        self._fitting = FittingBatches()
 
-    def score(self, model: nn.Module, head: nn.Module, indices: Tensor) -> Candidates:
-        """Candidates for these positions of the pool, LongTensor [M]; without any field where none could be loaded.
+    # --- By a forward pass ---
+
+    def score(self, indices: Tensor) -> Candidates:
+        """These positions of the pool as the run scores them, without those that cannot be loaded. LongTensor [M]."""
+        # What a learner observes, and what a trained model thinks, no folder has.
+        if self.kept is not None and not self.is_trained and not self.watcher.is_learning:
+            return self.kept.score(indices)
+        return self.score_at(indices, self.args.scoring_image_size)
+
+    def score_at(
+        self, indices: Tensor, image_size: int | None, pool: Pool | None = None, image_size_is_new: bool = False
+    ) -> Candidates:
+        """By a forward pass on images of this size, None for as they come; of another pool, if one is given."""
+        pool = pool or self.pool
+        forward = ForwardPass(
+            accelerator=self.accelerator,
+            objective=self.objective,
+            load=pool.batches,
+            note_scored=pool.note_scored,
+            label_name=pool.label_name,
+            meter=self.meter,
+            keep_logits=bool(self.strategy.reads & {"logits", "mistaken"}),
+            disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
+            image_size=image_size,
+            image_size_is_new=image_size_is_new,
+            fitting=self._fitting,
+            observed=self.watcher.observed,
+        )
+        self.watcher.before_scoring()
+        scored = forward.score(self.model, self.head, indices)
+        self.output_kind = forward.output_kind or self.output_kind
+        return scored
+
+    def probe(self) -> Candidates:
+        """A few samples through collator, model, head and loss: whatever is wrong with them shows before training.
 
         Raises:
-            ValueError: The head is not what makes the logits, training's loss is not the mean
-                of the objective's losses, or a result is not finite (with the sample's index).
+            ValueError: What is wrong.
         """
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        # Dealt out like cards. Every process scores the same number: the first samples fill the last round up.
-        rounds = -(-len(indices) // world)
-        mine = indices[torch.arange(rank, rounds * world, world) % len(indices)]
-        if world > 1:
-            broadcast(list(model.buffers()))
-        training = model.training
-        model.eval()
-        try:
-            with self.meter.timed("score"):
-                fields, unloadable = self._forward(model, head, mine)
-        finally:
-            model.train(training)
-        self.note_scored(indices, unloadable)
-        # A process that could load none of its share learns from another one what it has no rows of.
-        shapes = {name: (values.shape[1:], values.dtype) for name, values in fields.items()}
-        forms = gather_object([(shapes, self.output_kind)])
-        form, self.output_kind = next(((form, kind) for form, kind in forms if form), ({}, None))
-        if not form:
-            return Candidates(indices[:0])
-        fields = fields or {name: torch.zeros((len(mine), *shape), dtype=of) for name, (shape, of) in form.items()}
-        gathered = {name: self._gather(values)[: len(indices)] for name, values in fields.items()}
-        loaded = gathered.pop("loaded").bool()
-        gathered = gathered if loaded.all() else {name: values[loaded] for name, values in gathered.items()}
-        if not torch.equal(gathered["indices"], indices[loaded]):
-            raise RuntimeError("scores came back for other samples than were asked for; this is a bug in vecaf_hf")
-        return Candidates(**gathered)  # type: ignore[arg-type]  # no head is among them
+        pool, size = self.pool, self.args.scoring_image_size
+        pool.forget_samples()
+        indices = evenly_spaced(len(pool), PROBED_SAMPLES)
+        if pool.scoring_dataset is not pool.dataset:
+            self.check_trainable(indices)
+        # At full size too: these forwards, which are not counted, tell what training and evaluation cost.
+        probe = some(self.score_at(indices, None))
+        if size is not None:
+            probe = some(self.score_at(indices, size, image_size_is_new=True))
+        pool.check_column(probe)
+        if probe.classes is None and self.args.head_warmup:
+            raise ValueError(NO_CLASSES.format("head_warmup", "leave head_warmup off"))
+        if probe.classes is None and self.args.scoring_way[0] == "proxy":
+            raise ValueError(PROXY_WITHOUT_CLASSES)
+        if "mistaken" in self.strategy.reads:
+            mistakes(probe)
+        self.kept = None if self.args.score_cache is None else self._keep_scores(self.args.score_cache, probe)
+        return probe
 
-    def _forward(
-        self, model: nn.Module, head: nn.Module, indices: Tensor
-    ) -> tuple[dict[str, Tensor], dict[int, Unloadable]]:
-        """Results with one row per position, those `loaded` filled; and the samples that could not be loaded."""
-        fields: dict[str, Tensor] = {}
-        unloadable: dict[int, Unloadable] = {}
-        done = 0
-        progress = tqdm(total=len(indices), desc="Scoring", unit="image", disable=self.disable_tqdm, leave=False)
-        with captured_embeddings(head) as seen, progress:
-            for batch in self.load(indices.tolist()):
-                failed = batch.pop(UNLOADABLE, {})
-                unloadable |= failed
-                rows = slice(done, done + len(batch[POOL_INDEX]) + len(failed))
-                loaded = torch.isin(indices[rows], batch[POOL_INDEX])
-                if loaded.any():
-                    forward = partial(self._forward_batch, model, head, seen, not fields)
-                    parts = self.fitting.run(forward, batch)
-                    results = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-                    if not fields:
-                        fields = {name: _rows_like(values, len(indices)) for name, values in results.items()}
-                    for name, values in results.items():
-                        fields[name][rows][loaded] = values
-                done = rows.stop
-                progress.update(len(loaded))
-        return fields, unloadable
+    def check_trainable(self, indices: Tensor) -> bool:
+        """`Pool.check_trainable`, timed: the price of a selection too."""
+        with self.meter.timed("score"):
+            return self.pool.check_trainable(indices)
 
-    def _forward_batch(
-        self, model: nn.Module, head: nn.Module, seen: list[Tensor], first: bool, batch: dict[str, Any]
-    ) -> dict[str, Tensor]:
-        inputs = dict(batch)
-        indices = inputs.pop(POOL_INDEX)
-        inputs = send_to_device(inputs, self.accelerator.device)
-        labels = inputs[self.label_name]
-        reference = self.objective.reference if first else None
-        own_loss = reference is not None and self.objective.reference_from_model
-        if not own_loss:
-            del inputs[self.label_name]
-        try:
-            with torch.inference_mode(), self.accelerator.autocast():
-                with self.observed(inputs, len(indices)) as further:
-                    outputs = self._outputs(model, inputs, len(indices))
-                embeddings, logits = seen[0], logits_of(outputs, own_loss)
-                if first:
-                    self.output_kind = kind_of_output(outputs)
-                    check_head(head, embeddings, logits)
-        finally:
-            # What a batch that does not fit has left would take the memory of its halves.
-            seen.clear()
-        with torch.inference_mode():
-            # A tuple begins with the model's loss when it was given labels.
-            rest = outputs[1:] if own_loss and isinstance(outputs, tuple) else outputs
-            losses = self.objective.sample_losses(rest, labels)
-            _check_shape(losses, len(indices))
-            if reference is not None:
-                _check_loss(reference(outputs, labels), losses)
-        fields = (
-            {"embeddings": embeddings, "losses": losses} | ({"logits": logits} if self.keep_logits else {}) | further
-        )
-        whole = {"indices": indices, "labels": labels.cpu(), "loaded": torch.ones(len(indices), dtype=torch.uint8)}
-        return whole | {name: values.float().cpu() for name, values in fields.items()}
-
-    def _outputs(self, model: nn.Module, inputs: dict[str, Any], count: int) -> Any:
-        """The model's, counted, for images of the size that is due."""
-        size, processes = self.image_size, self.accelerator.num_processes
-        if size is None:
-            with self.meter.forward("score", count, processes, FULL_SIZE):
-                return model(**inputs)
-        inputs = at_image_size(model, inputs, size)
-        with self.meter.forward("score", count, processes, str(size)):
-            return first_forward_at(model, inputs, size) if self.image_size_is_new else model(**inputs)
-
-    def _gather(self, values: Tensor) -> Tensor:
-        """All processes' rows, in the order in which `mine` was dealt out."""
-        if self.accelerator.num_processes == 1:
-            return values
-        world, device = self.accelerator.num_processes, self.accelerator.device
-        rows = values.new_empty((len(values) * world, *values.shape[1:]))
-        for start in range(0, len(values), GATHER_ROWS):
-            block = values[start : start + GATHER_ROWS]
-            gathered = self.accelerator.gather(block.to(device)).cpu().unflatten(0, (world, len(block)))
-            rows[start * world :][: len(block) * world] = gathered.transpose(0, 1).flatten(0, 1)
-        return rows
-
-
-def _rows_like(values: Tensor, count: int) -> Tensor:
-    return values.new_zeros((count, *values.shape[1:]))
-
-
-def _check_shape(losses: object, count: int) -> None:
-    if not isinstance(losses, Tensor) or losses.shape != (count,):
-        got = list(losses.shape) if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
-        raise ValueError(
-            f"the objective (sample_loss_func) must return one loss per sample, a Tensor [{count}], and returned "
-            f'{got}: with losses of torch, set reduction="none"'
+    def _keep_scores(self, folder: str, probe: Candidates) -> KeptScores:
+        size = self.args.scoring_image_size
+        return KeptScores(
+            folder=folder,
+            pool=self.pool,
+            model=self.model,
+            head=self.head,
+            image_size=size,
+            score=lambda indices: self.score_at(indices, size),
+            sample_loss=self.objective.sample_losses,
+            output_kind=self.output_kind,
+            keep_logits=bool(self.strategy.reads & {"logits", "mistaken"}),
+            probe=probe,
+            meter=self.meter,
+            accelerator=self.accelerator,
         )
 
+    # --- By a head on embeddings ---
 
-def _check_loss(reference: Tensor, losses: Tensor) -> None:
-    reference, mean = reference.float(), losses.float().mean()
-    if not torch.allclose(reference, mean, rtol=1e-2, atol=1e-3, equal_nan=True):
-        raise ValueError(
-            f"training's loss of a batch ({float(reference):g}) is not the mean of its per-sample losses "
-            f"({float(mean):g}): the model computes another loss than its problem_type says, or the objective weighs "
-            "samples against each other. Pass the objective as sample_loss_func(outputs, labels) -> Tensor[N]"
-        )
+    def try_out(self, probe: Candidates) -> None:
+        """Whatever the objective makes of a fitted head's output shows on these few candidates, before training."""
+        if not self.args.head_warmup and not (self.args.scoring_way[0] == "proxy" and self.strategy.needs_forward):
+            return
+        with seeded(self.pool.seed):
+            head = make_probe(self.head, probe.given("embeddings"))
+            # Logits that differ, as a fitted head's do.
+            head.weight.data.copy_(torch.randn(head.weight.shape) / head.in_features**0.5)
+            rescored(head, probe, self.objective.sample_losses, self.output_kind)
+
+    def linear_head(self) -> LinearHead:
+        """The head, for a strategy that turns embeddings into logits; a ValueError where it is not linear."""
+        return linear_head(self.head, self.args.strategy)
+
+    def warmed_up(self, candidates: Candidates) -> Candidates:
+        """The candidates under the model's head, which is fitted on them first."""
+        return self._fitted(self.head, candidates, candidates)
+
+    def probed(self, seen: Candidates, candidates: Candidates) -> Candidates:
+        """The candidates under a linear probe that is fitted on those seen in training."""
+        return self._fitted(make_probe(self.head, seen.given("embeddings")), seen, candidates)
+
+    def _fitted(self, head: nn.Module, seen: Candidates, candidates: Candidates) -> Candidates:
+        """The candidates under a linear head that is fitted, the same in all processes, on those seen."""
+        with self.meter.timed("select"):
+            flops = decided_by_main(self.accelerator, partial(fit_head, head, seen))
+            if self.accelerator.num_processes > 1:
+                broadcast([parameter.data for parameter in head.parameters()])
+            found = rescored(head, candidates, self.objective.sample_losses, self.output_kind)
+        # What every process repeats counts once.
+        self.meter.add("select", flops=flops + flops_of_logits(head, candidates.given("embeddings")))
+        return found
+
+    def irreducible_losses(self, held_out: Pool, num_classes: int) -> Tensor:
+        """Of each sample of the pool, for RHO-LOSS; NaN where it cannot be loaded. [N]."""
+        pool = self.pool
+        # Transforms may draw from the global generators: not at the training's expense.
+        with seeded(seed_of(pool.seed)):
+            known = self.score_at(torch.arange(len(held_out)), self.args.scoring_image_size, held_out)
+            scored = self.score(torch.arange(len(pool)))
+        fit = partial(irreducible_losses, known, scored, self.objective.sample_losses, num_classes, self.output_kind)
+        with self.meter.timed("select"):
+            losses, flops = decided_by_main(self.accelerator, fit)
+        self.meter.add("select", flops=flops)
+        return losses.new_full((len(pool),), torch.nan).index_copy(0, scored.indices, losses)
+
+
+def some(scored: Candidates) -> Candidates:
+    """These candidates.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not len(scored):
+        raise ValueError("none of the samples could be loaded: mend the dataset")
+    return scored

@@ -56,13 +56,13 @@ class TrainingLosses:
             self.losses = latest.masked_fill(self.steps == UNSEEN, torch.nan)
         return self.losses.clone().cpu()
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint keeps, of the samples seen; each process must call it."""
         losses, steps = self.gathered(), self.steps.cpu()
         seen = (steps != UNSEEN).nonzero().squeeze(1)
         return {"indices": seen, "losses": losses[seen], "steps": steps[seen]}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         device = self.accelerator.device
         seen = state["indices"].to(device)
         self.losses.fill_(torch.nan)[seen] = state["losses"].to(device)

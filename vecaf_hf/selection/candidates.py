@@ -156,6 +156,13 @@ class Candidates:
             raise ValueError(f"strategy {strategy!r} needs labels that are one class per sample")
         return self.classes
 
+    def given(self, name: str) -> Tensor:
+        """A field that must be there; a ValueError that names it where it is not."""
+        values: Tensor | None = getattr(self, name)
+        if values is None:
+            raise ValueError(f"the candidates have no {name}")
+        return values
+
     def check_not_negative(self, name: str) -> None:
         """Raise a ValueError that names the sample if a field of one number per sample has a negative one."""
         values: Tensor | None = getattr(self, name)

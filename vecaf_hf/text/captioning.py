@@ -155,11 +155,11 @@ class PoolCaptions:
             self._make(new, accelerator, meter, hidden)
         self._take(indices, [self._known[index] for index in indices.tolist()])
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The rounds, as compressed text. uint8 tensors."""
         return {f"captions.{number}": _packed(*entry) for number, entry in enumerate(self.rounds)}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.rounds = []
         while (packed := state.get(f"captions.{len(self.rounds)}")) is not None:
             self._take(*_unpacked(packed))

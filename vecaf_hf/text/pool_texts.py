@@ -99,19 +99,19 @@ class PoolTexts:
         self.made.add(indices, self._accelerator, self._meter, hidden)
         return self._with_rounds(begun)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The captions that were made."""
-        return {} if self.made is None else self.made.state()
+        return {} if self.made is None else self.made.state_dict()
 
-    def load_state(self, state: dict[str, Tensor]) -> CaptionTable:
+    def load_state_dict(self, state: dict[str, Tensor]) -> CaptionTable:
         """Go on with these captions, of a run that has just begun; returns the table."""
         if self.made is None:
             return self.table
-        counted = self._meter.state()
-        self.made.load_state(state)
+        counted = self._meter.state_dict()
+        self.made.load_state_dict(state)
         table = self._with_rounds(0)
         # The run had done, and counted, this before the checkpoint was written.
-        self._meter.load_state(counted)
+        self._meter.load_state_dict(counted)
         return table
 
     def _with_rounds(self, begun: int) -> CaptionTable:

@@ -1,0 +1,228 @@
+"""The loop: begins and ends loops, says what a batch weighs, and keeps what a checkpoint holds of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+
+from vecaf_hf.learners.teaching import Teaching
+from vecaf_hf.loop.fingerprint import check_same_selection
+from vecaf_hf.loop.record import record_loop
+from vecaf_hf.loop.sampler import LoopSampler
+from vecaf_hf.loop.schedule import LoopSchedule
+from vecaf_hf.loop.selector import Past, Selector
+from vecaf_hf.loop.starting_again import start_again, starting_weights
+from vecaf_hf.loop.state import RunState
+from vecaf_hf.scoring.training_losses import TrainingLosses
+from vecaf_hf.seeding import seed_of
+from vecaf_hf.selection import Selection
+from vecaf_hf.selection.jtt import second_training
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Batch:
+    """A training batch while it passes the model.
+
+    Args:
+        indices: Positions of its samples in the pool. LongTensor [n].
+        step: Optimizer steps done.
+        weights: Of its samples, [n]; None where all count alike.
+        recorder: Where its losses are to be recorded, once.
+    """
+
+    indices: Tensor
+    step: int
+    weights: Tensor | None
+    recorder: TrainingLosses | None
+
+    def seen(self, losses: Tensor) -> None:
+        """Record the losses of its samples, [n], unless that is done."""
+        if self.recorder is not None:
+            self.recorder.record(self.indices, losses, self.step)
+            self.recorder = None
+
+
+class LoopController(TrainerCallback):
+    """A loop is a Trainer epoch.
+
+    `on_epoch_begin` is the one place to reselect: the last loop's evaluation and saving are done, all processes
+    are in step, and the loader has not been iterated yet. It also fires when a run resumes inside a loop.
+
+    Args:
+        schedule: The run's sizes.
+        selector: Makes each loop's selection.
+        teaching: What learns beside the model.
+        history: What the run has selected so far: nothing, or what a checkpoint has.
+        log: Trainer's.
+        begun: Called when a loop has begun or was taken up.
+
+    Attributes:
+        sampler: Yields one loop's samples each time it is iterated.
+        batch: The training batch that passes the model; None between batches.
+    """
+
+    def __init__(
+        self,
+        schedule: LoopSchedule,
+        selector: Selector,
+        teaching: Teaching,
+        history: RunState,
+        log: Callable[[dict[str, float]], None],
+        begun: Callable[[], None],
+    ) -> None:
+        self.schedule, self.selector, self.teaching = schedule, selector, teaching
+        self.history, self.log, self.begun = history, log, begun
+        self.args, self.pool, self.meter = selector.args, selector.pool, selector.scorer.meter
+        self.sampler = LoopSampler(schedule.samples_per_loop, schedule.seed)
+        self.batch: Batch | None = None
+        self._weights: Tensor | None = None  # [N], of the current selection
+        self._save_at_end = False
+
+    # --- Checkpoints ---
+
+    def state(self, step: int, stopped: bool, losses: list[float], logged_step: int) -> RunState:
+        """What a checkpoint keeps; the arguments are fields of it. Each process must call it."""
+        history, cea = self.history, self.selector.cea
+        again = self.selector.selects_after(len(history.selections), self.schedule.num_loops)
+        history.step, history.stopped, history.losses, history.logged_step = step, stopped, losses, logged_step
+        history.cost, history.skipped = self.meter.state_dict(), self.pool.ledger.failed
+        history.selector = self.selector.state_dict(again)
+        history.learner = self.teaching.state_dict()
+        history.augmentation = {} if cea is None else cea.state_dict()
+        return history
+
+    def go_on(self) -> None:
+        """Everything goes on from the history, which a checkpoint has brought."""
+        history, cea, ledger = self.history, self.selector.cea, self.pool.ledger
+        if history.stopped:
+            logger.warning(
+                "the run had ended at step %d, where the checkpoint was written: nothing is left", history.step
+            )
+        self.meter.load_state_dict(history.cost)
+        # With what was found broken since, when the run was probed.
+        ledger.failed = {place: history.skipped.get(place, {}) | bad for place, bad in ledger.failed.items()}
+        self.selector.load_state_dict(history.selector)
+        self.teaching.load_state_dict(history.learner)
+        if cea is not None:
+            cea.load_state_dict(history.augmentation)
+
+    # --- Trainer's events ---
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Select for the loop that begins, or take up the one in which a checkpoint was written."""
+        self.selector.scorer.is_trained = state.global_step > 0
+        loop = self.schedule.loop_of(state.global_step)
+        if loop == len(self.history.selections):
+            self._select(loop, state.global_step, kwargs["model"], kwargs["optimizer"])
+        selection = self.history.selections[loop]
+        check_same_selection(self.selector.scorer.accelerator, selection, loop)
+        self.sampler.stream = self.history.streams[loop]
+        self._weights = self._weights_of(selection)
+        self.begun()
+        self.meter.start("train")
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Evaluation and workers draw from the global generators between loops, and a resumed run repeats only
+        # some of that: dropout starts each loop from a seed of its own. Inside a loop Trainer restores them.
+        if self._begins_loop(state.global_step):
+            set_seed(seed_of(args.seed, state.global_step))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.selector.scorer.is_trained = True
+        # A checkpoint of a loop's last step comes after that loop's evaluation: a run resumed from it begins with the
+        # next loop, and the evaluation would be lost.
+        is_last_step = self._begins_loop(state.global_step) or state.global_step >= state.max_steps
+        self._save_at_end = control.should_save and is_last_step
+        control.should_save = control.should_save and not self._save_at_end
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.meter.stop()
+        due = control.should_log
+        self.log(self.meter.logs())
+        # Trainer takes any log for the one that is due, that of the losses.
+        control.should_log = due
+        control.should_save = control.should_save or self._save_at_end
+        finished = state.global_step >= state.max_steps or control.should_training_stop
+        if not finished and not self._begins_loop(state.global_step):
+            raise RuntimeError(
+                f"another callback ended the loop early, at step {state.global_step} (should_epoch_stop): a loop "
+                "must keep its length. Use should_training_stop to end the run"
+            )
+
+    def _begins_loop(self, global_step: int) -> bool:
+        return global_step % self.schedule.updates_per_loop == 0
+
+    # --- A batch ---
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the loop's samples have weights."""
+        return self._weights is not None
+
+    @contextmanager
+    def passing(self, indices: Tensor, step: int) -> Iterator[Batch]:
+        """Inside the block, these samples pass the model in training. LongTensor [n]."""
+        weights = None if self._weights is None else self._weights[indices]
+        self.batch = Batch(indices, step, weights, self.selector.training_losses)
+        try:
+            yield self.batch
+        finally:
+            self.batch = None
+
+    # --- A boundary ---
+
+    def _select(self, loop: int, step: int, model: Any, optimizer: Any) -> None:
+        history, schedule, selector = self.history, self.schedule, self.selector
+        trains_twice = "mistaken" in selector.strategy.reads
+        if trains_twice and loop == second_training(schedule.num_loops):
+            # Of Just Train Twice: what the first one gets wrong is found, and perhaps undone with all else.
+            selector.find_mistakes(loop)
+            if self.args.jtt_restart:
+                start_again(model, optimizer, history.start)
+            history.start = {}
+        past = Past(history.selections, schedule.progress(loop), self._trained)
+        selection, candidates, figures = selector.select(past, self._is_trainable)
+        record = record_loop(loop, step, selection, history.selections, candidates, self.pool.labels, figures)
+        history.append(selection, record, schedule.samples_per_loop)
+        if trains_twice and self.args.jtt_restart and loop == 0:
+            # With a head that was fitted when the loop began.
+            history.start = starting_weights(model)
+        look = selector.scorer.score if selector.selects_after(loop + 1, schedule.num_loops) else None
+        self.teaching.begin_loop(history.selections, self.pool.ledger.usable, look)
+        self.log(record.logs())
+
+    def _trained(self, earlier: int) -> Tensor:
+        return self.history.streams[earlier].samples(self.schedule.samples_per_loop, self.schedule.seed)
+
+    def _is_trainable(self, selection: Selection) -> bool:
+        """Whether what the loop would train on can be loaded; at first all that the run would train on if it kept this
+        selection, as `full` does."""
+        schedule = self.schedule
+        count = schedule.samples_per_loop * (schedule.num_loops if not self.history.selections else 1)
+        stream = self.history.next_stream(selection, schedule.samples_per_loop)
+        return self.selector.scorer.check_trainable(stream.samples(count, schedule.seed))
+
+    def _weights_of(self, selection: Selection) -> Tensor | None:
+        if selection.weights is None:
+            if self.args.sample_weights == "mass":
+                raise ValueError(f"sample_weights='mass', and strategy {self.args.strategy!r} gives no weights")
+            return None
+        device = self.args.device
+        weights = torch.zeros(self.schedule.pool_size, device=device)
+        weights[selection.indices.to(device)] = selection.weights.to(device)
+        return weights

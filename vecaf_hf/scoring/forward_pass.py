@@ -1,0 +1,214 @@
+"""One pass over the pool: the embedding, the loss, the logits and the label of each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object, send_to_device
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from vecaf_hf.cost import FULL_SIZE, CostMeter
+from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Unloadable
+from vecaf_hf.scoring.head import captured_embeddings, check_head
+from vecaf_hf.scoring.losses import kind_of_output, logits_of
+from vecaf_hf.scoring.memory import FittingBatches
+from vecaf_hf.scoring.objective import Objective
+from vecaf_hf.scoring.resolution import at_image_size, first_forward_at
+from vecaf_hf.selection.candidates import Candidates
+
+# Rows exchanged between processes at once: bounds the memory of a gather on the accelerator.
+GATHER_ROWS = 2**16
+
+
+class ForwardPass:
+    """Scores samples with the current model, sharded over the processes; every process gets all results.
+
+    Args:
+        accelerator: Moves batches, casts under its mixed precision and gathers.
+        objective: Gives each sample's loss; the first batch's mean is checked against its reference.
+        load: Batches of these positions of the pool (a list), with POOL_INDEX and labels.
+        note_scored: Told, in every process, which positions were asked for and which of this process's share could
+            not be loaded; what it lets pass has no candidates.
+        label_name: The batch's key for the labels.
+        meter: Counts the forward passes.
+        keep_logits: Whether candidates get their logits [M, C], the largest of all fields with many classes.
+        disable_tqdm: Whether to hide the progress bar.
+        image_size: Height and width that images are resized to before the forward pass; None to leave them.
+        image_size_is_new: Whether what fails at `image_size` is put down to it: the batches go well as they come.
+        fitting: Cuts batches to what fits in memory.
+        observed: (inputs, count) -> a block for the forward pass, which gives a dictionary of further fields of the
+            candidates, complete when the block has ended.
+
+    Attributes:
+        output_kind: The kind of the model's output, the same in all processes; None until a sample has been scored.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        objective: Objective,
+        load: Callable[[list[int]], Iterable[dict[str, Any]]],
+        note_scored: Callable[[Tensor, Mapping[int, Unloadable]], None],
+        label_name: str,
+        meter: CostMeter,
+        keep_logits: bool,
+        disable_tqdm: bool,
+        image_size: int | None = None,
+        image_size_is_new: bool = False,
+        fitting: FittingBatches | None = None,
+        observed: Callable[[Mapping[str, Any], int], AbstractContextManager[dict[str, Tensor]]] | None = None,
+    ) -> None:
+        self.accelerator, self.objective = accelerator, objective
+        self.load, self.note_scored, self.label_name, self.meter = load, note_scored, label_name, meter
+        self.keep_logits, self.disable_tqdm, self.image_size = keep_logits, disable_tqdm, image_size
+        self.image_size_is_new = image_size_is_new
+        self.output_kind: str | None = None
+        self.fitting = FittingBatches() if fitting is None else fitting
+        self.observed = observed or (lambda inputs, count: nullcontext({}))
+
+    def score(self, model: nn.Module, head: nn.Module, indices: Tensor) -> Candidates:
+        """Candidates for these positions of the pool, LongTensor [M]; without any field where none could be loaded.
+
+        Raises:
+            ValueError: The head is not what makes the logits, training's loss is not the mean
+                of the objective's losses, or a result is not finite (with the sample's index).
+        """
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        # Dealt out like cards. Every process scores the same number: the first samples fill the last round up.
+        rounds = -(-len(indices) // world)
+        mine = indices[torch.arange(rank, rounds * world, world) % len(indices)]
+        if world > 1:
+            broadcast(list(model.buffers()))
+        training = model.training
+        model.eval()
+        try:
+            with self.meter.timed("score"):
+                fields, unloadable = self._forward(model, head, mine)
+        finally:
+            model.train(training)
+        self.note_scored(indices, unloadable)
+        # A process that could load none of its share learns from another one what it has no rows of.
+        shapes = {name: (values.shape[1:], values.dtype) for name, values in fields.items()}
+        forms = gather_object([(shapes, self.output_kind)])
+        form, self.output_kind = next(((form, kind) for form, kind in forms if form), ({}, None))
+        if not form:
+            return Candidates(indices[:0])
+        fields = fields or {name: torch.zeros((len(mine), *shape), dtype=of) for name, (shape, of) in form.items()}
+        gathered = {name: self._gather(values)[: len(indices)] for name, values in fields.items()}
+        loaded = gathered.pop("loaded").bool()
+        gathered = gathered if loaded.all() else {name: values[loaded] for name, values in gathered.items()}
+        if not torch.equal(gathered["indices"], indices[loaded]):
+            raise RuntimeError("scores came back for other samples than were asked for; this is a bug in vecaf_hf")
+        return Candidates(**gathered)  # type: ignore[arg-type]  # no head is among them
+
+    def _forward(
+        self, model: nn.Module, head: nn.Module, indices: Tensor
+    ) -> tuple[dict[str, Tensor], dict[int, Unloadable]]:
+        """Results with one row per position, those `loaded` filled; and the samples that could not be loaded."""
+        fields: dict[str, Tensor] = {}
+        unloadable: dict[int, Unloadable] = {}
+        done = 0
+        progress = tqdm(total=len(indices), desc="Scoring", unit="image", disable=self.disable_tqdm, leave=False)
+        with captured_embeddings(head) as seen, progress:
+            for batch in self.load(indices.tolist()):
+                failed = batch.pop(UNLOADABLE, {})
+                unloadable |= failed
+                rows = slice(done, done + len(batch[POOL_INDEX]) + len(failed))
+                loaded = torch.isin(indices[rows], batch[POOL_INDEX])
+                if loaded.any():
+                    forward = partial(self._forward_batch, model, head, seen, not fields)
+                    parts = self.fitting.run(forward, batch)
+                    results = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+                    if not fields:
+                        fields = {name: _rows_like(values, len(indices)) for name, values in results.items()}
+                    for name, values in results.items():
+                        fields[name][rows][loaded] = values
+                done = rows.stop
+                progress.update(len(loaded))
+        return fields, unloadable
+
+    def _forward_batch(
+        self, model: nn.Module, head: nn.Module, seen: list[Tensor], first: bool, batch: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        inputs = dict(batch)
+        indices = inputs.pop(POOL_INDEX)
+        inputs = send_to_device(inputs, self.accelerator.device)
+        labels = inputs[self.label_name]
+        reference = self.objective.reference if first else None
+        own_loss = reference is not None and self.objective.reference_from_model
+        if not own_loss:
+            del inputs[self.label_name]
+        try:
+            with torch.inference_mode(), self.accelerator.autocast():
+                with self.observed(inputs, len(indices)) as further:
+                    outputs = self._outputs(model, inputs, len(indices))
+                embeddings, logits = seen[0], logits_of(outputs, own_loss)
+                if first:
+                    self.output_kind = kind_of_output(outputs)
+                    check_head(head, embeddings, logits)
+        finally:
+            # What a batch that does not fit has left would take the memory of its halves.
+            seen.clear()
+        with torch.inference_mode():
+            # A tuple begins with the model's loss when it was given labels.
+            rest = outputs[1:] if own_loss and isinstance(outputs, tuple) else outputs
+            losses = self.objective.sample_losses(rest, labels)
+            _check_shape(losses, len(indices))
+            if reference is not None:
+                _check_loss(reference(outputs, labels), losses)
+        fields = (
+            {"embeddings": embeddings, "losses": losses} | ({"logits": logits} if self.keep_logits else {}) | further
+        )
+        whole = {"indices": indices, "labels": labels.cpu(), "loaded": torch.ones(len(indices), dtype=torch.uint8)}
+        return whole | {name: values.float().cpu() for name, values in fields.items()}
+
+    def _outputs(self, model: nn.Module, inputs: dict[str, Any], count: int) -> Any:
+        """The model's, counted, for images of the size that is due."""
+        size, processes = self.image_size, self.accelerator.num_processes
+        if size is None:
+            with self.meter.forward("score", count, processes, FULL_SIZE):
+                return model(**inputs)
+        inputs = at_image_size(model, inputs, size)
+        with self.meter.forward("score", count, processes, str(size)):
+            return first_forward_at(model, inputs, size) if self.image_size_is_new else model(**inputs)
+
+    def _gather(self, values: Tensor) -> Tensor:
+        """All processes' rows, in the order in which `mine` was dealt out."""
+        if self.accelerator.num_processes == 1:
+            return values
+        world, device = self.accelerator.num_processes, self.accelerator.device
+        rows = values.new_empty((len(values) * world, *values.shape[1:]))
+        for start in range(0, len(values), GATHER_ROWS):
+            block = values[start : start + GATHER_ROWS]
+            gathered = self.accelerator.gather(block.to(device)).cpu().unflatten(0, (world, len(block)))
+            rows[start * world :][: len(block) * world] = gathered.transpose(0, 1).flatten(0, 1)
+        return rows
+
+
+def _rows_like(values: Tensor, count: int) -> Tensor:
+    return values.new_zeros((count, *values.shape[1:]))
+
+
+def _check_shape(losses: object, count: int) -> None:
+    if not isinstance(losses, Tensor) or losses.shape != (count,):
+        got = list(losses.shape) if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
+        raise ValueError(
+            f"the objective (sample_loss_func) must return one loss per sample, a Tensor [{count}], and returned "
+            f'{got}: with losses of torch, set reduction="none"'
+        )
+
+
+def _check_loss(reference: Tensor, losses: Tensor) -> None:
+    reference, mean = reference.float(), losses.float().mean()
+    if not torch.allclose(reference, mean, rtol=1e-2, atol=1e-3, equal_nan=True):
+        raise ValueError(
+            f"training's loss of a batch ({float(reference):g}) is not the mean of its per-sample losses "
+            f"({float(mean):g}): the model computes another loss than its problem_type says, or the objective weighs "
+            "samples against each other. Pass the objective as sample_loss_func(outputs, labels) -> Tensor[N]"
+        )
