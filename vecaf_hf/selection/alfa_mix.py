@@ -33,11 +33,11 @@ def alfa_mix(candidates: Candidates, budget: int, options: SelectionOptions, gen
     of K random ones, active learning's first round. If fewer than K samples flip, random ones make up for it, as in
     the official code (which first lengthens the step). All candidates may be selected, also once more: all have labels.
     """
-    assert candidates.embeddings is not None and candidates.head is not None
+    assert candidates.head is not None
     classes = candidates.needed_classes("alfa_mix")
     if len(candidates.head.bias) < 2:
         raise ValueError("strategy 'alfa_mix' needs a prediction that can flip, and the model has one output")
-    embeddings, head = candidates.embeddings.float(), candidates.head  # [M, d]
+    embeddings, head = candidates.given("embeddings").float(), candidates.head  # [M, d]
     labelled = _labelled(candidates.selected, len(candidates), budget, generator).to(embeddings.device)
     anchors = class_means(embeddings[labelled], classes[labelled])  # [A, d]
     flipped = [flips(block, anchors, head) for _, block in chunks(embeddings, embeddings.shape[1] + len(head.bias))]

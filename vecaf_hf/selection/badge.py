@@ -18,8 +18,7 @@ def badge(candidates: Candidates, budget: int, options: SelectionOptions, genera
 
     The first sample is the one of the largest gradient, as in the official code (the paper's k-means++ draws it).
     """
-    assert candidates.embeddings is not None
-    embeddings = candidates.embeddings.float()  # e [M, d]
+    embeddings = candidates.given("embeddings").float()  # e [M, d]
     residuals = pseudo_residuals(probabilities(candidates))  # a [M, C]
     rows = k_means_plus_plus(residuals, embeddings, budget, generator)
     # Per centre, the inner products with its residual and its embedding.

@@ -49,9 +49,8 @@ def group_balanced(
     fewer samples than its share gives all, and the others share the rest. What is left over after equal shares goes
     round among the classes from loop to loop, and in a class to groups that the seed draws, others in each loop.
     """
-    assert candidates.groups is not None
     labels = candidates.needed_classes("group_balanced").cpu()
-    pairs, cells, sizes = torch.stack([labels, candidates.groups.cpu()]).unique(
+    pairs, cells, sizes = torch.stack([labels, candidates.given("groups").cpu()]).unique(
         dim=1, return_inverse=True, return_counts=True
     )
     order = torch.randperm(len(cells), generator=generator)
@@ -77,7 +76,7 @@ def cell_shares(budget: int, classes: Tensor, sizes: Tensor, class_balance: floa
     due = torch.empty_like(sizes)
     for number, share in enumerate(shares(budget, class_claims(together, class_balance), together, turn).tolist()):
         cells = classes == number
-        # Drawn anew: the class's own turn, with which a fixed order could fall into step, changes the share.
-        drawn = Turn(seed_of(turn.seed, turn.loop, number))
-        due[cells] = shares(share, class_claims(sizes[cells], 1.0), sizes[cells], drawn)
+        # A turn of its own: the class's own turn, with which a fixed order could fall into step, changes the share.
+        inner = Turn(seed_of(turn.seed, turn.loop, number))
+        due[cells] = shares(share, class_claims(sizes[cells], 1.0), sizes[cells], inner)
     return due

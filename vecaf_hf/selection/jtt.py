@@ -25,8 +25,7 @@ def jtt(candidates: Candidates, budget: int, options: SelectionOptions, generato
     training begins with the run's first weights, as published, or goes on (`jtt_restart`). Either way the run makes no
     more batches than another, and its learning rates are those of one schedule from the first batch to the last.
     """
-    assert candidates.mistaken is not None
-    mistaken = candidates.mistaken.cpu()
+    mistaken = candidates.given("mistaken").cpu()
     rates = torch.where(mistaken, float(options.jtt_upweight), 1.0)
     rows = drawn(len(candidates), rates, budget, generator)
     figures = {"mistaken": float(mistaken.sum()), "mistaken_selected": float(mistaken[rows].sum())}

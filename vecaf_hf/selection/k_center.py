@@ -18,8 +18,7 @@ def k_center(candidates: Candidates, budget: int, options: SelectionOptions, gen
     The paper begins with the samples that have labels already; here all have, and the embedding space is another one
     in each loop.
     """
-    assert candidates.embeddings is not None
-    embeddings = candidates.embeddings.float()  # [M, d]
+    embeddings = candidates.given("embeddings").float()  # [M, d]
     rows = greedy_k_center(embeddings, budget)
     # A subtraction, a product and a sum for each coordinate of each distance.
     flops = 3.0 * embeddings.numel() * budget

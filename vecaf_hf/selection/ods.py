@@ -40,7 +40,6 @@ from vecaf_hf.selection.weighting import loss_weights
 )
 def ods(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Select `budget` samples whose embeddings cover the pool where the finetuning loss is large."""
-    assert candidates.embeddings is not None and candidates.losses is not None
     weights = selection_weights(candidates, options)  # [M]
     turn, balance = candidates.turn_by(generator), options.class_balance
     cells = class_cells(candidates.classes, weights, budget, options.allocation, turn, balance, candidates.class_sizes)
@@ -59,8 +58,7 @@ def ods(candidates: Candidates, budget: int, options: SelectionOptions, generato
 
 def selection_weights(candidates: Candidates, options: SelectionOptions) -> Tensor:
     """`loss_weighting` of the losses, times the relevance where there is one. [M]."""
-    assert candidates.losses is not None
-    losses = candidates.losses.float()
+    losses = candidates.given("losses").float()
     weights = loss_weights(losses, options.loss_weighting, candidates.classes, options.trimmed_fraction)
     return weights if candidates.relevance is None else weights * candidates.relevance.float()
 
@@ -84,8 +82,7 @@ def activeft(candidates: Candidates, budget: int, options: SelectionOptions, gen
 
     Its centroids start as `centroid_start` says; as published, at random samples.
     """
-    assert candidates.embeddings is not None
-    blind = replace(candidates, losses=torch.ones_like(candidates.embeddings[:, 0]), relevance=None)
+    blind = replace(candidates, losses=torch.ones_like(candidates.given("embeddings")[:, 0]), relevance=None)
     published = {"loss_weighting": "uniform", "allocation": "global", "diversity_weight": 1.0}
     return ods(blind, budget, replace_options(options, **published), generator)
 
@@ -99,7 +96,6 @@ def loss_sampling(
     One after the other, so that K of few large weights are still distinct. Samples of weight zero come when there are
     no others; where all weights are zero, each sample is as likely as any other.
     """
-    assert candidates.losses is not None
     weights = selection_weights(candidates, options)  # [M]
     return Selection(candidates.indices.cpu()[drawn(len(candidates), weights, budget, generator)])
 
@@ -131,7 +127,6 @@ def _select_in_cell(
     generator: torch.Generator,
     advance: Callable[[int], object],
 ) -> _Part:
-    assert candidates.embeddings is not None
     weighted = cell.rows[weights[cell.rows] > 0]
     if cell.budget <= len(weighted) < len(cell.rows):
         # What has no weight is not to be selected, near to a centroid as it may be.
@@ -140,7 +135,7 @@ def _select_in_cell(
         advance(2 * options.ensemble_size * options.selection_steps)
         return _Part(cell.rows.cpu(), torch.ones(cell.budget), torch.full((cell.budget,), torch.nan))
     whole = len(cell.rows) == len(candidates)
-    embeddings = unit_rows(candidates.embeddings, None if whole else cell.rows)
+    embeddings = unit_rows(candidates.given("embeddings"), None if whole else cell.rows)
     weights = weights[cell.rows]
     members = []
     for _ in range(options.ensemble_size):

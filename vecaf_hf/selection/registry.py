@@ -177,7 +177,17 @@ def strategy(
     heeds: Set[str] = frozenset(),
     candidates_per_sample: int | None = None,
 ) -> Callable[[F], F]:
-    """Register a function as the strategy of its name; the arguments are those of `Strategy`.
+    """Register a function as the strategy of its name.
+
+    Args:
+        needs: Fields of `Candidates` without which it cannot select.
+        wants: Fields of `Candidates` that it uses where there are any.
+        size: How many it selects: as `Strategy` says.
+        heeds: Options that it follows: as `Strategy` says.
+        candidates_per_sample: How many random candidates it wants per selected sample; None for all of the pool.
+
+    Returns:
+        A decorator that leaves the function as it is.
 
     Raises:
         ValueError: Another strategy has the name.

@@ -17,8 +17,7 @@ CANDIDATES_PER_SAMPLE = 10
 @strategy(needs={"losses"})
 def topk_loss(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """The K largest losses; among equal losses the lower index first."""
-    assert candidates.losses is not None
-    return top_k(candidates, candidates.losses, budget)
+    return top_k(candidates, candidates.given("losses"), budget)
 
 
 @strategy(needs={"logits"})
@@ -52,8 +51,7 @@ def rho_loss(candidates: Candidates, budget: int, options: SelectionOptions, gen
     Eq. 3: the loss under the current model minus the irreducible loss, that of a small model fitted on held-out data
     (`vecaf_hf/scoring/irreducible.py`). What no model can learn, such as a wrong label, has both.
     """
-    assert candidates.losses is not None and candidates.irreducible is not None
-    return top_k(candidates, candidates.losses.float() - candidates.irreducible.float(), budget)
+    return top_k(candidates, candidates.given("losses").float() - candidates.given("irreducible").float(), budget)
 
 
 @strategy(needs={"learned_scores"}, candidates_per_sample=CANDIDATES_PER_SAMPLE)
@@ -62,8 +60,7 @@ def learn_loss(candidates: Candidates, budget: int, options: SelectionOptions, g
 
     The first loop's samples are random.
     """
-    assert candidates.learned_scores is not None
-    return top_k(candidates, candidates.learned_scores, budget)
+    return top_k(candidates, candidates.given("learned_scores"), budget)
 
 
 @strategy(needs={"learned_scores"}, candidates_per_sample=CANDIDATES_PER_SAMPLE)
@@ -72,8 +69,7 @@ def ta_vaal(candidates: Candidates, budget: int, options: SelectionOptions, gene
 
     Both know LearnLoss's predicted rank. The first loop's samples are random.
     """
-    assert candidates.learned_scores is not None
-    return top_k(candidates, candidates.learned_scores, budget)
+    return top_k(candidates, candidates.given("learned_scores"), budget)
 
 
 def top_k(candidates: Candidates, scores: Tensor, budget: int) -> Selection:
@@ -88,7 +84,7 @@ def probabilities(candidates: Candidates) -> Tensor:
     Raises:
         ValueError: There are no two classes to choose between.
     """
-    assert candidates.logits is not None
-    if candidates.logits.shape[1] < 2:
+    logits = candidates.given("logits")
+    if logits.shape[1] < 2:
         raise ValueError("this strategy compares the probabilities of classes, and the model has one output")
-    return candidates.logits.float().softmax(dim=1)
+    return logits.float().softmax(dim=1)

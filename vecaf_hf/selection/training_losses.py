@@ -36,9 +36,7 @@ def loss_balanced(
     Not for a run that goes many times through a class of few samples: it knows them by heart, and their losses say that
     the class needs no more.
     """
-    assert candidates.training_losses is not None
-    candidates.check_not_negative("training_losses")
-    losses = candidates.training_losses.cpu()
+    losses = seen_losses(candidates)
     labels = torch.zeros(len(losses), dtype=torch.long) if candidates.classes is None else candidates.classes.cpu()
     _, classes, sizes = labels.unique(return_inverse=True, return_counts=True)
     seen = losses.isfinite()
@@ -50,6 +48,12 @@ def loss_balanced(
     order = torch.randperm(len(losses), generator=generator).argsort() + len(losses) * seen.long()
     due = shares(budget, claims, sizes, candidates.turn_by(generator))
     return Selection(candidates.indices.cpu()[first_of_classes(order, classes, due)])
+
+
+def seen_losses(candidates: Candidates) -> Tensor:
+    """Losses that training saw, at least 0, NaN where it saw none. [M], on the CPU."""
+    candidates.check_not_negative("training_losses")
+    return candidates.given("training_losses").cpu()
 
 
 def class_means(labels: Tensor, seen: Tensor, weights: Tensor) -> Tensor:
@@ -81,9 +85,8 @@ def trimmed(candidates: Candidates, budget: int, options: SelectionOptions, gene
     A loss is that of the step that saw the sample last. Losses fall, and who is left out is not seen again: most of the
     left out are those that were the worst of an early loop, and they stay so.
     """
-    assert candidates.training_losses is not None and candidates.progress is not None
-    candidates.check_not_negative("training_losses")
-    losses = candidates.training_losses.cpu()
+    assert candidates.progress is not None
+    losses = seen_losses(candidates)
     _, classes, sizes = candidates.needed_classes("trimmed").cpu().unique(return_inverse=True, return_counts=True)
     part = options.trimmed_fraction * min(1.0, candidates.progress / RAMP)
     # Unseen ones, seen ones, the largest losses; at random in each.
@@ -108,9 +111,9 @@ def infobatch(candidates: Candidates, budget: int, options: SelectionOptions, ge
     of the pool over that of the selection (4/3 where half of the losses are below the mean): it makes that many fewer
     in an epoch, while our runs have a fixed number.
     """
-    assert candidates.training_losses is not None and candidates.progress is not None
+    assert candidates.progress is not None
     indices = candidates.indices.cpu()
-    learned = well_learned(candidates.training_losses.cpu())
+    learned = well_learned(candidates.given("training_losses").cpu())
     if candidates.progress >= ANNEALED or not learned.any():
         return Selection(indices)
     kept = torch.ones_like(learned)
