@@ -11,7 +11,7 @@ import numpy as np
 from transformers import TrainingArguments
 
 from vecaf_hf.selection.options import SelectionOptions
-from vecaf_hf.selection.registry import STRATEGIES, check_class_balance, find_strategy
+from vecaf_hf.selection.registry import check_class_balance, find_strategy
 from vecaf_hf.validation import check_choice, check_fraction, check_options, check_positive, whole
 
 logger = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                 setattr(self, name, value.item())
         TrainingArguments.__post_init__(self)
         SelectionOptions.__post_init__(self)
-        check_choice("strategy", self.strategy, STRATEGIES)
+        find_strategy(self.strategy)
         check_choice("rescore", self.rescore, RESCORE, or_callable=False)
         check_choice("on_bad_sample", self.on_bad_sample, ON_BAD_SAMPLE, or_callable=False)
         self._check_numbers()
@@ -201,12 +201,12 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             )
         check_class_balance(self)
         strategy = find_strategy(self.strategy)
-        if self.sample_weights == "mass" and not strategy.weighs:
+        if self.sample_weights == "mass" and "sample_weights" not in strategy.heeds:
             raise ValueError(
                 f"sample_weights='mass', and strategy {self.strategy!r} gives no weights by mass: choose strategy "
                 "'ods' or 'activeft', or leave sample_weights unset"
             )
-        if self.random_fraction and (strategy.takes_all or strategy.sets_size):
+        if self.random_fraction and strategy.size != "budget":
             raise ValueError(
                 f"random_fraction is {self.random_fraction}, and strategy {self.strategy!r} itself decides how many it "
                 "takes: leave random_fraction at 0"

@@ -34,7 +34,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_which_strategies_learn() -> None:
-    assert {name for name, strategy in STRATEGIES.items() if strategy.learner is not None} == LEARNING
+    assert {name for name, strategy in STRATEGIES.items() if strategy.learns} == LEARNING
 
 
 @learning

@@ -8,7 +8,7 @@ import torch
 
 from vecaf_hf.selection import STRATEGIES, Candidates, SelectionOptions, run_strategy
 from vecaf_hf.selection.candidates import Turn
-from vecaf_hf.selection.group_balanced import cell_shares
+from vecaf_hf.selection.chance import cell_shares
 
 
 def run(candidates: Candidates, budget: int, seed: int = 0, **options: float) -> torch.Tensor:

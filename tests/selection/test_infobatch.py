@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
-from vecaf_hf.selection.infobatch import drawn
+from vecaf_hf.selection.training_losses import random_part
 
 R = Fraction(1, 2)
 NAN = torch.nan
@@ -74,7 +74,7 @@ def test_over_all_draws_the_mean_loss_is_that_of_the_pool(size):
 def test_an_even_number_is_halved_and_an_odd_one_to_either_side():
     for size, sizes in ((0, {0}), (1, {0, 1}), (6, {3}), (7, {3, 4})):
         rows = torch.arange(size) + 10
-        found = [drawn(rows, 0.5, torch.Generator().manual_seed(seed)) for seed in range(30)]
+        found = [random_part(rows, 0.5, torch.Generator().manual_seed(seed)) for seed in range(30)]
         assert {len(one) for one in found} == sizes
         assert all(set(one.tolist()) <= set(rows.tolist()) and len(one.unique()) == len(one) for one in found)
 

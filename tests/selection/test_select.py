@@ -67,13 +67,13 @@ def test_ods_always_selects_k_distinct_samples(call):
     calls(), st.sampled_from(sorted(name for name in STRATEGIES if name != "ods" and STRATEGIES[name].needs <= GIVEN))
 )
 def test_every_strategy_always_selects_distinct_samples(call, strategy):
-    call["class_balance"] = call["class_balance"] if STRATEGIES[strategy].by_class else 1.0
+    call["class_balance"] = call["class_balance"] if "class_balance" in STRATEGIES[strategy].heeds else 1.0
     if call["labels"] is None and "labels" in STRATEGIES[strategy].needs:
         with pytest.raises(ValueError, match="needs labels"):
             select(strategy=strategy, **call)
         return
     selection = select(strategy=strategy, **call)
-    due = len(call["losses"]) if STRATEGIES[strategy].takes_all else call["budget"]
+    due = len(call["losses"]) if STRATEGIES[strategy].size == "all" else call["budget"]
     assert len(selection) == selection.indices.unique().numel() == due
 
 

@@ -30,18 +30,22 @@ class Variant:
         return run_strategy(self.strategy, candidates, budget, SelectionOptions(strategy=self.name, **chosen), seed)
 
     def due(self, candidates: Candidates, budget: int = BUDGET) -> int:
-        return len(candidates) if self.strategy.takes_all else budget
+        return len(candidates) if self.strategy.size == "all" else budget
 
     @property
     def ignores_budget(self) -> bool:
-        return self.strategy.takes_all or self.strategy.sets_size
+        return self.strategy.size != "budget"
 
 
 VARIANTS = [
     *(Variant(name) for name in STRATEGIES),
     *(Variant("ods", {"allocation": allocation}) for allocation in ALLOCATIONS),
     *(Variant("ods", {"allocation": "global", "loss_weighting": weighting}) for weighting in LOSS_WEIGHTINGS),
-    *(Variant(name, {"class_balance": 0.3}) for name, strategy in STRATEGIES.items() if strategy.by_class),
+    *(
+        Variant(name, {"class_balance": 0.3})
+        for name, strategy in STRATEGIES.items()
+        if strategy.heeds == {"class_balance"}
+    ),
     Variant("ods", {"class_balance": 0.3}),
     Variant("ods", {"ensemble_size": 3}),
     Variant("ods", {"ensemble_size": 3, "ensemble": "debias"}),
@@ -82,7 +86,7 @@ def assert_same(one: Selection, other: Selection) -> None:
 def check_contract(variant: Variant, candidates: Candidates, budget: int, **options) -> Selection:
     selection = variant.run(candidates, budget, **options)
     assert len(selection) == len(ids(selection))
-    assert len(selection) == variant.due(candidates, budget) or variant.strategy.sets_size
+    assert len(selection) == variant.due(candidates, budget) or variant.strategy.size == "own"
     assert ids(selection) <= set(candidates.indices.tolist())
     if selection.weights is not None:
         assert float(selection.weights.mean()) == pytest.approx(1, rel=1e-5)
@@ -94,7 +98,7 @@ def check_contract(variant: Variant, candidates: Candidates, budget: int, **opti
 def test_exactly_k_distinct_samples_of_the_pool(variant, budget, make_pool):
     pool = make_pool()
     selection = check_contract(variant, pool, budget)
-    if budget == len(pool) and not variant.strategy.sets_size:
+    if budget == len(pool) and variant.strategy.size != "own":
         assert ids(selection) == set(pool.indices.tolist())
 
 

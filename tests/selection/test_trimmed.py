@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
 from vecaf_hf.selection.allocation import first_of_classes, largest_of_classes
-from vecaf_hf.selection.trimmed import RAMP
+from vecaf_hf.selection.training_losses import RAMP
 
 NAN = float("nan")
 

@@ -154,7 +154,7 @@ def scored_by_loop(args: VeCAFArguments, schedule: LoopSchedule, sizes: RunSizes
     for loop in range(schedule.num_loops):
         twice = "mistaken" in strategy.reads and loop >= second_training(schedule.num_loops)
         # In the first loop a learner has learned nothing: chance selects.
-        acting = STRATEGIES["random"] if strategy.learner is not None and loop == 0 else strategy
+        acting = STRATEGIES["random"] if strategy.learns and loop == 0 else strategy
         if selects(args, loop) and (acting.needs_forward or (args.head_warmup and loop == 0)):
             scored = RESCORING[way].scored_later if loop else RESCORING[way].scored_first
             counts.append(scored(pool, schedule.budget, fraction))
@@ -201,12 +201,12 @@ def _unforeseen(args: VeCAFArguments, sizes: RunSizes) -> tuple[str, ...]:
         notes.append(
             "What the captioner and its captions cost is not in it; the selection here is of plain embeddings."
         )
-    if strategy.learner is not None:
+    if strategy.learns:
         notes.append("What the strategy's own networks cost, and what they look at, cannot be told before they learn.")
     if sizes.learns_map:
         notes.append('What the network of toward="learned_difference" costs, in training and in use, is not in it.')
     if args.scoring_way[0] == "proxy" and strategy.needs_forward:
         notes.append("The probe's fits at later boundaries are not in it; they take no forward pass.")
-    if strategy.sets_size:
+    if strategy.size == "own":
         notes.append("The strategy itself decides how much it selects: later loops may select less than the first.")
     return tuple(notes)

@@ -74,7 +74,7 @@ def look(plan: Plan, samples: int | None) -> Look:
     """
     args, strategy = plan.args, plan.scorer.strategy
     # A learner has learned nothing when the first loop begins: chance selects.
-    scores = (strategy.needs_forward and strategy.learner is None) or args.head_warmup
+    scores = (strategy.needs_forward and not strategy.learns) or args.head_warmup
     with _untouched(plan):
         try:
             selector = plan.begin()
@@ -95,7 +95,7 @@ def look(plan: Plan, samples: int | None) -> Look:
         has_cea=cea is not None or plan.captions_pool,
         has_captioner=plan.captions_pool,
         learns_map=cea is not None and cea.options.toward == "learned_difference",
-        has_scores=strategy.learner is None and kept is not None and kept.has_entry,
+        has_scores=not strategy.learns and kept is not None and kept.has_entry,
     )
     return Look(plan.schedule, selection, candidates, is_drawn, part, scores, sizes, unit)
 

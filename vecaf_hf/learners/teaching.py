@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -14,12 +14,29 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.learners import LEARNERS
 from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.learner import Learner, Run
-from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection, find_strategy
 from vecaf_hf.selection.candidates import Candidates
+
+
+class Schedule(Protocol):
+    """The sizes of a run that a learner is told: those of `LoopSchedule`."""
+
+    @property
+    def total_updates(self) -> int: ...
+    @property
+    def samples_per_update(self) -> int: ...
+    @property
+    def gradient_accumulation_steps(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def budget(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
 
 
 class Teaching(LearnsBesideModel):
@@ -41,19 +58,23 @@ class Teaching(LearnsBesideModel):
 
     # --- A run ---
 
-    def make(self, model: nn.Module, schedule: LoopSchedule, meter: CostMeter) -> Learner | None:
+    def make(self, model: nn.Module, schedule: Schedule, meter: CostMeter) -> Learner | None:
         """The strategy's learner, if it has one; what does not fit shows here, before anything is loaded.
 
         Raises:
             ValueError: The model or the run does not fit.
         """
-        made = find_strategy(self.args.strategy).learner
-        if made is None:
+        if not self.teaches:
             return None
         if self.args.single_run:
             raise ValueError(
                 f"single_run selects before anything is learned, and strategy {self.args.strategy!r} by what it "
                 "learns: set single_run=False, or strategy='random'"
+            )
+        if self.args.strategy not in LEARNERS:
+            raise ValueError(
+                f"strategy {self.args.strategy!r} needs learned_scores, and nothing learns them: put its learner into "
+                "vecaf_hf.learners.LEARNERS"
             )
         world, device = self.accelerator.num_processes, self.accelerator.device
 
@@ -73,9 +94,9 @@ class Teaching(LearnsBesideModel):
             average=self._averaged,
             counted=counted,
         )
-        return made(model, run)
+        return LEARNERS[self.args.strategy](model, run)
 
-    def begin(self, model: nn.Module, schedule: LoopSchedule, meter: CostMeter) -> None:
+    def begin(self, model: nn.Module, schedule: Schedule, meter: CostMeter) -> None:
         """A run begins; the first pass that `observed` sees will show what the networks must be."""
         self._detach()
         self.learner, self._built, self._sizes = self.make(model, schedule, meter), False, None
@@ -86,7 +107,7 @@ class Teaching(LearnsBesideModel):
     @property
     def teaches(self) -> bool:
         """Whether the strategy has a learner."""
-        return find_strategy(self.args.strategy).learner is not None
+        return find_strategy(self.args.strategy).learns
 
     @property
     def is_learning(self) -> bool:

@@ -70,7 +70,7 @@ class Selector:
         way, fraction = self.args.scoring_of(len(self.pool))
         balance = 0.0
         # Where selected samples stand for parts of the pool, what is scored must be like the pool.
-        if self.strategy.allocates and self.args.sample_weights != "mass":
+        if "allocation" in self.strategy.heeds and self.args.sample_weights != "mass":
             balance = {"class": self.args.class_balance, "class_loss": 1.0}.get(self.args.allocation, 0.0)
         self.rescoring = RESCORING[way](self.pool, budget, fraction, balance)
         accelerator = scorer.accelerator
@@ -145,7 +145,7 @@ class Selector:
         # What training or captions decide, only the boundary itself can tell.
         by_captions = self.cea is not None and self.cea.has_affinity and not self.strategy.needs_forward
         is_later = by_captions or "training_losses" in self.strategy.reads
-        if self.args.single_run or self.strategy.takes_all or scores_all or is_later:
+        if self.args.single_run or self.strategy.size == "all" or scores_all or is_later:
             loops = 1
         for loop in range(1, loops):
             seed, candidates = seed_of(self.pool.seed, loop), replace(candidates, turn=Turn(self.pool.seed, loop))
@@ -198,7 +198,7 @@ class Selector:
         """In the first loop a learner has learned nothing: chance selects. JTT's first training is on all."""
         if "mistaken" in self.strategy.reads and self.mistaken is None:
             return STRATEGIES["full"]
-        return STRATEGIES["random"] if self.strategy.learner is not None and loop == 0 else self.strategy
+        return STRATEGIES["random"] if self.strategy.learns and loop == 0 else self.strategy
 
     def _unscored(self) -> Candidates:
         usable, labels = self.pool.ledger.usable, self.pool.labels
@@ -255,7 +255,7 @@ class Selector:
             "progress": past.progress,
             "turn": Turn(self.pool.seed, past.loop),
         }
-        if self.strategy.allocates and self.pool.labels is not None:
+        if "allocation" in self.strategy.heeds and self.pool.labels is not None:
             more["class_sizes"] = self._class_sizes(self.pool.labels)[indices]
         if "head" in reads:
             more["head"] = self.scorer.linear_head()

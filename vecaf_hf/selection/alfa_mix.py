@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from vecaf_hf.selection.candidates import Candidates, LinearHead
 from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.registry import strategy
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import chunks
 
@@ -24,6 +25,7 @@ from vecaf_hf.selection.similarity import chunks
 STEP = 0.2
 
 
+@strategy(needs={"embeddings", "labels", "head"})
 def alfa_mix(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """ALFA-Mix (arXiv 2203.07034): samples whose prediction flips when mixed with selected ones, one of each cluster.
 
@@ -31,14 +33,13 @@ def alfa_mix(candidates: Candidates, budget: int, options: SelectionOptions, gen
     of K random ones, active learning's first round. If fewer than K samples flip, random ones make up for it, as in
     the official code (which first lengthens the step). All candidates may be selected, also once more: all have labels.
     """
-    assert candidates.embeddings is not None and candidates.head is not None
-    if candidates.classes is None:
-        raise ValueError("strategy 'alfa_mix' needs labels that are one class per sample")
+    assert candidates.head is not None
+    classes = candidates.needed_classes("alfa_mix")
     if len(candidates.head.bias) < 2:
         raise ValueError("strategy 'alfa_mix' needs a prediction that can flip, and the model has one output")
-    embeddings, head = candidates.embeddings.float(), candidates.head  # [M, d]
+    embeddings, head = candidates.given("embeddings").float(), candidates.head  # [M, d]
     labelled = _labelled(candidates.selected, len(candidates), budget, generator).to(embeddings.device)
-    anchors = class_means(embeddings[labelled], candidates.classes[labelled])  # [A, d]
+    anchors = class_means(embeddings[labelled], classes[labelled])  # [A, d]
     flipped = [flips(block, anchors, head) for _, block in chunks(embeddings, embeddings.shape[1] + len(head.bias))]
     found = torch.cat(flipped).nonzero().squeeze(1)
     # The candidates' logits, gradients and mixed logits, and their distances to the anchors.

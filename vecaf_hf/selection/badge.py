@@ -7,17 +7,18 @@ from torch import Tensor
 
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.registry import strategy
+from vecaf_hf.selection.scores import probabilities
 from vecaf_hf.selection.selection import Selection
-from vecaf_hf.selection.uncertainty import probabilities
 
 
+@strategy(needs={"embeddings", "logits"})
 def badge(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """BADGE (arXiv 1906.03671): k-means++ on the gradients that the head would get if its predictions were right.
 
     The first sample is the one of the largest gradient, as in the official code (the paper's k-means++ draws it).
     """
-    assert candidates.embeddings is not None
-    embeddings = candidates.embeddings.float()  # e [M, d]
+    embeddings = candidates.given("embeddings").float()  # e [M, d]
     residuals = pseudo_residuals(probabilities(candidates))  # a [M, C]
     rows = k_means_plus_plus(residuals, embeddings, budget, generator)
     # Per centre, the inner products with its residual and its embedding.

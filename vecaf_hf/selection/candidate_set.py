@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecaf_hf.selection.allocation import class_cells
 from vecaf_hf.selection.candidates import Turn
+from vecaf_hf.selection.drawing import drawn, drawn_by_class
 
 
 def candidate_set(
@@ -31,7 +31,7 @@ def candidate_set(
     """
     if count == pool_size:
         return torch.arange(pool_size)
+    if labels is None:
+        return drawn(pool_size, None, count, generator).sort().values
     turn = Turn(generator.initial_seed())
-    cells = class_cells(labels, torch.ones(pool_size), count, "class", turn, class_balance)
-    drawn = [cell.rows[torch.randperm(len(cell.rows), generator=generator)[: cell.budget]] for cell in cells]
-    return torch.cat(drawn).sort().values
+    return drawn_by_class(labels, None, count, generator, turn, class_balance).sort().values

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vecaf_hf.selection.allocation import class_cells
+from vecaf_hf.selection.candidates import Turn
+
 # Logarithm that stands for a rate of zero: below that of any positive number, with room for the waiting time's own.
 NEVER = -2000.0
 
@@ -30,3 +33,35 @@ def drawn(size: int, rates: Tensor | None, count: int, generator: torch.Generato
     # The first of exponential waiting times comes at a rate's share of all rates. Logarithms, which do not overflow.
     waiting = torch.empty_like(rates).exponential_(generator=generator).log()
     return (waiting - torch.where(rates > 0, rates.log(), NEVER)).argsort(stable=True)[:count]
+
+
+def drawn_by_class(
+    labels: Tensor,
+    rates: Tensor | None,
+    count: int,
+    generator: torch.Generator,
+    turn: Turn,
+    class_balance: float,
+    class_sizes: Tensor | None = None,
+) -> Tensor:
+    """Rows that are drawn in each class, as many as the class's share.
+
+    Args:
+        labels: LongTensor [n].
+        rates: As `drawn` takes them. [n].
+        count: At most n.
+        generator: Draws them, on the CPU.
+        turn: As `shares` takes it.
+        class_balance: Of `class_claims`.
+        class_sizes: As `class_cells` takes them. LongTensor [n].
+
+    Returns:
+        LongTensor [count], class by class.
+    """
+    cells = class_cells(labels, torch.ones(len(labels)), count, "class", turn, class_balance, class_sizes)
+    return torch.cat(
+        [
+            cell.rows[drawn(len(cell.rows), None if rates is None else rates[cell.rows], cell.budget, generator)]
+            for cell in cells
+        ]
+    )

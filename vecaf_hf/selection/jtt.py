@@ -8,12 +8,14 @@ from torch import Tensor
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.drawing import drawn
 from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.registry import strategy
 from vecaf_hf.selection.selection import Selection
 
 # Part of a run that is the first training.
 FIRST_PART = 1 / 3
 
 
+@strategy(needs={"mistaken"})
 def jtt(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """JTT (arXiv 2107.09044): after a third of the run on all of the pool, draws that favour what it then got wrong.
 
@@ -23,8 +25,7 @@ def jtt(candidates: Candidates, budget: int, options: SelectionOptions, generato
     training begins with the run's first weights, as published, or goes on (`jtt_restart`). Either way the run makes no
     more batches than another, and its learning rates are those of one schedule from the first batch to the last.
     """
-    assert candidates.mistaken is not None
-    mistaken = candidates.mistaken.cpu()
+    mistaken = candidates.given("mistaken").cpu()
     rates = torch.where(mistaken, float(options.jtt_upweight), 1.0)
     rows = drawn(len(candidates), rates, budget, generator)
     figures = {"mistaken": float(mistaken.sum()), "mistaken_selected": float(mistaken[rows].sum())}

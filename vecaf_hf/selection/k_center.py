@@ -7,17 +7,18 @@ from torch import Tensor
 
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.registry import strategy
 from vecaf_hf.selection.selection import Selection
 
 
+@strategy(needs={"embeddings"})
 def k_center(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Core-set (arXiv 1708.00489): greedily the sample farthest from all chosen ones; first, the nearest to the mean.
 
     The paper begins with the samples that have labels already; here all have, and the embedding space is another one
     in each loop.
     """
-    assert candidates.embeddings is not None
-    embeddings = candidates.embeddings.float()  # [M, d]
+    embeddings = candidates.given("embeddings").float()  # [M, d]
     rows = greedy_k_center(embeddings, budget)
     # A subtraction, a product and a sum for each coordinate of each distance.
     flops = 3.0 * embeddings.numel() * budget

@@ -21,19 +21,25 @@ from tqdm.auto import tqdm
 
 from vecaf_hf.selection.allocation import Cell, class_cells
 from vecaf_hf.selection.assignment import distinct_nearest
-from vecaf_hf.selection.candidate_weights import selection_weights
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.descent import Optimised, View, optimise_centroids
+from vecaf_hf.selection.drawing import drawn
 from vecaf_hf.selection.ensemble import debiased
 from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.registry import strategy
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import nearest, unit_rows
 from vecaf_hf.selection.starts import start_centroids
+from vecaf_hf.selection.weighting import loss_weights
 
 
+@strategy(
+    needs={"embeddings", "losses"},
+    wants={"relevance"},
+    heeds={"allocation", "class_balance", "sample_weights"},
+)
 def ods(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Select `budget` samples whose embeddings cover the pool where the finetuning loss is large."""
-    assert candidates.embeddings is not None and candidates.losses is not None
     weights = selection_weights(candidates, options)  # [M]
     turn, balance = candidates.turn_by(generator), options.class_balance
     cells = class_cells(candidates.classes, weights, budget, options.allocation, turn, balance, candidates.class_sizes)
@@ -50,6 +56,13 @@ def ods(candidates: Candidates, budget: int, options: SelectionOptions, generato
     )
 
 
+def selection_weights(candidates: Candidates, options: SelectionOptions) -> Tensor:
+    """`loss_weighting` of the losses, times the relevance where there is one. [M]."""
+    losses = candidates.given("losses").float()
+    weights = loss_weights(losses, options.loss_weighting, candidates.classes, options.trimmed_fraction)
+    return weights if candidates.relevance is None else weights * candidates.relevance.float()
+
+
 def _figures(parts: list[_Part]) -> dict[str, float]:
     """Means over the cells in which there was something to choose, and the work of all."""
     optimised = [part.optimised for part in parts if part.optimised is not None]
@@ -63,15 +76,28 @@ def _figures(parts: list[_Part]) -> dict[str, float]:
     return figures
 
 
+@strategy(needs={"embeddings"}, heeds={"sample_weights"})
 def activeft(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """ActiveFT (arXiv 2303.14382): ODS in the whole pool with the same weight for every sample.
 
     Its centroids start as `centroid_start` says; as published, at random samples.
     """
-    assert candidates.embeddings is not None
-    blind = replace(candidates, losses=torch.ones_like(candidates.embeddings[:, 0]), relevance=None)
+    blind = replace(candidates, losses=torch.ones_like(candidates.given("embeddings")[:, 0]), relevance=None)
     published = {"loss_weighting": "uniform", "allocation": "global", "diversity_weight": 1.0}
     return ods(blind, budget, replace_options(options, **published), generator)
+
+
+@strategy(needs={"losses"}, wants={"relevance"})
+def loss_sampling(
+    candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator
+) -> Selection:
+    """K distinct samples, drawn with probability in proportion to the loss weight (Eq. 3), whatever the embedding.
+
+    One after the other, so that K of few large weights are still distinct. Samples of weight zero come when there are
+    no others; where all weights are zero, each sample is as likely as any other.
+    """
+    weights = selection_weights(candidates, options)  # [M]
+    return Selection(candidates.indices.cpu()[drawn(len(candidates), weights, budget, generator)])
 
 
 @dataclass(frozen=True)
@@ -101,7 +127,6 @@ def _select_in_cell(
     generator: torch.Generator,
     advance: Callable[[int], object],
 ) -> _Part:
-    assert candidates.embeddings is not None
     weighted = cell.rows[weights[cell.rows] > 0]
     if cell.budget <= len(weighted) < len(cell.rows):
         # What has no weight is not to be selected, near to a centroid as it may be.
@@ -110,7 +135,7 @@ def _select_in_cell(
         advance(2 * options.ensemble_size * options.selection_steps)
         return _Part(cell.rows.cpu(), torch.ones(cell.budget), torch.full((cell.budget,), torch.nan))
     whole = len(cell.rows) == len(candidates)
-    embeddings = unit_rows(candidates.embeddings, None if whole else cell.rows)
+    embeddings = unit_rows(candidates.given("embeddings"), None if whole else cell.rows)
     weights = weights[cell.rows]
     members = []
     for _ in range(options.ensemble_size):
