@@ -30,16 +30,17 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parent))
-from comparison import summary_of, write_report
+from comparison import summary_of
 from grid import Cell, Grid
+from options import Arguments, parse
+from pools.rare import rare_shares
 from readings import by_class_shares, class_shares
+from report import write_report
 
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.cli.building import build_trainer
-from vecaf_hf.cli.options import Arguments, parse
 from vecaf_hf.cli.terminal import Interrupted, Parser, UsageError, run_in_terminal
-from vecaf_hf.data.rare import rare_shares
 from vecaf_hf.printable import listed
 
 logger = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ def test(grid: Grid, cell: Cell) -> None:
     # Without what is for training alone.
     recipe, cea = replace(recipe, text_encoder=None, restyle=None), CEAOptions(image_column=cea.image_column)
     trainer, split = build_trainer(recipe, cea, args, **grid.trainer_options(cell))
-    found = trainer.predict(cast(Any, split), metric_key_prefix="test")
+    found: Any = trainer.predict(cast(Any, split), metric_key_prefix="test")
     metrics = found.metrics or {}
     result["test"] = metrics["test_accuracy"]
     if grid.MEASURES:
@@ -200,13 +201,14 @@ def work_off(grid: Grid) -> list[Cell]:
     """Do what is missing until nothing is, beside other processes: progress and time left are of all of them. What
     fails is not tried again; returns it."""
     failed: list[Cell] = []
-    with tqdm(desc="Grid", unit="run", total=grid.left()) as progress:
+    total = grid.left()
+    with tqdm(desc="Grid", unit="run", total=total) as progress:
         while cells := [cell for cell in grid.missing() if cell not in failed]:
-            progress.n = progress.total - grid.left()
+            progress.n = total - grid.left()
             progress.refresh()
             if not any(done_by_us(grid, cell, failed) for cell in cells):
                 time.sleep(WAITING)
-        progress.n = progress.total - grid.left()
+        progress.n = total - grid.left()
     return failed
 
 

@@ -1,23 +1,14 @@
-"""The tables and plots of a grid that `compare.py` has run, from its `results.json`.
-
-python recipes/comparison.py recipes/results/several_epochs
-"""
+"""What tables and figures of a grid say of its methods: accuracy, cost, what a method takes until an accuracy."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from readings import Array, readings
-
-from vecaf_hf.cli.terminal import Parser, run_in_terminal
 
 # Not for its own sake: other work is what it is paid with.
 NOT_COUNTED = {"evaluate"}
@@ -331,44 +322,3 @@ def bars_figure(results: Results, pools: Sequence[str], methods: Sequence[str]) 
             axes.set_yticks(range(len(methods)), methods)
     panels[0][0].invert_yaxis()
     return figure
-
-
-def write_report(results: Results, folder: Path) -> str:
-    """Write tables and plots into the folder; returns the tables."""
-    # It takes what is above from here.
-    import conditions
-
-    matplotlib.use("Agg")
-    pools, methods = pools_of(results), all_methods(results)
-    figures = {
-        "accuracy_by_batches.png": curves_figure(results, pools, methods, x="step", y="accuracy"),
-        "accuracy_by_cost.png": curves_figure(results, pools, methods, x="flops", y="accuracy"),
-        "loss_by_batches.png": curves_figure(results, pools, methods, x="step", y="loss"),
-    }
-    if compared := [pool for pool in pools if REFERENCE in methods_of(results, pool)]:
-        figures["to_target.png"] = bars_figure(results, compared, methods)
-    for y in UNDER_TARGETS:
-        if all(y in mean_curve(entry["runs"]) for entry in results.values()):
-            figures[f"{y}_by_batches.png"] = curves_figure(results, pools, methods, x="step", y=y)
-            figures[f"{y}_by_cost.png"] = curves_figure(results, pools, methods, x="flops", y=y)
-    figures |= conditions.figures(results, pools)
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=110)
-    text = "\n".join(
-        f"### Pool `{pool}`\n\n{table(results, pool)}\n{notes(results, pool)}\n{cost_table(results, pool)}\n"
-        f"{conditions.written(conditions.sections(results, pool))}"
-        for pool in pools
-    )
-    (folder / "tables.md").write_text(text)
-    return text
-
-
-def command() -> None:
-    parser = Parser(description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="Where results.json is, and tables and plots go.")
-    folder = parser.parse_args().folder
-    print(write_report(json.loads((folder / "results.json").read_text()), folder))
-
-
-if __name__ == "__main__":
-    sys.exit(run_in_terminal(Path(sys.argv[0]).name, command))

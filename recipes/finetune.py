@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from options import parse
+from targets import evaluate_under_conditions
+
 from vecaf_hf.cli.building import build_trainer
 from vecaf_hf.cli.interruption import interruptible
-from vecaf_hf.cli.options import parse
 from vecaf_hf.cli.resume_command import resume_command
-from vecaf_hf.cli.targets import evaluate_under_conditions
 from vecaf_hf.cli.terminal import run_in_terminal
 from vecaf_hf.reporting import summarise
 from vecaf_hf.reporting.card import PLOTS

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import yaml
 from readings import READINGS, readings
+from targets import Target
 
 from vecaf_hf.augmentation.options import CEAOptions
-from vecaf_hf.cli.targets import Target
 from vecaf_hf.printable import listed
 from vecaf_hf.validation import check_choice, check_positive, whole
 
@@ -52,7 +52,7 @@ class Grid:
         report: Where what is made of them goes.
         options: Of every run, as a recipe takes them.
         methods: Name -> the options that make it.
-        pools: Names in `vecaf_hf.data.pools.POOLS`, or others where the option `pool` is set -> options of the runs on
+        pools: Names in `pools.making.POOLS`, or others where the option `pool` is set -> options of the runs on
             that pool, which a method's override.
         learning_rates: Tried for each method on each pool.
         tuning_seeds: Pick the rate.

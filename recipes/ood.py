@@ -6,7 +6,7 @@ Table 3, where it has none), and whether a prompted selection finds those few (i
 The grid is run as `compare.py` runs it: it can be stopped and taken up anywhere, started several times, and `--report`
 writes what is through. Rates are picked on the source's validation split; the picked runs' models see the test split
 and each of the grid's `targets` once: the test split's images under a corruption, or ImageNet-C (`dataset_name`). The
-report is `ood.md`, a figure of each pool with samples of a domain, and `results.json`, from which `comparison.py` makes
+report is `ood.md`, a figure of each pool with samples of a domain, and `results.json`, from which `report.py` makes
 its tables too.
 """
 

@@ -19,10 +19,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from compare import trainer_of
 from grid import Cell, Grid
+from pools.rare import CAPTION, rare_shares
 from torch import Tensor
 
 from vecaf_hf.cli.terminal import Parser, run_in_terminal
-from vecaf_hf.data.rare import CAPTION, rare_shares
 from vecaf_hf.inspection.look import look
 from vecaf_hf.reporting.contact_sheet import Tile, contact_sheet
 from vecaf_hf.seeding import seed_of
@@ -35,7 +35,7 @@ SEED = 0
 def first_selection(grid: Grid, cell: Cell) -> tuple[Any, Tensor]:
     """A run's pool, and what is selected of it first. LongTensor [K]."""
     trainer, _ = trainer_of(grid, cell)
-    return trainer.train_dataset, look(trainer, None).selection.indices
+    return trainer.train_dataset, look(trainer.plan(apart=True), None).selection.indices
 
 
 def heading(method: str, dataset: Any, selected: Tensor) -> str:

@@ -10,8 +10,9 @@ import pytest
 from transformers import AutoImageProcessor, TrainingArguments, ViTImageProcessor
 
 import vecaf_hf
-from vecaf_hf import VeCAFArguments, cli
+from vecaf_hf import VeCAFArguments
 from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.cli import main as cli
 from vecaf_hf.cli.options import RecipeArguments, parse
 from vecaf_hf.inspection import embedding_map
 

@@ -17,6 +17,7 @@ were held out. Corruptions need `pip install "vecaf_hf[corruptions]"`.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +34,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from tqdm.auto import tqdm
 
-from vecaf_hf.data.corruptions import corrupt
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pools.corruptions import corrupt
+
 from vecaf_hf.seeding import seed_of
 from vecaf_hf.text.encoder import TextEncoder
 from vecaf_hf.text.pooling import projected

@@ -19,10 +19,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from compare import Report, carry_out, going_on, trainer_of
-from comparison import Array, Results, all_methods, markdown, mean_curve, methods_of, to_target, write_report
+from comparison import Array, Results, all_methods, markdown, mean_curve, methods_of, to_target
 from grid import Grid
 from one_vs_all import OneVsAllGrid, write_table
 from ood import write_report as write_domains
+from report import write_report
 from selected_sheet import write_sheet
 
 from vecaf_hf.cli.terminal import Parser, run_in_terminal

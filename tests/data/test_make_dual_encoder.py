@@ -13,12 +13,12 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from styling import StyleOptions
+from styling.network import to_tensor
+from styling.towers import ImageTower, text_direction
 from torch.nn.functional import normalize
 
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.styling import StyleOptions
-from vecaf_hf.styling.network import to_tensor
-from vecaf_hf.styling.towers import ImageTower, text_direction
 from vecaf_hf.text.encoder import TextEncoder
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = ["vecaf_hf", "vecaf_hf.selection", "vecaf_hf.inspection", "vecaf_hf.styling"]
+MODULES = ["vecaf_hf", "vecaf_hf.selection", "vecaf_hf.inspection"]
 # Values, which have no docstring of their own: their module's says what they are.
 VALUES = {"__version__", "STRATEGIES"}
 NAMES = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__ if name not in VALUES]

@@ -16,7 +16,7 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 from markdown_pages import PAGES, ROOT, code_spans, commands, shell_blocks
 
-from vecaf_hf.cli.main import main as cli
+from vecaf_hf.cli import main as cli
 from vecaf_hf.cli.options import parse
 
 PARSED = ("accelerate", "python", "vecaf-hf")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from pdoc.docstrings import google
 from transformers import TrainingArguments
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+from options import PoolArguments
 
 from vecaf_hf import Captioner, CEACallback, TextEncoder, VeCAFArguments
 from vecaf_hf.augmentation.options import CEAOptions
@@ -83,6 +87,10 @@ SECTIONS: dict[str, tuple[str, list[Option]]] = {
         "Of recipes and of `vecaf-hf inspect`, on the command line and in YAML files: these, all of `VeCAFArguments`, "
         "and those of CEA from `step_size` on.",
         [*of_fields(RecipeArguments)],
+    ),
+    "Pools of the recipes": (
+        "Of the scripts in `recipes/` alone, besides the options above.",
+        [*of_fields(PoolArguments, RecipeArguments)],
     ),
     "vecaf-hf inspect": ("Of this command alone.", [*of_fields(InspectArguments)]),
 }

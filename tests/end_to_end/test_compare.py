@@ -209,7 +209,7 @@ def test_without_a_test_and_with_one_seed_a_table_has_validation_and_no_errors()
 
 
 def test_a_note_stands_under_the_tables_that_have_its_method(tmp_path):
-    from comparison import write_report
+    from report import write_report
 
     results = by_hand()
     assert "small model" not in write_report(results, tmp_path)

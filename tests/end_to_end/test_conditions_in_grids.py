@@ -103,7 +103,7 @@ def test_the_rate_is_picked_by_what_the_grid_names(pick_by: str, best: float, tm
 
 
 def test_a_targets_name_is_its_condition_unless_it_says_another(tmp_path: Path) -> None:
-    from vecaf_hf.cli.targets import Target
+    from targets import Target
 
     grid = grid_of(tmp_path, targets={"inverted": {}, "hard snow": {"corruption": "snow", "severity": 5}})
     assert [grid.target(name) for name in grid.targets] == [Target("inverted"), Target("snow", 5)]
@@ -226,11 +226,11 @@ def test_the_other_tables() -> None:
 
 
 def test_one_report_has_all_of_it_and_the_other_what_it_does_not_say_itself(tmp_path: Path) -> None:
-    import comparison
     import conditions
     import ood
+    import report
 
-    text = comparison.write_report(by_hand(), tmp_path)
+    text = report.write_report(by_hand(), tmp_path)
     headings = (conditions.ACCURACY, conditions.COST, conditions.SELECTED, conditions.CLASSES, conditions.FIGURES)
     assert all(text.count(f"\n{heading}:\n") == 1 for heading in headings)
     for name in ("hidden_precision", "targets_by_cost", "worst_by_batches"):

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from pools.hidden import HiddenOptions
+from pools.making import make_pool
+from pools.rare import CONDITION
 from transformers import PreTrainedModel
 
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.cli.building import with_images
-from vecaf_hf.data.hidden import HiddenOptions
 from vecaf_hf.data.indexed import POOL_INDEX
-from vecaf_hf.data.pools import make_pool
-from vecaf_hf.data.rare import CONDITION
 from vecaf_hf.learners import ta_vaal
 from vecaf_hf.selection import STRATEGIES, find_strategy
 

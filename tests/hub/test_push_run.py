@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import EvalResult, ModelCard
 from local_hub import OWNER, TOKEN
 
-from vecaf_hf.cli.main import main as cli
+from vecaf_hf.cli import main as cli
 from vecaf_hf.hub.push import PushError, push_run
 from vecaf_hf.reporting.amending import amended, has_own_text
 

@@ -26,9 +26,7 @@ from vecaf_hf.augmentation import CEACallback, TextEncoder
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.cli.local_models import resolve_model
 from vecaf_hf.cli.options import RecipeArguments
-from vecaf_hf.cli.restyling import with_restyled
 from vecaf_hf.data.columns import find_label_column, read_labels
-from vecaf_hf.data.pools import make_pool
 from vecaf_hf.printable import listed
 from vecaf_hf.text.captions import find_captions
 from vecaf_hf.text.checkpoint import LOADING_ADVICE
@@ -169,8 +167,6 @@ def build_trainer(
     splits, label = load_splits(recipe, args.label_column)
     args.label_column = label
     check_choice("image_column", cea.image_column, splits["train"].column_names)
-    of_pool = (recipe.pool, label, cea.image_column, recipe.split_seed)
-    splits["train"] = make_pool(splits["train"], *of_pool, **recipe.pool_options())
     name = resolve_model(recipe.model_name_or_path)
     with naming("model", name):
         processor = AutoImageProcessor.from_pretrained(name)
@@ -179,10 +175,9 @@ def build_trainer(
     # Trainer seeds the generators too, but only once it has the model, whose fresh head is drawn before. Nothing may
     # come between seed and model: what is found cached draws nothing, what is not may.
     set_seed(args.seed)
-    model, work_before = load_model(name, splits["train"].features[label].names), None
-    if isinstance(recipe.restyle, dict):
-        # Once the models are found: it may take hours.
-        splits["train"], work_before = with_restyled(splits["train"], cea.image_column, recipe.restyle, args)
+    model = load_model(name, splits["train"].features[label].names)
+    # Once the models are found: it may take hours.
+    splits["train"], work_before = recipe.build_pool(splits["train"], label, cea.image_column, args)
     callbacks = []
     if encoder is not None:
         captions = captions_of(recipe, splits["train"], label)

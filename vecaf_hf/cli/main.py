@@ -32,7 +32,10 @@ def inspect(words: Sequence[str]) -> None:
     from vecaf_hf.inspection.page import JSON_FILE
     from vecaf_hf.inspection.words import summary_of
 
-    description = f"{inspect.__doc__} Takes a recipe's options; trains nothing."
+    description = (
+        f"{inspect.__doc__} Takes the options of all recipes; trains nothing. A run with options of one recipe alone, "
+        "such as its pools, is looked at by that recipe's trainer.inspect()."
+    )
     own, (recipe, cea, args) = parse_with(
         InspectArguments, {}, list(words), prog=f"{PROGRAM} inspect", description=description
     )

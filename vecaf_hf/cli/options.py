@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from argparse import SUPPRESS, Action
 from collections.abc import Collection, Mapping
@@ -10,21 +9,16 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import yaml
+from datasets import Dataset
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation.options import CEAOptions
-from vecaf_hf.cli.mappings import read_mapping
-from vecaf_hf.cli.restyling import read_style
 from vecaf_hf.cli.terminal import Parser, UsageError, sentence
-from vecaf_hf.data.hidden import HiddenOptions
-from vecaf_hf.data.pools import POOLS
-from vecaf_hf.data.rare import CAPTION
+from vecaf_hf.cost import CostMeter
 from vecaf_hf.selection import STRATEGIES, SelectionOptions
 from vecaf_hf.validation import check_at_least, check_choice, check_fraction, whole
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -61,23 +55,6 @@ class RecipeArguments:
             "runs share one pool."
         },
     )
-    pool: str = field(
-        default="clean",
-        metadata={
-            "help": "What becomes of the training split: clean (as it is), long_tailed (class sizes fall a "
-            "hundredfold), noisy (a fifth of the labels replaced), redundant (nine tenths repeat a twentieth of the "
-            "images), domains (a hundredth in snow, another in fog, as the column `caption` then says) or hidden (a "
-            "hundredth under each of four conditions, which nothing tells)."
-        },
-    )
-    hidden: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "What the pool hidden hides: options of vecaf_hf.data.hidden.HiddenOptions, as a mapping in YAML, "
-            'as JSON on the command line, such as \'{"conditions": ["rotated", "fog"], "say": true}\'; `none` for '
-            "their defaults."
-        },
-    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Cut the pool to this many random samples."})
     total_train_batch_size: int | None = field(
         default=None,
@@ -109,15 +86,6 @@ class RecipeArguments:
             "nothing about their images."
         },
     )
-    restyle: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "The pool gets each image a second time, restyled by a prompt (CLIPstyler): options of "
-            "vecaf_hf.styling.StyleOptions, as a mapping in YAML, as JSON on the command line, such as "
-            '\'{"prompt": "a snowy day"}\'; `none` for none. Without a seed, by the run\'s. Of several '
-            "processes the others wait for the main one, as long as ddp_timeout says."
-        },
-    )
     image_size: int = field(default=224, metadata={"help": "Height and width of the model's input, in pixels."})
     crop_scale: float = field(
         default=0.08,
@@ -127,45 +95,34 @@ class RecipeArguments:
 
     def __post_init__(self) -> None:
         # The command line has no other way to say None.
-        for name in ("validation_split", "test_split", "text_encoder", "captioner", "restyle", "hidden"):
+        for name in ("validation_split", "test_split", "text_encoder", "captioner"):
             if getattr(self, name) == "none":
                 setattr(self, name, None)
-        if self.restyle is not None:
-            self.restyle = read_style(self.restyle)
-        if self.hidden is not None:
-            names = [one.name for one in fields(HiddenOptions)]
-            self.hidden = read_mapping("hidden", self.hidden, names, '{"conditions": ["rotated", "fog"]}')
-            self.hidden_options()
         for name in ("image_size", "max_train_samples", "total_train_batch_size"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
         check_fraction("crop_scale", self.crop_scale)
-        check_choice("pool", self.pool, POOLS, or_callable=False)
-        says = self.pool == "domains" or (self.pool == "hidden" and self.hidden_options().say)
-        if says and self.text_encoder and not self.captioner and self.captions != CAPTION:
-            logger.warning(
-                "the pool %s tells %s in its column %r alone, and captions is %r: the text encoder reads nothing of "
-                "them; set captions to %r",
-                self.pool,
-                "snow and fog" if self.pool == "domains" else "its conditions",
-                *(CAPTION, self.captions, CAPTION),
-            )
         for name in ("validation_fraction", "test_fraction"):
             value = getattr(self, name)
             check_at_least(name, value, 0)
             if value >= 1:
                 raise ValueError(f"{name} is {value}; it must be below 1: the rest is the pool")
 
-    def hidden_options(self) -> HiddenOptions:
-        """What the pool `hidden` hides."""
-        try:
-            return HiddenOptions(**(self.hidden if isinstance(self.hidden, dict) else {}))
-        except ValueError as error:
-            raise ValueError(f"hidden: {error}") from error
+    def build_pool(
+        self, train: Dataset, label: str, image: str, args: VeCAFArguments
+    ) -> tuple[Dataset, CostMeter | None]:
+        """The pool, made of the training split, and the work of making it if there was any. Here it is the split.
 
-    def pool_options(self) -> dict[str, Any]:
-        """Of the pool by its name, for `make_pool`."""
-        return {"options": self.hidden_options()} if self.pool == "hidden" else {}
+        A recipe with pools of its own derives its options from these, overrides this, and parses them by
+        `parse(..., recipe=ITS_OPTIONS)`.
+
+        Args:
+            train: Of the dataset, with its images as they are.
+            label: Column of labels, a ClassLabel.
+            image: Column of images.
+            args: Of the run.
+        """
+        return train, None
 
 
 # Options that say one thing in two ways: whoever sets the first overrides a recipe's or a file's second.
@@ -193,27 +150,34 @@ Arguments = tuple[RecipeArguments, CEAOptions, VeCAFArguments]
 T = TypeVar("T")
 
 
-def parse(defaults: Mapping[str, Any], command_line: list[str] | None = None, **texts: str) -> Arguments:
+def parse(
+    defaults: Mapping[str, Any],
+    command_line: list[str] | None = None,
+    recipe: type[RecipeArguments] = RecipeArguments,
+    **texts: str,
+) -> Arguments:
     """Defaults of the recipe, overridden by the YAML file of `--config`, overridden by the command line.
 
     Args:
         defaults: Of all options.
         command_line: Its words; those of this process if None.
+        recipe: RecipeArguments, or a dataclass derived from it with a recipe's own options.
         **texts: What `--help` says: argparse's `prog`, `usage` and `description`.
 
     Raises:
         UsageError: File or command line have what is no option (the nearest one is suggested), or a value that an
             option cannot have.
     """
-    recipe, cea, args = _parsed([], defaults, command_line, **texts)
-    return recipe, cea, args
+    found, cea, args = _parsed([recipe, CEAOptions, VeCAFArguments], defaults, command_line, **texts)
+    return found, cea, args
 
 
 def parse_with(
     own: type[T], defaults: Mapping[str, Any], command_line: list[str] | None = None, **texts: str
 ) -> tuple[T, Arguments]:
     """The same for a command with options of its own, `own` a dataclass of them."""
-    found, recipe, cea, args = _parsed([own], defaults, command_line, **texts)
+    types = [own, RecipeArguments, CEAOptions, VeCAFArguments]
+    found, recipe, cea, args = _parsed(types, defaults, command_line, **texts)
     return found, (recipe, cea, args)
 
 
@@ -253,12 +217,13 @@ class GroupedParser(Parser, HfArgumentParser):
             check_choice(action.dest, value, map(str, action.choices), or_callable=False)
 
 
-def _groups(more: list[type]) -> dict[str, Collection[str]]:
+def _groups(types: Any) -> dict[str, Collection[str]]:
+    *own, recipe, _, _ = types
     of_recipe, of_trainer, of_selection = (
-        one.__dataclass_fields__ for one in (RecipeArguments, TrainingArguments, SelectionOptions)
+        one.__dataclass_fields__ for one in (recipe, TrainingArguments, SelectionOptions)
     )
     return {
-        "this command": ["config", *(one.name for own in more for one in fields(own))],
+        "this command": ["config", *(one.name for command in own for one in fields(command))],
         "data and model": [name for name in of_recipe if name not in OF_CAPTIONS],
         "selection": of_selection,
         "loops and scoring": VeCAFArguments.__dataclass_fields__.keys() - of_trainer.keys() - of_selection.keys(),
@@ -267,10 +232,9 @@ def _groups(more: list[type]) -> dict[str, Collection[str]]:
     }
 
 
-def _parsed(more: list[type], defaults: Mapping[str, Any], command_line: list[str] | None, **texts: str) -> list[Any]:
-    types: Any = [*more, RecipeArguments, CEAOptions, VeCAFArguments]
+def _parsed(types: Any, defaults: Mapping[str, Any], command_line: list[str] | None, **texts: str) -> list[Any]:
     # Without abbreviations: what has been given must be known by its name.
-    parser = GroupedParser(_groups(more), dataclass_types=types, allow_abbrev=False, **{"usage": USAGE, **texts})
+    parser = GroupedParser(_groups(types), dataclass_types=types, allow_abbrev=False, **{"usage": USAGE, **texts})
     parser.add_argument("--config", metavar="FILE", help="YAML file of options, overridden by the command line.")
     parser.set_defaults(**defaults)
     try:

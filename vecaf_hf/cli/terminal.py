@@ -80,7 +80,7 @@ def is_mendable(error: Exception) -> bool:
     frames = list(traceback.walk_tb(error.__traceback__))
     if not isinstance(error, ValueError) or not frames:
         return False
-    ours = (Path(__file__).parent, Path(sys.argv[0]).resolve().parent)
+    ours = (Path(__file__).parents[1], Path(sys.argv[0]).resolve().parent)
     raised_in = Path(frames[-1][0].f_code.co_filename).resolve()
     return any(raised_in.is_relative_to(folder) for folder in ours)
 

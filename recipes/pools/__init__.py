@@ -1,0 +1,1 @@
+"""Pools made of an image dataset by a seed: unbalanced, noisy, redundant, with rare conditions; and ImageNet-C."""

@@ -1,0 +1,24 @@
+"""What selections have of the few images that a pool has under each condition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset
+from pools.rare import CONDITION, DOMAIN, rare_shares
+
+
+@pytest.mark.parametrize("column", [DOMAIN, CONDITION])
+def test_each_conditions_part_of_the_pool_and_of_each_selection(column: str) -> None:
+    pool = Dataset.from_dict({column: ["fog", "", "snow", "snow", "", "", "", ""]})
+    chosen = [torch.tensor([0, 1, 2, 3]), torch.tensor([5, 3])]
+    found = rare_shares(pool.with_transform(lambda batch: batch), chosen)
+    assert found == {"snow": {"pool": 0.25, "selected": [0.5, 0.5]}, "fog": {"pool": 0.125, "selected": [0.25, 0.0]}}
+    assert [*found] == ["snow", "fog"]
+
+
+def test_of_other_pools_there_is_nothing_to_tell() -> None:
+    selections = [torch.tensor([0])]
+    assert rare_shares(Dataset.from_dict({"label": [0, 1]}), selections) == {}
+    assert rare_shares(Dataset.from_dict({"condition": ["used", "new"]}), selections) == {}
+    assert rare_shares([1, 2], selections) == {}
