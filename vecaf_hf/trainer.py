@@ -21,7 +21,8 @@ from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.data.pool import Collator, Pool
 from vecaf_hf.hub.trainer import PushingTrainer
-from vecaf_hf.inspection.inspection import Inspection, inspect
+from vecaf_hf.inspection.inspecting import inspect
+from vecaf_hf.inspection.inspection import Inspection
 from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.teaching import Teaching
 from vecaf_hf.loop.controller import LoopController

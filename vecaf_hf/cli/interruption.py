@@ -6,16 +6,14 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import gather
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf.cli.terminal import Interrupted
-
-if TYPE_CHECKING:
-    from vecaf_hf.trainer import VeCAFTrainer
+from vecaf_hf.trainer import VeCAFTrainer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 HOW_TO_GO_ON = "train(resume_from_checkpoint=True) goes on from there"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from vecaf_hf.arguments import VeCAFArguments
+from vecaf_hf.augmentation import CEACallback
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.reporting.local_paths import is_local_path
 from vecaf_hf.reporting.origins import hub_id
-
-if TYPE_CHECKING:
-    from vecaf_hf.arguments import VeCAFArguments
-    from vecaf_hf.augmentation import CEACallback
 
 # Where a run's files lie, and what is nobody's business.
 LEFT_OUT = {"output_dir", "resume_from_checkpoint", "run_name", "score_cache"}
