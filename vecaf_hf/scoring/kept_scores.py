@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import datasets
 import torch
@@ -19,7 +19,7 @@ from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import UNLOADABLE
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.content_hash import batches_hash, dataset_hash, model_hash
-from vecaf_hf.scoring.losses import SampleLoss
+from vecaf_hf.scoring.objective import Objective
 from vecaf_hf.scoring.score_cache import ScoreCache
 from vecaf_hf.scoring.warmup import rescored
 from vecaf_hf.seeding import seed_of, seeded
@@ -36,6 +36,21 @@ TURNS = 4
 TOLERANCE = 0.02
 
 
+class Source(Protocol):
+    """What scores are kept of: see `Scorer`."""
+
+    pool: Pool
+    model: nn.Module
+    head: nn.Module
+    objective: Objective
+    meter: CostMeter
+    accelerator: Accelerator
+    output_kind: str
+    keeps_logits: bool
+
+    def score_at(self, indices: Tensor, image_size: int | None) -> Candidates: ...
+
+
 class KeptScores:
     """Scores that an untrained model gives a pool: embeddings are kept, losses and logits are its head's on them.
 
@@ -49,17 +64,8 @@ class KeptScores:
 
     Args:
         folder: Of the entries.
-        pool: What is scored.
-        model: Untrained.
-        head: Its classification head, whose own weights may change.
-        image_size: As `ForwardPass` takes it.
-        score: Candidates of these positions of the pool, by a forward pass.
-        sample_loss: (outputs, labels) -> [n].
-        output_kind: Of what the model returns.
-        keep_logits: Whether candidates get logits.
+        source: Scores the pool by a forward pass, with an untrained model; its head's weights may change.
         probe: A few samples of the pool, as the model scores them now.
-        meter: Counts what the head does.
-        accelerator: Its main process reads and writes; all get the same.
 
     Attributes:
         hit: Whether the first scores of the whole pool came from the folder; None before, and where none can be kept.
@@ -68,25 +74,10 @@ class KeptScores:
         ValueError: The head on the probe's embeddings does not give the probe's losses.
     """
 
-    def __init__(
-        self,
-        folder: str,
-        pool: Pool,
-        model: nn.Module,
-        head: nn.Module,
-        image_size: int | None,
-        score: Callable[[Tensor], Candidates],
-        sample_loss: SampleLoss,
-        output_kind: str,
-        keep_logits: bool,
-        probe: Candidates,
-        meter: CostMeter,
-        accelerator: Accelerator,
-    ) -> None:
-        self.cache = ScoreCache(folder)
-        self.pool, self.model, self.head, self.image_size = pool, model, head, image_size
-        self._score, self.sample_loss, self.output_kind = score, sample_loss, output_kind
-        self.keep_logits, self.probe, self.meter, self.accelerator = keep_logits, probe, meter, accelerator
+    def __init__(self, folder: str, source: Source, probe: Candidates) -> None:
+        self.cache, self.source, self.probe = ScoreCache(folder), source, probe
+        self.pool, self.meter, self.accelerator = source.pool, source.meter, source.accelerator
+        self.image_size = source.pool.args.scoring_image_size
         self.hit: bool | None = None
         self._key: str | None = None
         self._is_named = False
@@ -95,18 +86,18 @@ class KeptScores:
     def score(self, indices: Tensor) -> Candidates:
         """Candidates of these positions of the pool, LongTensor [M]; without those that cannot be loaded."""
         if not torch.equal(indices, torch.arange(len(self.pool))):
-            return self._score(indices)
+            return self.source.score_at(indices, self.image_size)
         # What a pass draws from the global generators, a warm folder would not.
         with seeded(seed_of(self.pool.seed)):
             with self.meter.timed("score"):
                 key = self._named()
                 kept = None if key is None else tensors_of_main(self.accelerator, lambda: self._found(key))
             if key is None:
-                return self._score(indices)
+                return self.source.score_at(indices, self.image_size)
             if self.hit is None:
                 self.hit = kept is not None
             if kept is None:
-                scored = self._score(indices)
+                scored = self.source.score_at(indices, self.image_size)
                 if len(scored) == len(self.pool) and self.accelerator.is_main_process:
                     whole = scored.in_pool_order()
                     assert torch.equal(whole.indices, indices)
@@ -121,8 +112,9 @@ class KeptScores:
     def _completed(self, scored: Candidates) -> Candidates:
         """With losses, and logits, of the head on the embeddings."""
         with self.meter.timed("select"), self.meter.measured("score"):
+            source, losses = self.source, self.source.objective.sample_losses
             return rescored(
-                self.head, scored, self.sample_loss, self.output_kind, self.keep_logits, self.accelerator.autocast
+                source.head, scored, losses, source.output_kind, source.keeps_logits, self.accelerator.autocast
             )
 
     @property
@@ -162,7 +154,7 @@ class KeptScores:
             return None
         parts = [
             *(VERSION, torch.__version__, transformers.__version__),
-            *(model_hash(self.model, self.head), dataset_hash(dataset), pixels),
+            *(model_hash(self.source.model, self.source.head), dataset_hash(dataset), pixels),
             *(self.image_size, self.accelerator.mixed_precision, torch.get_float32_matmul_precision()),
             # What is batched otherwise differs in its last bits.
             *(self.accelerator.device.type, self.pool.scoring_batch_size, self.accelerator.num_processes),

@@ -66,6 +66,7 @@ class Scorer:
         self.model, self.head, self.objective = model, head, objective
         self.meter, self.watcher = meter, watcher
         self.strategy = find_strategy(self.args.strategy)
+        self.keeps_logits = bool(self.strategy.reads & {"logits", "mistaken"})
         self.output_kind = "ModelOutput"
         self.kept: KeptScores | None = None
         self.is_trained = False
@@ -92,7 +93,7 @@ class Scorer:
             note_scored=pool.note_scored,
             label_name=pool.label_name,
             meter=self.meter,
-            keep_logits=bool(self.strategy.reads & {"logits", "mistaken"}),
+            keep_logits=self.keeps_logits,
             disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
             image_size=image_size,
             image_size_is_new=image_size_is_new,
@@ -126,30 +127,14 @@ class Scorer:
             raise ValueError(PROXY_WITHOUT_CLASSES)
         if "mistaken" in self.strategy.reads:
             mistakes(probe)
-        self.kept = None if self.args.score_cache is None else self._keep_scores(self.args.score_cache, probe)
+        folder = self.args.score_cache
+        self.kept = None if folder is None else KeptScores(folder, self, probe)
         return probe
 
     def check_trainable(self, indices: Tensor) -> bool:
         """`Pool.check_trainable`, timed: the price of a selection too."""
         with self.meter.timed("score"):
             return self.pool.check_trainable(indices)
-
-    def _keep_scores(self, folder: str, probe: Candidates) -> KeptScores:
-        size = self.args.scoring_image_size
-        return KeptScores(
-            folder=folder,
-            pool=self.pool,
-            model=self.model,
-            head=self.head,
-            image_size=size,
-            score=lambda indices: self.score_at(indices, size),
-            sample_loss=self.objective.sample_losses,
-            output_kind=self.output_kind,
-            keep_logits=bool(self.strategy.reads & {"logits", "mistaken"}),
-            probe=probe,
-            meter=self.meter,
-            accelerator=self.accelerator,
-        )
 
     # --- By a head on embeddings ---
 
