@@ -103,11 +103,9 @@ class VeCAFTrainer(PushingTrainer):
         self.teaching = Teaching(self.args, self.accelerator)
         self.add_callback(self.teaching)
         self.loop: LoopController | None = None
+        self.scoring_dataset = scoring_dataset
         if self.train_dataset is not None:
-            self.pool = self._make_pool(self.train_dataset, scoring_dataset)
-            plan = self.plan()
-            plan.check()
-            self.scorer = plan.scorer
+            self._open_pool()
 
     # --- What users read ---
 
@@ -241,6 +239,11 @@ class VeCAFTrainer(PushingTrainer):
         loss = super().training_step(model, inputs, *args, **kwargs)
         for learning in self._beside_model:
             learning.after_backward(self.accelerator)
+        if not self._has_claimed:
+            # Not before something has been trained: what only looks at a loader takes no other run's place.
+            self._has_claimed = True
+            if self.args.should_save:
+                claim(str(self.args.output_dir), self._running.history.run)
         return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -282,6 +285,29 @@ class VeCAFTrainer(PushingTrainer):
 
     # --- A run ---
 
+    def _open_pool(self) -> None:
+        """Whatever can be told of the run without loading a sample."""
+        old = self.__dict__.get("pool")
+        if old and self.scoring_dataset is old.scoring_dataset is not old.dataset is not self.train_dataset:
+            raise ValueError(
+                "train_dataset was exchanged, and scoring_dataset has the samples of the old one: set "
+                "trainer.scoring_dataset too, or to None"
+            )
+        self.pool = self._make_pool(self.train_dataset, self.scoring_dataset)
+        plan = self.plan()
+        plan.check()
+        self.scorer = plan.scorer
+
+    @property
+    def _has_other_samples(self) -> bool:
+        """Whether the datasets are not those that the pool is made of: a script may have exchanged them, or grown."""
+        pool: Pool | None = self.__dict__.get("pool")
+        if pool is None:
+            return True
+        scored = self.train_dataset if self.scoring_dataset is None else self.scoring_dataset
+        is_same = pool.dataset is self.train_dataset and pool.scoring_dataset is scored
+        return not is_same or len(pool) != pool.size
+
     def plan(self, apart: bool = False) -> Plan:
         """What a run is made of; `apart` with ledger, counters and captions of its own, to look and change nothing."""
         pool, cea, teaching, meter = self.pool, self.cea, self.teaching, self.meter
@@ -307,6 +333,8 @@ class VeCAFTrainer(PushingTrainer):
 
     def _begin_run(self) -> LoopController:
         """A fresh run, or a checkpoint's; whatever is wrong with the data shows here, on a few samples."""
+        if self._has_other_samples:
+            self._open_pool()
         self.meter = CostMeter()
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         plan = self.plan()
@@ -320,8 +348,7 @@ class VeCAFTrainer(PushingTrainer):
         self.remove_callback(LoopController)
         # Last: a save that any callback asks for at a loop's end is put off.
         self.add_callback(loop)
-        if self.args.should_save:
-            claim(str(self.args.output_dir), history.run)
+        self._has_claimed = False
         return loop
 
     @property

@@ -40,6 +40,7 @@ class Pool:
 
     Attributes:
         labels: Class of each sample, LongTensor [N], or None where no column has it.
+        size: N, when the pool was made.
         groups: Group of each sample, for a strategy that reads it; else None. LongTensor [N].
         ledger: Which samples cannot be loaded, and so are not selected.
 
@@ -63,6 +64,7 @@ class Pool:
         self.num_classes: int | None = None
         for name, samples in (("train_dataset", self.dataset), ("scoring_dataset", self.scoring_dataset)):
             _check_map_style(name, samples)
+        self.size = len(dataset)
         if len(self.scoring_dataset) != len(self.dataset):
             raise ValueError(
                 f"scoring_dataset has {len(self.scoring_dataset)} samples and train_dataset {len(self.dataset)}: they "
