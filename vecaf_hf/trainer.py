@@ -103,7 +103,7 @@ class VeCAFTrainer(PushingTrainer):
         self.teaching = Teaching(self.args, self.accelerator)
         self.add_callback(self.teaching)
         self.loop: LoopController | None = None
-        self.scoring_dataset = scoring_dataset
+        self.scoring_dataset, self._has_claimed = scoring_dataset, False
         if self.train_dataset is not None:
             self._open_pool()
 
