@@ -11,7 +11,8 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from vecaf_hf import VeCAFArguments
-from vecaf_hf.arguments import DEFAULT_SCORING_FRACTION
+from vecaf_hf.arguments import DEFAULT_SCORING_FRACTION, RESCORE
+from vecaf_hf.scoring.rescoring import RESCORING
 from vecaf_hf.selection import SelectionOptions
 
 OURS = [
@@ -347,3 +348,7 @@ def test_no_token_in_any_form_but_the_field(make, tmp_path):
 def test_a_function_is_written_by_its_name(make):
     assert make(strategy=by_index).to_dict()["strategy"] == "by_index"
     assert json.loads(make(strategy=by_index).to_json_string())["strategy"] == "by_index"
+
+
+def test_each_way_to_score_is_an_option_and_each_option_a_way() -> None:
+    assert RESCORE.keys() == RESCORING.keys()

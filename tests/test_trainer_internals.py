@@ -40,6 +40,7 @@ SIGNATURES = {
     "save_state": "",
     "log": "logs, start_time=",
     "add_callback": "callback",
+    "remove_callback": "callback",
     "__init__": (
         "model=, args=, data_collator=, train_dataset=, eval_dataset=, processing_class=, model_init=, "
         "compute_loss_func=, compute_metrics=, callbacks=, optimizers=, optimizer_cls_and_kwargs=, "

@@ -1,6 +1,7 @@
 """Finetune pretrained vision models on the samples worth training on: VeCAF (arXiv 2401.07853) for transformers."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,9 +45,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(PLACES[name]), name)
+    if name in PLACES:
+        return getattr(import_module(PLACES[name]), name)
+    # As if this package had imported its own modules.
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import TrainingArguments
 
 from vecaf_hf.selection.options import SelectionOptions
-from vecaf_hf.selection.registry import check_class_balance, find_strategy
+from vecaf_hf.selection.registry import STRATEGIES, check_class_balance, find_strategy
 from vecaf_hf.validation import check_choice, check_fraction, check_options, check_positive, whole
 
 logger = logging.getLogger(__name__)
@@ -93,9 +93,9 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         default="full",
         metadata={
             "help": "What is scored when a loop begins: full, the whole pool; sampled, a random part, which alone "
-            "is selected from; stale, a random part, while others keep their last score or take the loss "
-            "that training saw; proxy, the whole pool once, and then a linear probe on its embeddings gives"
-            " the losses."
+            "is selected from; stale, the whole pool once, then a random part, while others keep their last"
+            " score or take the loss that training saw; proxy, the whole pool once, and then a linear probe"
+            " on its embeddings gives the losses."
         },
     )
     scoring_fraction: float | None = field(
@@ -143,7 +143,8 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     label_column: str | None = field(
         default=None,
         metadata={
-            "help": "The dataset's column of labels, where it is not found by itself; none if a transform makes them."
+            "help": "The dataset's column of labels, where it is not found by itself; the word none if a transform "
+            "makes them."
         },
     )
     group_column: str | None = field(
@@ -161,6 +162,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                 # Arguments are written as JSON, which has Python's numbers alone.
                 setattr(self, name, value.item())
         TrainingArguments.__post_init__(self)
+        self.strategy = STRATEGIES.name_of(self.strategy)  # type: ignore[assignment]
         SelectionOptions.__post_init__(self)
         find_strategy(self.strategy)
         check_choice("rescore", self.rescore, RESCORE, or_callable=False)

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from vecaf_hf.arguments import VeCAFArguments, with_defaults
 from vecaf_hf.augmentation.callback import find_cea
-from vecaf_hf.checkpoint.files import claim
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.data.pool import Collator, Pool
@@ -26,13 +25,13 @@ from vecaf_hf.inspection.inspection import Inspection
 from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.teaching import Teaching
 from vecaf_hf.loop.controller import LoopController
-from vecaf_hf.loop.plan import Plan, begin_run, held_out_pool
+from vecaf_hf.loop.plan import Plan, begin_run, check_devices, held_out_pool
 from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.state import RunState
 from vecaf_hf.reporting.card import given_to_card, write_card
 from vecaf_hf.reporting.report import RunReport
-from vecaf_hf.scoring.classes import ModelClasses
+from vecaf_hf.scoring.classes import ModelClasses, class_names
 from vecaf_hf.scoring.head import find_head
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
 from vecaf_hf.scoring.objective import Objective, find_objective
@@ -100,10 +99,11 @@ class VeCAFTrainer(PushingTrainer):
         self.compute_loss_func = self._unweighted_loss
         self.meter, self.work_before = CostMeter(), work_before or CostMeter()
         self.cea = find_cea(self.callback_handler.callbacks, self.args.strategy)
+        self._pool: Pool | None = None
         self.teaching = Teaching(self.args, self.accelerator)
         self.add_callback(self.teaching)
         self.loop: LoopController | None = None
-        self.scoring_dataset, self._has_claimed = scoring_dataset, False
+        self.scoring_dataset = scoring_dataset
         if self.train_dataset is not None:
             self._open_pool()
 
@@ -138,7 +138,7 @@ class VeCAFTrainer(PushingTrainer):
     @property
     def class_names(self) -> list[str]:
         """Names of the model's classes, in the order of its logits."""
-        return list(ModelClasses.of(self.model, nn.Identity(), False).names)
+        return list(class_names(self.model))
 
     @property
     def report(self) -> RunReport:
@@ -168,6 +168,8 @@ class VeCAFTrainer(PushingTrainer):
         Raises:
             ValueError: There is no training dataset, or what the run would raise before its first step.
         """
+        if self.train_dataset is not None:
+            self._open_pool()
         return inspect(self, folder, samples)
 
     # --- Trainer's hooks ---
@@ -188,6 +190,8 @@ class VeCAFTrainer(PushingTrainer):
         _, per_loop, _, _, per_update, batches, _ = super().set_initial_training_values(args, dataloader)
         schedule, history = self._running.schedule, self._running.history
         total = schedule.total_updates
+        # The training begins: who only looks at a loader does not come here.
+        self._claim_folder(history.run)
         # Trainer would fill up a short last loop, or go on after a callback had stopped the run.
         loops = schedule.loop_of(history.step) if history.stopped else schedule.num_loops
         return loops, per_loop, len(self.train_dataset), total * per_update, per_update, batches, total
@@ -239,11 +243,7 @@ class VeCAFTrainer(PushingTrainer):
         loss = super().training_step(model, inputs, *args, **kwargs)
         for learning in self._beside_model:
             learning.after_backward(self.accelerator)
-        if not self._has_claimed:
-            # Not before something has been trained: what only looks at a loader takes no other run's place.
-            self._has_claimed = True
-            if self.args.should_save:
-                claim(str(self.args.output_dir), self._running.history.run)
+        self.has_trained = True
         return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -285,28 +285,34 @@ class VeCAFTrainer(PushingTrainer):
 
     # --- A run ---
 
+    @property
+    def pool(self) -> Pool:
+        """What is trained on.
+
+        Raises:
+            ValueError: There is no train_dataset.
+        """
+        if self._pool is None:
+            raise ValueError("there is no train_dataset")
+        return self._pool
+
     def _open_pool(self) -> None:
-        """Whatever can be told of the run without loading a sample."""
-        old = self.__dict__.get("pool")
-        if old and self.scoring_dataset is old.scoring_dataset is not old.dataset is not self.train_dataset:
+        """Make the pool, unless it is still of these datasets and arguments, and check whatever can be told without
+        loading a sample."""
+        cea, old = find_cea(self.callback_handler.callbacks, self.args.strategy), self._pool
+        if old is not None and cea is self.cea and old.is_of(self.train_dataset, self.scoring_dataset, self.args):
+            return
+        if old is not None and old.is_exchanged_alone(self.train_dataset, self.scoring_dataset):
             raise ValueError(
                 "train_dataset was exchanged, and scoring_dataset has the samples of the old one: set "
                 "trainer.scoring_dataset too, or to None"
             )
-        self.pool = self._make_pool(self.train_dataset, self.scoring_dataset)
+        check_devices(self.args, self.accelerator)
+        self.cea, self.teaching.args = cea, self.args
+        self._pool = self._make_pool(self.train_dataset, self.scoring_dataset)
         plan = self.plan()
         plan.check()
         self.scorer = plan.scorer
-
-    @property
-    def _has_other_samples(self) -> bool:
-        """Whether the datasets are not those that the pool is made of: a script may have exchanged them, or grown."""
-        pool: Pool | None = self.__dict__.get("pool")
-        if pool is None:
-            return True
-        scored = self.train_dataset if self.scoring_dataset is None else self.scoring_dataset
-        is_same = pool.dataset is self.train_dataset and pool.scoring_dataset is scored
-        return not is_same or len(pool) != pool.size
 
     def plan(self, apart: bool = False) -> Plan:
         """What a run is made of; `apart` with ledger, counters and captions of its own, to look and change nothing."""
@@ -317,10 +323,12 @@ class VeCAFTrainer(PushingTrainer):
             cea = cea and cea.apart(pool.dataset, pool.labels, self.class_names)
         head, split = find_head(self.model, self.args.head), self.accelerator.split_batches
         classes = ModelClasses.of(self.model, head, self._has_own_objective)
+        scorer = Scorer(pool, self.model, head, self.objective, meter, teaching)
+        scorer.is_trained = self.state.global_step > 0
         return Plan(
             args=self.args,
             schedule=LoopSchedule.of_run(self.args, len(pool), self._train_batch_size, split, pool.seed),
-            scorer=Scorer(pool, self.model, head, self.objective, meter, teaching),
+            scorer=scorer,
             cea=cea,
             teaching=teaching,
             classes=classes,
@@ -328,13 +336,12 @@ class VeCAFTrainer(PushingTrainer):
             eval_dataset=self.eval_dataset,
             work_before=self.work_before,
             batch_loss=self._batch_loss,
-            captions_pool=self.cea is not None and self.cea.captioner is not None,
+            own_cea=self.cea,
         )
 
     def _begin_run(self) -> LoopController:
         """A fresh run, or a checkpoint's; whatever is wrong with the data shows here, on a few samples."""
-        if self._has_other_samples:
-            self._open_pool()
+        self._open_pool()
         self.meter = CostMeter()
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         plan = self.plan()
@@ -342,13 +349,12 @@ class VeCAFTrainer(PushingTrainer):
         if self._makes_optimizer and (plan.teaching.teaches or (self.cea and self.cea.learned_parameters())):
             # It holds what the last run learned beside the model.
             self.optimizer = None
-        loop, history = begin_run(plan, self._resume_folder, self.log, self._loop_begun)
+        loop = begin_run(plan, self._resume_folder, self.log, self._loop_begun)
         if self._resume_folder:
-            self._unlogged = history.losses[self.args.process_index], history.logged_step
+            self._unlogged = loop.history.losses[self.args.process_index], loop.history.logged_step
         self.remove_callback(LoopController)
         # Last: a save that any callback asks for at a loop's end is put off.
         self.add_callback(loop)
-        self._has_claimed = False
         return loop
 
     @property

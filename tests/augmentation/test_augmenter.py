@@ -584,7 +584,7 @@ def test_figures_of_a_loop(run):
     moved = in_training(callback, selected, selected.embeddings)
     shift = (moved - selected.embeddings).norm(dim=1) / selected.embeddings.norm(dim=1)
     assert figures["cea_relative_shift"] == pytest.approx(float(shift.mean()))
-    assert figures["cea_alpha_max"] == pytest.approx(float(callback.running.texts.alpha.max()))
+    assert figures["cea_alpha_max"] == pytest.approx(float(callback.running.held.alpha.max()))
     assert figures["cea_missing_captions"] == 1 and figures["cea_truncated_captions"] == 0
 
 

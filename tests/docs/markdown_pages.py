@@ -52,7 +52,10 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The headings, as GitHub names them."""
-    found = MARKDOWN.parse(page.read_text())
+    """The headings, as GitHub names them, and places that have a name of their own."""
+    text = page.read_text()
+    found = MARKDOWN.parse(text)
     titles = [found[place + 1].content for place, token in enumerate(found) if token.type == "heading_open"]
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles} | {
+        *re.findall(r'<a id="([^"]+)">', text)
+    }

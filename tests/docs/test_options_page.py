@@ -50,12 +50,12 @@ def of_arguments(documented: type) -> Iterator[Option]:
 
 
 def table(options: Iterable[Option]) -> str:
-    known = set(re.findall(r"^\| `(\w+)` \|", MEASURED.read_text(), re.M))
+    known = set(re.findall(r"^\| (?:<a id=\"\w+\"></a>)?`(\w+)` \|", MEASURED.read_text(), re.M))
     rows = ["| option | default | |", "|---|---|---|"]
     for name, default, text in options:
         value = " ".join(default) if isinstance(default, list) else default
         shown = "" if value in (REQUIRED, "") else f"`{value}`"
-        more = f" [More]({MEASURED.name})." if name in known else ""
+        more = f" [More]({MEASURED.name}#{name})." if name in known else ""
         rows.append(f"| `{name}` | {shown} | {text}{more} |")
     return "\n".join(rows)
 
@@ -114,7 +114,7 @@ def test_every_option_says_what_it_does(title: str) -> None:
 
 
 def test_what_is_known_is_of_options_there_are() -> None:
-    known = re.findall(r"^\| `(\w+)` \|", MEASURED.read_text(), re.M)
+    known = re.findall(r"^\| (?:<a id=\"\w+\"></a>)?`(\w+)` \|", MEASURED.read_text(), re.M)
     assert known and set(known) <= {name for _, options in SECTIONS.values() for name, _, _ in options}
 
 

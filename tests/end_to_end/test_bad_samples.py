@@ -166,7 +166,7 @@ def test_what_training_decides_is_looked_at_when_it_is_decided(
 
     class Tried(TrainerCallback):
         def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
-            tried.append(int(made._pool.ledger.tried.sum()))
+            tried.append(int(made.pool.ledger.tried.sum()))
 
     with pytest.raises(ValueError, match=r"cannot load sample (16|40) .*Mend or remove it") as error:
         make_trainer(make_vit(), [steps], pool=pool.select(range(1, SIZE)), **options).train()

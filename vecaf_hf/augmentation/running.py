@@ -25,7 +25,7 @@ class RunningCEA:
 
     Args:
         options: What to do.
-        pool: The captions, encoded.
+        pool_texts: The captions, encoded.
         augmenter: Moves embeddings.
         head: Takes embeddings; a hook on it moves those of a training batch until `detach`.
         accelerator: The processes that train together.
@@ -38,19 +38,19 @@ class RunningCEA:
     def __init__(
         self,
         options: CEAOptions,
-        pool: PoolTexts,
+        pool_texts: PoolTexts,
         augmenter: Augmenter,
         head: nn.Module,
         accelerator: Accelerator,
         prompts: Tensor | None,
     ) -> None:
-        self.options, self.pool, self.augmenter = options, pool, augmenter
+        self.options, self.pool_texts, self.augmenter = options, pool_texts, augmenter
         self.accelerator, self._prompts = accelerator, prompts
         self.hides_progress = True
         self._batch: Tensor | None = None
         # Of the loop's selected samples: their texts, and each sample's row in these, -1 for others. [N].
-        self.texts = Texts.none()
-        self.position = torch.full((pool.size,), -1, device=accelerator.device)
+        self.held = Texts.none()
+        self.position = torch.full((pool_texts.size,), -1, device=accelerator.device)
         self._hook = head.register_forward_pre_hook(self._move_head_input)
 
     @property
@@ -64,7 +64,7 @@ class RunningCEA:
 
     def caption(self, indices: Tensor) -> None:
         """Have these samples captioned, and go by their captions from now on. LongTensor [n]."""
-        self.augmenter.take(self.pool.caption(indices, self.hides_progress))
+        self.augmenter.take(self.pool_texts.caption(indices, self.hides_progress))
 
     # --- At a loop boundary ---
 
@@ -109,8 +109,8 @@ class RunningCEA:
         return {
             "cea_alpha_max": float(texts.alpha.max()),
             "cea_relative_shift": float((shift / embeddings.norm(dim=1).clamp(min=1e-12)).mean()),
-            "cea_missing_captions": self.pool.missing,
-            "cea_truncated_captions": self.pool.encoder.truncated,
+            "cea_missing_captions": self.pool_texts.missing,
+            "cea_truncated_captions": self.pool_texts.encoder.truncated,
         }
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -120,15 +120,15 @@ class RunningCEA:
             "weight": self.augmenter.aligner.weight.detach(),
             "bias": self.augmenter.aligner.bias.detach(),
             "indices": held,
-            **vars(self.texts.take(self.position[held])),
+            **vars(self.held.take(self.position[held])),
             **({} if self.augmenter.mapping is None else self.augmenter.mapping.state_dict()),
-            **self.pool.state_dict(),
+            **self.pool_texts.state_dict(),
         }
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` gave."""
-        self.augmenter.take(self.pool.load_state_dict(state))
+        self.augmenter.take(self.pool_texts.load_state_dict(state))
         self.augmenter.aligner.set(state["weight"], state["bias"])
         self.augmenter.fitted = True
         if self.augmenter.mapping is not None:
@@ -145,15 +145,15 @@ class RunningCEA:
             )
         sources = augmenter.table.of(candidates.indices[rows], prompted=False)
         if self.options.alignment == "dual":
-            sources = self.pool.of_images(candidates.indices[rows])
+            sources = self.pool_texts.of_images(candidates.indices[rows])
         augmenter.fit(sources, candidates.given("embeddings")[rows])
         augmenter.fit_map(candidates.take(rows))
 
     def _hold(self, indices: Tensor, texts: Texts) -> None:
         device = self.accelerator.device
-        self.position = torch.full((self.pool.size,), -1, device=device)
+        self.position = torch.full((self.pool_texts.size,), -1, device=device)
         self.position[indices.to(device)] = torch.arange(len(indices), device=device)
-        self.texts = texts.to(device)
+        self.held = texts.to(device)
 
     # --- In a training step ---
 
@@ -171,7 +171,7 @@ class RunningCEA:
         if self._batch is None or not head.training or "training" not in self.options.act_on:
             return None
         embeddings = flat(inputs[0])
-        texts = self.texts.take(self.position[self._batch])
+        texts = self.held.take(self.position[self._batch])
         # In float32 whatever autocast does: the shift is small beside the embedding.
         with torch.autocast(embeddings.device.type, enabled=False):
             moved = self.augmenter.moved(embeddings.float(), texts)

@@ -53,7 +53,7 @@ def find_checkpoint(resume_from_checkpoint: str | bool, output_dir: str) -> str 
                 "an earlier checkpoint, or resume_from_checkpoint=True for the last whole one"
             )
         return str(folder)
-    run = _latest_run(output_dir)
+    run = latest_run(output_dir)
     for folder in sorted(Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step, reverse=True):
         damage = find_damage(folder)
         if damage is not None:
@@ -74,7 +74,7 @@ def whole_checkpoints(output_dir: Path) -> list[Path]:
 
 def checkpoints_of_run(output_dir: Path) -> list[Path]:
     """The whole ones of the run that wrote here last, in the order of their steps; all, where it has left no id."""
-    run = _latest_run(str(output_dir))
+    run = latest_run(str(output_dir))
     return [folder for folder in whole_checkpoints(output_dir) if run is None or _state(folder).get("run") == run]
 
 
@@ -87,7 +87,8 @@ def claim(output_dir: str, run: str) -> None:
     os.replace(unfinished, Path(output_dir, RUN_FILE))
 
 
-def _latest_run(output_dir: str) -> str | None:
+def latest_run(output_dir: str) -> str | None:
+    """The id of the run that has claimed the folder last, or None."""
     path = Path(output_dir, RUN_FILE)
     if not path.is_file():
         return None

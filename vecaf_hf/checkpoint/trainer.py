@@ -14,7 +14,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from vecaf_hf.agreement import decided_by_main
-from vecaf_hf.checkpoint.files import find_checkpoint, make_durable, reload_model, writing
+from vecaf_hf.checkpoint.files import claim, find_checkpoint, latest_run, make_durable, reload_model, writing
 from vecaf_hf.loop import RunState
 
 
@@ -29,6 +29,8 @@ class ResumingTrainer(Trainer):
     # Of the checkpoint that a run resumes from, until its first loop is taken up: the sum of the losses that no log had
     # shown, and the step of the last log.
     _unlogged: tuple[float, int] | None = None
+    # Whether the run has made a step.
+    has_trained = False
     # Whether the model is that of the best checkpoint, which Trainer loads when the training has ended.
     best_is_loaded = False
 
@@ -47,9 +49,16 @@ class ResumingTrainer(Trainer):
             # A run before this one may have used up their patience.
             for callback in self._patient_callbacks():
                 callback.early_stopping_patience_counter = 0
-        self.best_is_loaded = False
+        self.best_is_loaded = self.has_trained = False
+        before = latest_run(str(self.args.output_dir))
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
+        except Exception:
+            # What fails before its first step leaves the folder to the run before. What is killed or interrupted there
+            # begins again, and does not go on from another run's checkpoint.
+            if before is not None and not self.has_trained:
+                self._claim_folder(before)
+            raise
         finally:
             # Found by the garbage collector, the loader would wait for each of its persistent workers.
             self._resume_folder = None
@@ -59,6 +68,10 @@ class ResumingTrainer(Trainer):
     def _run_state(self) -> RunState:
         """What a checkpoint keeps besides Trainer's files; called in every process, and all wait for each other."""
         raise NotImplementedError
+
+    def _claim_folder(self, run: str) -> None:
+        if self.args.should_save:
+            claim(str(self.args.output_dir), run)
 
     def _losses_not_logged(self) -> list[float]:
         """Per process, the sum of the losses that no log has shown yet."""

@@ -82,6 +82,17 @@ class Pool:
     def columns(self) -> list[str]:
         return getattr(self.dataset, "column_names", None) or []
 
+    def is_of(self, dataset: Any, scoring_dataset: Any, args: VeCAFArguments) -> bool:
+        """Whether it is made of these; a dataset that has grown since is another one."""
+        scored = dataset if scoring_dataset is None else scoring_dataset
+        same = self.dataset is dataset and self.scoring_dataset is scored and self.args is args
+        return same and len(dataset) == self.size
+
+    def is_exchanged_alone(self, dataset: Any, scoring_dataset: Any) -> bool:
+        """Whether another dataset would stand beside this pool's scoring dataset, which is of its own samples."""
+        is_own = self.scoring_dataset is not self.dataset and scoring_dataset is self.scoring_dataset
+        return is_own and dataset is not self.dataset
+
     def forget_samples(self) -> None:
         """Begin a run: whatever could not be loaded in an earlier one may be whole by now."""
         self.ledger = SampleLedger(len(self), self.args.on_bad_sample, self.accelerator)

@@ -86,14 +86,14 @@ def look(plan: Plan, samples: int | None) -> Look:
         if not scores:
             candidates, is_drawn = _scored_for_looking(plan, selection, samples or LOOKED_AT)
         unit = _unit_costs(plan, selection)
-    cea, kept = plan.cea, plan.scorer.kept
+    cea, kept = plan.own_cea, plan.scorer.kept
     sizes = RunSizes(
         # The run's own selections, not one of a part.
         selected=len(selection) if part is None else plan.schedule.budget,
         evaluated=_evaluated(plan.eval_dataset),
         held_out=0 if plan.held_out is None else len(plan.held_out),
-        has_cea=cea is not None or plan.captions_pool,
-        has_captioner=plan.captions_pool,
+        has_cea=cea is not None,
+        has_captioner=cea is not None and cea.captioner is not None,
         learns_map=cea is not None and cea.options.toward == "learned_difference",
         has_scores=not strategy.learns and kept is not None and kept.has_entry,
     )

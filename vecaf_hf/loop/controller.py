@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 class Batch:
     """A training batch while it passes the model.
 
+    Its losses are recorded where they are first known: by the trainer's weighted loss, or after the model's own.
+
     Args:
         indices: Positions of its samples in the pool. LongTensor [n].
         step: Optimizer steps done.
@@ -63,7 +65,7 @@ class LoopController(TrainerCallback):
         teaching: What learns beside the model.
         history: What the run has selected so far: nothing, or what a checkpoint has.
         log: Trainer's.
-        begun: Called when a loop has begun or was taken up.
+        loop_begun: Called when a loop has begun or was taken up: the trainer then sets its loss, by `is_weighted`.
 
     Attributes:
         sampler: Yields one loop's samples each time it is iterated.
@@ -77,10 +79,10 @@ class LoopController(TrainerCallback):
         teaching: Teaching,
         history: RunState,
         log: Callable[[dict[str, float]], None],
-        begun: Callable[[], None],
+        loop_begun: Callable[[], None],
     ) -> None:
         self.schedule, self.selector, self.teaching = schedule, selector, teaching
-        self.history, self.log, self.begun = history, log, begun
+        self.history, self.log, self.loop_begun = history, log, loop_begun
         self.args, self.pool, self.meter = selector.args, selector.pool, selector.scorer.meter
         self.sampler = LoopSampler(schedule.samples_per_loop, schedule.seed)
         self.batch: Batch | None = None
@@ -129,7 +131,7 @@ class LoopController(TrainerCallback):
         check_same_selection(self.selector.scorer.accelerator, selection, loop)
         self.sampler.stream = self.history.streams[loop]
         self._weights = self._weights_of(selection)
-        self.begun()
+        self.loop_begun()
         self.meter.start("train")
 
     def on_step_begin(

@@ -1,4 +1,4 @@
-"""What a run is made of before its first sample is loaded: `VeCAFTrainer` trains by it, `inspect` looks at it."""
+"""What a run is made of, and how it begins: `VeCAFTrainer` trains by a plan, `inspect` looks at one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Plan:
         eval_dataset: As Trainer takes it.
         work_before: What was done for the run before there was a trainer.
         batch_loss: (model, batch) -> the loss of a training batch, [].
-        captions_pool: Whether a captioner captions samples in the run.
+        own_cea: The run's own augmentation, where `cea` is one to look with.
     """
 
     args: VeCAFArguments
@@ -54,7 +54,7 @@ class Plan:
     eval_dataset: Any
     work_before: CostMeter
     batch_loss: Callable[[nn.Module, dict[str, Any]], Tensor]
-    captions_pool: bool
+    own_cea: CEACallback | None
 
     @property
     def pool(self) -> Pool:
@@ -76,7 +76,6 @@ class Plan:
             ValueError: What does not fit.
         """
         args, pool, scorer, classes = self.args, self.pool, self.scorer, self.classes
-        _check_devices(args, scorer.accelerator)
         self.teaching.make(scorer.model, self.schedule, self.meter)
         if args.head_warmup:
             linear_of(scorer.head)
@@ -126,15 +125,15 @@ class Plan:
 
 
 def begin_run(
-    plan: Plan, checkpoint: str | None, log: Callable[[dict[str, float]], None], begun: Callable[[], None]
-) -> tuple[LoopController, RunState]:
-    """Begin a run as planned, or go on with that of a checkpoint; returns its loop and its history.
+    plan: Plan, checkpoint: str | None, log: Callable[[dict[str, float]], None], loop_begun: Callable[[], None]
+) -> LoopController:
+    """Begin a run as planned, or go on with that of a checkpoint.
 
     Args:
         plan: Of the run.
         checkpoint: The folder of a whole checkpoint; None to begin at the beginning.
         log: Trainer's.
-        begun: Called when a loop has begun or was taken up.
+        loop_begun: Called when a loop has begun or was taken up.
 
     Raises:
         ValueError: Something is wrong with data, model or captions, or the checkpoint is of another run.
@@ -147,14 +146,14 @@ def begin_run(
         scorer.check_trainable(selector.foreseen(schedule.num_loops))
     identity = plan.identity()
     history = RunState.load(checkpoint, identity) if checkpoint else RunState(identity)
-    loop = LoopController(schedule, selector, plan.teaching, history, log, begun)
+    loop = LoopController(schedule, selector, plan.teaching, history, log, loop_begun)
     if checkpoint:
         loop.go_on()
     else:
         selector.begin(plan.held_out, plan.num_classes)
     # An error in a strategy's own state shows here, not when the first checkpoint is written.
     selector.state_dict()
-    return loop, history
+    return loop
 
 
 def held_out_pool(
@@ -177,7 +176,8 @@ def held_out_pool(
     return held_out
 
 
-def _check_devices(args: VeCAFArguments, accelerator: Accelerator) -> None:
+def check_devices(args: VeCAFArguments, accelerator: Accelerator) -> None:
+    """Raise a ValueError if the model is sharded, or one process has several GPUs."""
     plugins = accelerator.state
     if getattr(plugins, "fsdp_plugin", None) is not None or getattr(plugins, "deepspeed_plugin", None) is not None:
         raise ValueError("FSDP and DeepSpeed are not supported: the head of a sharded model sees no whole embedding")

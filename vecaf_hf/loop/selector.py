@@ -15,7 +15,7 @@ from vecaf_hf.arguments import RESCORE
 from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary
-from vecaf_hf.scoring.scorer import Scorer, some
+from vecaf_hf.scoring.scorer import Scorer, not_empty
 from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, Strategy, run_strategy
@@ -190,7 +190,7 @@ class Selector:
     def find_mistakes(self, loop: int) -> None:
         """`mistaken`, by a forward pass over the pool when this loop begins; False where a sample cannot be loaded."""
         with seeded(seed_of(self.pool.seed, loop)):
-            scored = some(self.scorer.score(self.pool.ledger.usable))
+            scored = not_empty(self.scorer.score(self.pool.ledger.usable))
         self.mistaken = torch.zeros(len(self.pool), dtype=torch.bool)
         self.mistaken[scored.indices] = mistakes(scored)
 
@@ -225,7 +225,7 @@ class Selector:
             return self.scorer.warmed_up(candidates)
 
         boundary = Boundary(past.loop, seed, score, past.trained, self._losses_of_training, self.scorer.probed)
-        return some(self._usable(self.rescoring.candidates(boundary)))
+        return not_empty(self._usable(self.rescoring.candidates(boundary)))
 
     def _losses_of_training(self) -> Tensor:
         if self.training_losses is None:
@@ -284,7 +284,7 @@ class Selector:
         if scored:
             selected = candidates.take(torch.isin(candidates.indices, selection.indices))
         else:
-            selected = some(self.scorer.score(selection.indices.sort().values))
+            selected = not_empty(self.scorer.score(selection.indices.sort().values))
         return cea.begin_loop(selected, refit=not scored)
 
 

@@ -14,6 +14,7 @@ import transformers
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import Trainer
 
+from vecaf_hf import __version__
 from vecaf_hf.printable import listed, printable
 from vecaf_hf.reporting.amending import amended
 from vecaf_hf.reporting.loading import TIMM, library_of, loading_code
@@ -176,8 +177,6 @@ def limitations(report: RunReport, metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _versions() -> str:
-    from vecaf_hf import __version__  # It imports this module.
-
     versions = {
         "vecaf_hf": __version__,
         "transformers": transformers.__version__,

@@ -10,6 +10,12 @@ from torch import nn
 SINGLE_LABEL = (None, "single_label_classification")
 
 
+def class_names(model: Any) -> tuple[str, ...]:
+    """Names of a model's classes, in the order of its logits; empty without a config."""
+    by_index = getattr(getattr(model, "config", None), "id2label", None) or {}
+    return tuple(str(by_index[index]) for index in sorted(by_index))
+
+
 @dataclass(frozen=True)
 class ModelClasses:
     """Of a model and its objective.
@@ -28,13 +34,14 @@ class ModelClasses:
 
     @classmethod
     def of(cls, model: Any, head: nn.Module, own_objective: bool) -> ModelClasses:
-        """Args:
-        head: The classification head.
-        own_objective: Whether the user has given the loss: then labels may be anything.
+        """Those of a model.
+
+        Args:
+            model: Perhaps with a config.
+            head: Its classification head.
+            own_objective: Whether the user has given the loss: then labels may be anything.
         """
-        config = getattr(model, "config", None)
-        by_index = getattr(config, "id2label", None) or {}
-        names = tuple(str(by_index[index]) for index in sorted(by_index))
+        config, names = getattr(model, "config", None), class_names(model)
         single = getattr(config, "problem_type", None) in SINGLE_LABEL
         count = (len(names) if single else 0) if hasattr(model, "config") else getattr(head, "out_features", 0)
         return cls(

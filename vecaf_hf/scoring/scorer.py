@@ -117,9 +117,9 @@ class Scorer:
         if pool.scoring_dataset is not pool.dataset:
             self.check_trainable(indices)
         # At full size too: these forwards, which are not counted, tell what training and evaluation cost.
-        probe = some(self.score_at(indices, None))
+        probe = not_empty(self.score_at(indices, None))
         if size is not None:
-            probe = some(self.score_at(indices, size, image_size_is_new=True))
+            probe = not_empty(self.score_at(indices, size, image_size_is_new=True))
         pool.check_column(probe)
         if probe.classes is None and self.args.head_warmup:
             raise ValueError(NO_CLASSES.format("head_warmup", "leave head_warmup off"))
@@ -185,7 +185,7 @@ class Scorer:
         return losses.new_full((len(pool),), torch.nan).index_copy(0, scored.indices, losses)
 
 
-def some(scored: Candidates) -> Candidates:
+def not_empty(scored: Candidates) -> Candidates:
     """These candidates.
 
     Raises:

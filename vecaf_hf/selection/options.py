@@ -69,8 +69,8 @@ class SelectionOptions:
     ensemble: str = field(
         default="best",
         metadata={
-            "help": "What becomes of an ensemble: best keeps the member with the lowest objective; debias is the "
-            "paper's theta_1 - Sigma^-1 (theta_1 - mu) on matched members, its step bounded."
+            "help": "What becomes of an ensemble: best keeps the member with the lowest objective; debias moves the"
+            " first member towards the mean of all matched ones, by the paper's formula."
         },
     )
     centroid_start: str = field(
@@ -90,8 +90,7 @@ class SelectionOptions:
     selection_steps: int = field(
         default=36,
         metadata={
-            "help": "Most steps per selection, each after a look at an equal part of the pool (more steps, smaller "
-            "parts) but no less than 512 samples; ODS stops earlier once it has converged."
+            "help": "Most steps per selection, each after a look at an equal part of the pool, at least 512 samples."
         },
     )
     selection_tolerance: float = field(
@@ -112,22 +111,22 @@ class SelectionOptions:
     random_fraction: float = field(
         default=0.0,
         metadata={
-            "help": "Part of each selection, in [0, 1), that is drawn at random from the other candidates instead: as "
-            "many of each class (or by class_balance), where each sample has one."
+            "help": "Part of each selection, in [0, 1), that is drawn at random instead, balanced by class as "
+            "class_balance says."
         },
     )
     trimmed_fraction: float = field(
         default=TRIMMED_FRACTION,
         metadata={
-            "help": "Part of each class, in [0, 1), that loss_weighting trimmed leaves out, and strategy trimmed, "
-            "where it grows until a third of the run is over."
+            "help": "Part of each class, in [0, 1), with the largest losses, that loss_weighting trimmed leaves "
+            "out, and so does strategy trimmed after a third of the run."
         },
     )
     jtt_upweight: float = field(
         default=20.0,
         metadata={
-            "help": "Times that a sample in jtt's error set counts in its draws, at least 1 (lambda_up of arXiv "
-            "2107.09044)."
+            "help": "How many times as likely jtt draws a sample that the first training got wrong, at least 1 "
+            "(lambda_up of arXiv 2107.09044)."
         },
     )
 

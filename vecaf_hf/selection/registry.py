@@ -125,6 +125,10 @@ class Registry(MutableMapping[str, Strategy]):
         self._load()
         return len(self._known)
 
+    def name_of(self, select: object) -> object:
+        """The name of a registered function; anything else as it is."""
+        return next((name for name, one in self._known.items() if one.select is select), select)
+
     def around(self, select: object) -> Strategy | None:
         """The strategy that was registered with this function."""
         return next((one for one in self._known.values() if one.select is select), None)
