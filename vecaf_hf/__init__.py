@@ -1,5 +1,6 @@
 """Finetune pretrained vision models on the samples worth training on: VeCAF (arXiv 2401.07853) for transformers."""
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -46,7 +47,9 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in PLACES:
-        return getattr(import_module(PLACES[name]), name)
+        # Kept: the next look does not come here.
+        globals()[name] = getattr(import_module(PLACES[name]), name)
+        return globals()[name]
     # As if this package had imported its own modules.
     if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
         return import_module(f"{__name__}.{name}")
@@ -55,3 +58,9 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *PLACES])
+
+
+# For tools that look into modules without asking them, such as pdoc (the variable's name is lazy_loader's).
+if os.environ.get("EAGER_IMPORT"):
+    for _name in PLACES:
+        __getattr__(_name)

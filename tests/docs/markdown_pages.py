@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import dropwhile
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -40,9 +41,11 @@ def code_spans(page: Path) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each command of some shell text: `&&` and ends of lines divide them, a backslash joins lines."""
+    """The words of each command of some shell text, without variables before it: `&&` and ends of lines divide them, a
+    backslash joins lines."""
     lines = text.replace("\\\n", " ").splitlines()
-    return [shlex.split(one) for line in lines for one in line.split("&&") if one.strip()]
+    found = [shlex.split(one) for line in lines for one in line.split("&&") if one.strip()]
+    return [[*dropwhile(re.compile(r"[A-Z_]+=").match, words)] for words in found]
 
 
 def links(page: Path) -> list[str]:

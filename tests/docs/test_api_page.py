@@ -28,10 +28,15 @@ TIMEOUT = 300
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The HTML of each module."""
     readme = (ROOT / "README.md").read_text()
-    words = shlex.split(re.findall(r"^    (pdoc .*)$", readme, re.M)[0])
+    words = shlex.split(re.findall(r"^    EAGER_IMPORT=1 (pdoc .*)$", readme, re.M)[0])
     folder = tmp_path_factory.mktemp("api")
     words[words.index("-o") + 1] = str(folder)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "EAGER_IMPORT": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     built = subprocess.run(
         [sys.executable, "-m", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT
     )
