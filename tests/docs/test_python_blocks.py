@@ -62,4 +62,4 @@ def test_second_block_selects() -> None:
 
 def test_no_block_is_left_out() -> None:
     found = [block for page in PAGES for block in python_blocks(page)]
-    assert found == [block_with("VeCAFTrainer"), block_with("import select")]
+    assert found == [block_with("VeCAFTrainer"), block_with("import select"), block_with("@strategy")]

@@ -64,7 +64,7 @@ def test_a_resumed_run_has_learned_the_same(
         assert one.keys() == other.keys()
         for name, values in one.items():
             assert torch.equal(values, other[name]), name
-    assert any(name.startswith("strategy.") for name in one)
+    assert any(name.startswith("learner.") for name in one)
     assert whole.meter.work["auxiliary"].samples == resumed.meter.work["auxiliary"].samples
     assert whole.meter.work["auxiliary"].flops == resumed.meter.work["auxiliary"].flops
 
