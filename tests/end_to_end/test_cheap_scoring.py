@@ -286,7 +286,7 @@ def test_recorded_losses_are_those_of_the_pass_over_the_pool(run: Callable[..., 
 
 def test_recording_changes_nothing_of_the_training(run: Callable[..., VeCAFTrainer]) -> None:
     plain, recording = run(rescore="full", dropout=0.1), run(rescore="stale", dropout=0.1)
-    assert plain.loop.selector.training_losses is None and recording._training_losses is not None
+    assert plain.loop.selector.training_losses is None and recording.loop.selector.training_losses is not None
     for name, values in plain.model.state_dict().items():
         assert torch.equal(values, recording.model.state_dict()[name]), name
     logs = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in (plain, recording)]
@@ -326,7 +326,7 @@ def test_scores_of_reduced_images_are_the_models(
     make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
 ) -> None:
     model = make_vit()
-    found = make_trainer(model, scoring_image_size=16)._score(torch.arange(10))
+    found = make_trainer(model, scoring_image_size=16).scorer.score(torch.arange(10))
     images = torch.stack(train[:10]["pixel_values"])
     small = nn.functional.interpolate(images, (16, 16), mode="bilinear", antialias=True)
     with torch.no_grad():
