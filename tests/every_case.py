@@ -4,43 +4,52 @@ from __future__ import annotations
 
 import functools
 import inspect
+import reprlib
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+WIDEST = 90
 
-def every_case(names: str | tuple[str, ...], cases: Iterable[Any], ids: Callable[[Any], str] = repr) -> Any:
+
+def called(value: Any) -> str:
+    return getattr(value, "__name__", None) or reprlib.repr(value)
+
+
+def every_case(
+    names: str | Sequence[str], cases: Iterable[Any], ids: Callable[[Any], object] | Sequence[str] = called
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """As `pytest.mark.parametrize` says it, and one test all the same: all cases are tried, and a failure names those
     that fail. Of cheap cases alone that share nothing: fixtures are made once for all of them.
 
     Args:
         names: Of the test's arguments that a case gives.
         cases: A value each, or a tuple where there are several names.
-        ids: What a failure calls a value.
+        ids: What a failure calls a value; or each case.
     """
-    several = not isinstance(names, str)
-    table = [tuple(case) if several else (case,) for case in cases]
-    names = tuple(names) if several else (names,)
+    one, names = isinstance(names, str), (names,) if isinstance(names, str) else names
+    table = [(case,) if one else tuple(case) for case in cases]
+    labels = [", ".join(str(ids(value)) for value in case) for case in table] if callable(ids) else ids
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
         def tries_all(**fixtures: Any) -> None:
             failed, first = [], None
-            for case in table:
+            for label, case in zip(labels, table, strict=True):
                 try:
                     test(**fixtures, **dict(zip(names, case, strict=True)))
                 except (Exception, pytest.fail.Exception) as error:
                     first = first or error
-                    failed.append(f"{', '.join(map(ids, case))}: {where(error)}{error}")
+                    failed.append(f"{' '.join(label.split())[:WIDEST]}: {where(error)}{error}")
             if failed:
                 raise AssertionError(f"{len(failed)} of {len(table)} cases\n" + "\n".join(failed)) from first
 
         given = inspect.signature(test).parameters.values()
-        tries_all.__signature__ = inspect.Signature([each for each in given if each.name not in names])
         assert table and {each.name for each in given} >= set(names)
+        tries_all.__signature__ = inspect.Signature([each for each in given if each.name not in names])
         del tries_all.__wrapped__
         return tries_all
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from every_case import every_case
 from transformers.trainer_pt_utils import safe_globals
 
 from vecaf_hf import CEACallback
@@ -95,17 +96,17 @@ def test_the_sources_are_found():
     assert {"trainer.py", "encoder.py", "finetune.py", "local_models.py"} <= {path.name for path in SOURCES}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+@every_case("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_does_nothing_dangerous(path):
     assert list(dangers(path.read_text(encoding="utf-8"))) == []
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/**/*.yaml")), ids=lambda path: path.name)
+@every_case("path", sorted(ROOT.glob("recipes/**/*.yaml")), ids=lambda path: path.name)
 def test_a_recipes_options_trust_no_code(path):
     assert not yaml.safe_load(path.read_text()).get("trust_remote_code")
 
 
-@pytest.mark.parametrize(
+@every_case(
     "source",
     [
         "import pickle",
@@ -136,7 +137,7 @@ def test_dangers_are_recognised(source):
     assert list(dangers(source))
 
 
-@pytest.mark.parametrize(
+@every_case(
     "source",
     [
         '"""Not a pickle."""  # nor here',

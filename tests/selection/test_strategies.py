@@ -42,10 +42,11 @@ class Variant:
 DEFAULTS = SelectionOptions()
 VARIANTS = [
     *(Variant(name) for name in STRATEGIES),
-    *(Variant("ods", {"allocation": allocation}) for allocation in {*ALLOCATIONS} - {DEFAULTS.allocation}),
+    *(Variant("ods", {"allocation": allocation}) for allocation in ALLOCATIONS if allocation != DEFAULTS.allocation),
     *(
         Variant("ods", {"allocation": "global", "loss_weighting": weighting})
-        for weighting in {*LOSS_WEIGHTINGS} - {DEFAULTS.loss_weighting}
+        for weighting in LOSS_WEIGHTINGS
+        if weighting != DEFAULTS.loss_weighting
     ),
     *(Variant(name, {"class_balance": 0.3}) for name, strategy in STRATEGIES.items() if strategy.by_class),
     Variant("ods", {"class_balance": 0.3}),
@@ -239,6 +240,10 @@ def test_every_strategy_is_described(name):
     assert strategy.needs_forward == bool(strategy.needs & {"embeddings", "losses", "logits", "learned_scores"})
 
 
+def test_the_oracle_alone_reads_groups():
+    assert {name for name, strategy in STRATEGIES.items() if "groups" in strategy.reads} == {"group_balanced"}
+
+
 def test_what_costs_no_forward_pass():
     assert {name for name, strategy in STRATEGIES.items() if not strategy.needs_forward} == {
         "random",
@@ -284,7 +289,7 @@ def test_class_shares_follow_class_balance(name, class_balance, expected, make_p
     assert labels[(equal.indices - 1) // 3].bincount().tolist() == [7, 7, 7]
 
 
-@pytest.mark.parametrize("name", ["balanced", "trimmed", "ods", "group_balanced", "loss_balanced"])
+@every_case("name", ["balanced", "trimmed", "ods", "group_balanced", "loss_balanced"])
 def test_more_classes_than_the_budget_are_selected_in_turn(name, make_pool):
     """A class has one sample or none; after every two loops of a run each has had one, and the seed draws which."""
     run = partial(Variant(name).run, selection_steps=1)
