@@ -35,7 +35,7 @@ def seen(folder: Path, pool: Dataset) -> dict[str, Any]:
         max_steps=4,
         per_device_train_batch_size=4,
         selection_budget=15,
-        selection_steps=10,
+        selection_steps=4,
         use_cpu=True,
         report_to="none",
         save_strategy="no",
