@@ -8,6 +8,7 @@ import pickle
 
 import pytest
 import torch
+from every_case import every_case
 from transformers import HfArgumentParser, TrainingArguments
 
 from vecaf_hf import VeCAFArguments
@@ -27,7 +28,7 @@ def make(tmp_path):
     return lambda **options: VeCAFArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **options)
 
 
-@pytest.mark.parametrize("field", OURS, ids=lambda field: field.name)
+@every_case("field", OURS, ids=lambda field: field.name)
 def test_every_option_has_a_help_that_the_command_line_can_print(field):
     text = field.metadata["help"]
     assert text[0].isupper() or text.startswith("Eta") or text.startswith("Lambda")
@@ -41,7 +42,7 @@ def test_a_selections_options_are_all_there_with_their_defaults(make):
         assert getattr(made, field.name) == field.default
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("options", "named"),
     [
         ({"strategy": "odds"}, "strategy is 'odds' .did you mean 'ods'"),
@@ -122,7 +123,7 @@ def test_deepspeed_is_refused(make, monkeypatch):
         made._refuse_what_breaks_loops()
 
 
-@pytest.mark.parametrize(
+@every_case(
     "options",
     [
         {"selection_fraction": 1.0},
@@ -145,7 +146,7 @@ def test_values_at_their_bounds_are_taken(make, options):
 # --- The budget ---
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("options", "pool_size", "budget"),
     [
         ({}, 1000, 100),
@@ -212,7 +213,7 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize("field", OURS, ids=lambda field: field.name)
+@every_case("field", OURS, ids=lambda field: field.name)
 def test_every_option_goes_through_the_command_line(tmp_path, field):
     others = {
         "strategy": "random",

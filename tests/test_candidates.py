@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.selection.candidates import Candidates, LinearHead
 
@@ -19,6 +20,7 @@ def make(**changes) -> Candidates:
         "selected": torch.tensor([False, True, False, True]),
         "irreducible": torch.tensor([0.5, -0.5, 0.0, 1.0]),
         "training_losses": torch.tensor([0.5, 1.5, 0.0, 1.0]),
+        "learned_scores": torch.tensor([-0.5, 1.5, 0.0, 1.0]),
         "head": LinearHead(torch.arange(6.0).reshape(2, 3), torch.tensor([0.5, -0.5])),
         "progress": 0.5,
     }
@@ -43,7 +45,7 @@ def test_everything_but_the_indices_is_optional():
     assert len(Candidates(torch.zeros(0, dtype=torch.long), losses=torch.zeros(0))) == 0
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("changes", "message"),
     [
         ({"indices": torch.tensor([8.0, 2.0, 5.0, 11.0])}, r"indices must be a LongTensor \[M\]"),
@@ -67,8 +69,8 @@ def test_shapes_are_checked(changes, message):
         make(**changes)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["embeddings", "losses", "logits", "relevance", "irreducible"])
+@every_case("bad", [float("nan"), float("inf"), float("-inf")])
+@every_case("name", ["embeddings", "losses", "logits", "relevance", "irreducible", "learned_scores"])
 def test_values_that_are_not_finite_name_the_samples_index_in_the_pool(name, bad):
     values = getattr(make(), name).clone()
     values[2] = bad
@@ -98,7 +100,7 @@ def test_a_sum_that_overflows_is_no_error():
     assert len(make(losses=torch.full((4,), 3e38))) == 4
 
 
-@pytest.mark.parametrize("name", ["losses", "relevance"])
+@every_case("name", ["losses", "relevance"])
 def test_negative_values_name_the_samples_index_in_the_pool(name):
     values = torch.tensor([0.0, 1.0, 1.0, -0.25])
     with pytest.raises(ValueError, match=rf"^{name} of sample 11 is -0.25"):
@@ -150,7 +152,7 @@ def test_a_linear_head_gives_the_logits_of_its_layer():
     assert make(head=head).take(torch.tensor([1])).head is head
 
 
-@pytest.mark.parametrize(("weight", "bias"), [((2, 3), (3,)), ((2, 3), (2, 1)), ((2,), (2,))])
+@every_case(("weight", "bias"), [((2, 3), (3,)), ((2, 3), (2, 1)), ((2,), (2,))])
 def test_a_linear_head_of_another_shape_is_refused(weight, bias):
     with pytest.raises(ValueError, match=r"a linear head has a weight \[C, d\] and a bias \[C\]"):
         LinearHead(torch.zeros(weight), torch.zeros(bias))

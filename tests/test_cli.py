@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from every_case import every_case
 from transformers import AutoImageProcessor, TrainingArguments, ViTImageProcessor
 
 import vecaf_hf
@@ -186,7 +187,7 @@ def test_every_option_stands_once_with_its_default_and_fits(columns, capsys, mon
     assert "last whole checkpoint" in known["--resume_from_checkpoint"]
 
 
-@pytest.mark.parametrize("word", ["--no_horizontal_flip", "--no-horizontal-flip", "--horizontal_flip=false"])
+@every_case("word", ["--no_horizontal_flip", "--no-horizontal-flip", "--horizontal_flip=false"])
 def test_what_the_help_does_not_list_is_taken_all_the_same(word):
     assert not parse({"use_cpu": True, "report_to": "none"}, [word])[0].horizontal_flip
     assert parse({"use_cpu": True, "report_to": "none"}, ["--max-steps", "7"])[2].max_steps == 7

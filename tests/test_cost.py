@@ -5,6 +5,7 @@ import json
 import pytest
 import timm
 import torch
+from every_case import every_case
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -190,7 +191,7 @@ def lite0_products(side: int) -> int:
     return total + last_convolution + classifier
 
 
-@pytest.mark.parametrize(("side", "images"), [(64, 3), (75, 1), (224, 1)])
+@every_case(("side", "images"), [(64, 3), (75, 1), (224, 1)])
 def test_flops_of_a_convolutional_network(side, images):
     model = timm.create_model("efficientnet_lite0", pretrained=False).eval()
     assert flops_of(model, torch.zeros(images, 3, side, side)) == 2 * lite0_products(side)

@@ -2,23 +2,23 @@
 
 import json
 
-import pytest
+from every_case import every_case
 
 from vecaf_hf.hub.files import addition
 from vecaf_hf.reporting.local_paths import is_local_path, without_paths, without_places
 
 
-@pytest.mark.parametrize("text", ["/data/x", "~/x", "./x", "../x", "C:\\x", "C:/x", "a\\b", "tests"])
+@every_case("text", ["/data/x", "~/x", "./x", "../x", "C:\\x", "C:/x", "a\\b", "tests"])
 def test_paths(text):
     assert is_local_path(text)
 
 
-@pytest.mark.parametrize("text", ["google/vit-base-patch16-224", "resnet18", "timm/resnet18.a1_in1k"])
+@every_case("text", ["google/vit-base-patch16-224", "resnet18", "timm/resnet18.a1_in1k"])
 def test_ids(text):
     assert not is_local_path(text)
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("text", "left"),
     [
         ("/home/me/run/checkpoint-4", "checkpoint-4"),

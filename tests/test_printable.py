@@ -1,13 +1,13 @@
 """Whatever a name holds, it is one line that can be seen."""
 
-import pytest
+from every_case import every_case
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vecaf_hf.printable import printable
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("text", "printed"),
     [
         ("ankle boot", "ankle boot"),
@@ -27,7 +27,7 @@ def test_printable(text, printed):
     assert printable(text) == printed
 
 
-@pytest.mark.parametrize(("longest", "printed"), [(None, "abcde"), (5, "abcde"), (4, "abc…"), (1, "…")])
+@every_case(("longest", "printed"), [(None, "abcde"), (5, "abcde"), (4, "abc…"), (1, "…")])
 def test_what_is_cut_off_leaves_an_ellipsis(longest, printed):
     assert printable("abcde", longest) == printed
 

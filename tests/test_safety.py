@@ -19,6 +19,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from every_case import every_case
 from transformers.trainer_pt_utils import safe_globals
 
 from vecaf_hf import CEACallback
@@ -95,17 +96,17 @@ def test_the_sources_are_found():
     assert {"trainer.py", "encoder.py", "finetune.py", "local_models.py"} <= {path.name for path in SOURCES}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+@every_case("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_does_nothing_dangerous(path):
     assert list(dangers(path.read_text(encoding="utf-8"))) == []
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/**/*.yaml")), ids=lambda path: path.name)
+@every_case("path", sorted(ROOT.glob("recipes/**/*.yaml")), ids=lambda path: path.name)
 def test_a_recipes_options_trust_no_code(path):
     assert not yaml.safe_load(path.read_text()).get("trust_remote_code")
 
 
-@pytest.mark.parametrize(
+@every_case(
     "source",
     [
         "import pickle",
@@ -136,7 +137,7 @@ def test_dangers_are_recognised(source):
     assert list(dangers(source))
 
 
-@pytest.mark.parametrize(
+@every_case(
     "source",
     [
         '"""Not a pickle."""  # nor here',
@@ -275,6 +276,7 @@ def test_an_encoder_that_cannot_be_had_does_not_tell_the_token(gated_hub, tmp_pa
     assert len(refused) == 2, done.stderr
     for name, line in zip(("gated", "missing"), refused, strict=True):
         assert f"'somebody/{name}'" in line and "hf auth login" in line
+        assert "check the spelling" in line and "local folder" in line
         assert line.isprintable()
     assert f"Bearer {TOKEN}" in Gate.asked, "the token was not even used"
     assert TOKEN not in done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from every_case import every_case
 from torch import nn
 
 from vecaf_hf.loop.starting_again import start_again, starting_weights
@@ -20,7 +21,7 @@ def make(kind: type[torch.optim.Optimizer], **options: float) -> tuple[nn.Module
     return model, kind(model.parameters(), lr=0.1, **options)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+@every_case("kind", [torch.optim.AdamW, torch.optim.SGD])
 def test_a_second_start_is_like_the_first(kind):
     options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
     (model, optimizer), (fresh, freshs) = make(kind, **options), make(kind, **options)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from every_case import every_case
 
 from vecaf_hf.cli import terminal
 from vecaf_hf.cli.resume_command import resuming, shortened
@@ -99,7 +100,7 @@ def test_two_processes_tell_it_once(options, code, says, tmp_path):
 # --- The command that takes a run up again ---
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("words", "expected"),
     [
         (["run.py", "--seed", "1"], ["run.py", "--seed", "1"]),

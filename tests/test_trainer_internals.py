@@ -3,7 +3,7 @@
 import inspect
 import re
 
-import pytest
+from every_case import every_case
 from transformers import Trainer, TrainerCallback
 
 from vecaf_hf import VeCAFTrainer
@@ -54,7 +54,7 @@ def written(method) -> str:
     return ", ".join(p.name + ("" if p.default is p.empty else "=") for p in parameters)
 
 
-@pytest.mark.parametrize("name", SIGNATURES)
+@every_case("name", SIGNATURES)
 def test_signature(name):
     assert written(getattr(Trainer, name)) == SIGNATURES[name]
 
@@ -72,7 +72,7 @@ def test_whatever_has_a_name_of_trainers_is_in_the_table():
     assert {name for name in ours if hasattr(Trainer, name)} <= SIGNATURES.keys(), "add it to SIGNATURES"
 
 
-@pytest.mark.parametrize("name", [name for name in overridden() if name != "__init__"])
+@every_case("name", [name for name in overridden() if name != "__init__"])
 def test_an_override_takes_what_trainer_passes(name):
     theirs, ours = (inspect.signature(getattr(cls, name)) for cls in (Trainer, VeCAFTrainer))
     parameters = [p for p in theirs.parameters.values() if p.kind != p.VAR_KEYWORD]
@@ -161,8 +161,6 @@ def test_the_order_in_which_a_loop_begins_and_ends():
     assert run_epoch.rindex("self._maybe_log_save_evaluate(") > run_epoch.index("self.callback_handler.on_epoch_end(")
 
 
-@pytest.mark.parametrize(
-    "event", ["on_epoch_begin", "on_epoch_end", "on_step_begin", "on_train_end", "on_pre_optimizer_step"]
-)
+@every_case("event", ["on_epoch_begin", "on_epoch_end", "on_step_begin", "on_train_end", "on_pre_optimizer_step"])
 def test_callback_events(event):
     assert written(getattr(TrainerCallback, event)) == "args, state, control, kwargs"

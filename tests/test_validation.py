@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.validation import (
     check_at_least,
@@ -17,12 +18,12 @@ from vecaf_hf.validation import (
 MANY = [f"choice_{number}" for number in range(40)]
 
 
-@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
+@every_case("value", [3, np.int64(3), np.uint8(3)])
 def test_whole_numbers_of_any_kind_become_pythons(value):
     assert whole("loops", value, 3) == 3 and type(whole("loops", value, 3)) is int
 
 
-@pytest.mark.parametrize("value", [True, 3.0, 2.5, "3", None, np.float32(3), float("nan"), torch.tensor(3)])
+@every_case("value", [True, 3.0, 2.5, "3", None, np.float32(3), float("nan"), torch.tensor(3)])
 def test_what_is_no_whole_number(value):
     with pytest.raises(ValueError, match=r"^loops is .*; it must be a whole number of at least 1$"):
         whole("loops", value, 1)
@@ -33,21 +34,19 @@ def test_a_whole_number_too_small():
         whole("loops", 2, 3)
 
 
-@pytest.mark.parametrize(
-    "check", [check_fraction, check_positive, lambda option, value: check_at_least(option, value, 0)]
-)
-@pytest.mark.parametrize("value", [True, "0.5", None, [0.5], np.bool_(True)])
+@every_case("check", [check_fraction, check_positive, lambda option, value: check_at_least(option, value, 0)])
+@every_case("value", [True, "0.5", None, [0.5], np.bool_(True)])
 def test_what_is_no_number(check, value):
     with pytest.raises(ValueError, match=r"^part is .*; it must be a number$"):
         check("part", value)
 
 
-@pytest.mark.parametrize("value", [1e-9, 0.5, 1, np.float32(0.5)])
+@every_case("value", [1e-9, 0.5, 1, np.float32(0.5)])
 def test_fractions(value):
     check_fraction("part", value)
 
 
-@pytest.mark.parametrize("value", [0, -0.5, 1.01, float("nan"), float("inf")])
+@every_case("value", [0, -0.5, 1.01, float("nan"), float("inf")])
 def test_what_is_no_fraction(value):
     with pytest.raises(ValueError, match=rf"part is {value}; it must be above 0 and at most 1"):
         check_fraction("part", value)

@@ -3,6 +3,7 @@
 import pytest
 import scipy.linalg
 import torch
+from every_case import every_case
 from torch.nn.functional import normalize
 
 from vecaf_hf.augmentation.alignment import ALIGNMENTS, RIDGE_PENALTY, Aligner, identity, procrustes, ridge
@@ -19,7 +20,7 @@ def pairs(count: int, text_dimension: int, dimension: int) -> tuple[torch.Tensor
     return texts, texts @ normal(text_dimension, dimension) + 5 + 0.1 * normal(count, dimension)
 
 
-@pytest.mark.parametrize(("text_dimension", "dimension"), [(4, 4), (3, 6), (6, 3)])
+@every_case(("text_dimension", "dimension"), [(4, 4), (3, 6), (6, 3)])
 def test_ridge_solves_the_normal_equations_with_a_free_intercept(text_dimension, dimension):
     texts, embeddings = pairs(50, text_dimension, dimension)
     weight, bias = ridge(texts, embeddings)
@@ -49,7 +50,7 @@ def test_procrustes_is_scipys_rotation_and_scale_about_the_means():
     torch.testing.assert_close(texts.mean(dim=0) @ weight.T + bias, embeddings.mean(dim=0), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("text_dimension", "dimension"), [(4, 4), (3, 7)])
+@every_case(("text_dimension", "dimension"), [(4, 4), (3, 7)])
 def test_procrustes_keeps_angles_between_texts(text_dimension, dimension):
     texts, embeddings = pairs(40, text_dimension, dimension)
     weight, _ = procrustes(texts, embeddings)
@@ -93,7 +94,7 @@ def test_dual_and_learned_start_from_ridge():
     assert ALIGNMENTS["procrustes"] is procrustes and ALIGNMENTS["identity"] is identity
 
 
-@pytest.mark.parametrize("trained", [True, False])
+@every_case("trained", [True, False])
 def test_aligner_applies_the_map_that_was_set(trained):
     texts, embeddings = pairs(20, 3, 5)
     aligner = Aligner(3, 5, trained=trained)

@@ -10,6 +10,7 @@ import datasets
 import pytest
 import torch
 from accelerate import Accelerator
+from every_case import every_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -113,15 +114,15 @@ def by_hand(candidates: Candidates, place: str, made: Augmenter) -> torch.Tensor
 EVERYWHERE = ["training", "selection", "attention"]
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("toward", "prompt_in"),
     [
         *product(["caption", "instance"], [[], ["selection"], ["attention"], EVERYWHERE]),
         *product(["difference", "random"], [["selection"], ["training"], EVERYWHERE]),
     ],
 )
-@pytest.mark.parametrize("attention", ["mean_one", "paper", "none"])
-@pytest.mark.parametrize("step_size", [0.2, 0.9])
+@every_case("attention", ["mean_one", "paper", "none"])
+@every_case("step_size", [0.2, 0.9])
 def test_augment_is_equations_8_and_9_sample_by_sample(toward, attention, prompt_in, step_size):
     made = make_augmenter(
         toward=toward, attention=attention, prompt_in=prompt_in, step_size=step_size, domain_affinity=0.1
@@ -135,8 +136,8 @@ def test_augment_is_equations_8_and_9_sample_by_sample(toward, attention, prompt
     assert torch.equal(found.embeddings[missing], candidates.embeddings[missing])
 
 
-@pytest.mark.parametrize("prompt_in", [["training"], ["selection"]])
-@pytest.mark.parametrize("place", ["training", "selection"])
+@every_case("prompt_in", [["training"], ["selection"]])
+@every_case("place", ["training", "selection"])
 def test_the_prompt_acts_only_where_it_should(place, prompt_in):
     made, candidates = make_augmenter(prompt_in=prompt_in), make_candidates()
     texts = made.texts(candidates, place)
@@ -167,7 +168,7 @@ def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(one.double() @ other.double() / (one.double().norm() * other.double().norm()))
 
 
-@pytest.mark.parametrize("domains", [1, 3])
+@every_case("domains", [1, 3])
 def test_affinity_is_relative_to_the_nearest_aligned_prompt(domains):
     made = make_augmenter(domain_affinity=0.5, affinity_by="image")
     candidates, texts = make_candidates(), randn(domains, DT, seed=8)
@@ -178,7 +179,7 @@ def test_affinity_is_relative_to_the_nearest_aligned_prompt(domains):
     assert torch.equal(found.embeddings, candidates.embeddings)
 
 
-@pytest.mark.parametrize("scored", [True, False])
+@every_case("scored", [True, False])
 def test_affinity_by_caption_is_that_of_the_plain_text(scored):
     made, texts = make_augmenter(domain_affinity=0.5), randn(2, DT, seed=8)
     candidates = make_candidates() if scored else replace(make_candidates(), embeddings=None)
@@ -282,7 +283,7 @@ def test_alignment_rows_are_captioned_and_spread_evenly():
     assert make_augmenter().alignment_rows(make_candidates([2, 6])).tolist() == []
 
 
-@pytest.mark.parametrize(("alignment", "refits"), [("ridge", True), ("dual", True), ("learned", False)])
+@every_case(("alignment", "refits"), [("ridge", True), ("dual", True), ("learned", False)])
 def test_only_a_learned_alignment_keeps_its_first_fit(alignment, refits):
     made = make_augmenter(alignment=alignment)
     made.fit(randn(9, DT, seed=1), randn(9, D, seed=2))
@@ -292,7 +293,7 @@ def test_only_a_learned_alignment_keeps_its_first_fit(alignment, refits):
     assert made.aligner.weight.requires_grad is (alignment == "learned")
 
 
-@pytest.mark.parametrize("toward", ["instance", "learned_difference"])
+@every_case("toward", ["instance", "learned_difference"])
 def test_classes_that_are_not_there_are_told_before_anything_is_encoded(toward):
     callback = CEACallback(StubEncoder(), ["a", "b"], toward=toward, domain_prompt=PROMPT)
     with pytest.raises(ValueError, match=rf'"{toward}" needs one class per sample.*set label_column'):
@@ -300,7 +301,7 @@ def test_classes_that_are_not_there_are_told_before_anything_is_encoded(toward):
     assert callback.encoder.forwards == 0
 
 
-@pytest.mark.parametrize("toward", ["difference", "instance", "random"])
+@every_case("toward", ["difference", "instance", "random"])
 def test_texts_of_some_samples_hold_each_distinct_text_once(toward):
     made, candidates = make_augmenter(toward=toward), make_candidates()
     whole = made.texts(candidates, "training")
@@ -314,7 +315,7 @@ def test_texts_of_some_samples_hold_each_distinct_text_once(toward):
 # --- Options ---
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("options", "message"),
     [
         (
@@ -545,7 +546,7 @@ def test_texts_are_counted_where_they_are_encoded():
     assert meter.work["encode_text"].samples == 4
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("options", "texts"),
     [
         ({}, 2 * 2),
@@ -588,7 +589,7 @@ def test_figures_of_a_loop(run):
     assert figures["cea_missing_captions"] == 1 and figures["cea_truncated_captions"] == 0
 
 
-@pytest.mark.parametrize(
+@every_case(
     "options",
     [
         {},
@@ -691,7 +692,7 @@ def test_a_dual_alignment_is_fitted_on_the_encoders_embeddings_of_raw_images():
     torch.testing.assert_close(callback.running.augmenter.aligner.bias, bias)
 
 
-@pytest.mark.parametrize("dataset", [range(2), datasets.Dataset.from_dict({"picture": [1, 2]})])
+@every_case("dataset", [range(2), datasets.Dataset.from_dict({"picture": [1, 2]})])
 def test_a_dual_alignment_without_raw_images(dataset):
     callback = CEACallback(DualStub(), ["a", "b"], alignment="dual")
     with pytest.raises(ValueError, match=r"raw images from the column 'image' .* set image_column"):

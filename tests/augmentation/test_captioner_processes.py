@@ -1,20 +1,15 @@
-"""Two real processes (gloo, on the CPU) caption what one does, each its share; a failure of one ends both.
-
-Started by torchrun, this file is what the processes run.
-"""
+"""Two real processes (gloo, on the CPU) caption what one does, each its share; a failure of one ends both."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import tiny_captioners as tiny
 import torch
 from accelerate import Accelerator
+from own_processes import in_two_processes
 from PIL import Image
 
 from vecaf_hf import Captioner
@@ -22,10 +17,8 @@ from vecaf_hf.cost import CostMeter
 from vecaf_hf.text import captioning
 from vecaf_hf.text.captioning import PoolCaptions
 
-ROOT = Path(__file__).parents[2]
 PICTURES = tiny.pictures(7)
 UNREADABLE = 4
-TIMEOUT = 240
 
 
 def load(position: int) -> Image.Image:
@@ -65,11 +58,7 @@ def main(blip: str, out: Path) -> None:
 
 def test_two_processes_caption_what_one_does(tmp_path: Path) -> None:
     blip = tiny.write(tiny.blip, tmp_path / "blip")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [*launcher, __file__, blip, str(tmp_path)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
-    assert ended.returncode == 0, ended.stderr[-6000:]
+    in_two_processes(main, blip, tmp_path)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     alone = caption(blip, tmp_path / "other", Accelerator(cpu=True))
     assert alone["rounds"][1][0] == [1, 2, 4, 5] and alone["rounds"][1][1][2] is None
@@ -78,7 +67,3 @@ def test_two_processes_caption_what_one_does(tmp_path: Path) -> None:
     assert [rank["own"] for rank in ranks] == [3, 3]
     assert ranks[0]["error"] == "RuntimeError('captioning failed in process 1, and its message says why')"
     assert ranks[1]["error"] == "ArithmeticError('out of words')"
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))

@@ -4,6 +4,7 @@ import datasets
 import pytest
 import torch
 from datasets import Features, Image, Value
+from every_case import every_case
 
 from vecaf_hf.text.captions import CaptionTable, caption_table, find_captions, with_captions, with_prompt
 from vecaf_hf.text.domains import Domains
@@ -40,7 +41,7 @@ def never(_):
     raise AssertionError("the transform was called")
 
 
-@pytest.mark.parametrize("transform", [None, never])
+@every_case("transform", [None, never])
 def test_a_column_is_read_without_transform_or_decoding(transform):
     dataset = images_with(["a cat", None, "a dog"])
     if transform:
@@ -72,19 +73,19 @@ def test_a_list_or_tuple_aligned_with_the_pool():
     assert find(("a cat", "a {label}")) == ["a cat", "a {label}"]
 
 
-@pytest.mark.parametrize("blank", [None, "", "  ", "\n\t"])
+@every_case("blank", [None, "", "  ", "\n\t"])
 def test_a_missing_empty_or_blank_caption_is_none(blank):
     assert find(["a cat", blank]) == ["a cat", None]
     assert find("caption", images_with(["a cat", blank])) == ["a cat", None]
 
 
-@pytest.mark.parametrize("captions", [[], ["a"], ["a", "b", "c"]])
+@every_case("captions", [[], ["a"], ["a", "b", "c"]])
 def test_a_list_of_another_length(captions):
     with pytest.raises(ValueError, match=f"captions has {len(captions)} entries .* of 2 samples"):
         find(captions)
 
 
-@pytest.mark.parametrize("bad", [3, 1.5, ["a cat"], b"a cat"])
+@every_case("bad", [3, 1.5, ["a cat"], b"a cat"])
 def test_a_caption_that_is_no_text_names_its_sample(bad):
     with pytest.raises(ValueError, match=f"caption of sample 1 is a {type(bad).__name__}, not text"):
         find(["a cat", bad])
@@ -113,7 +114,7 @@ def test_a_label_without_a_name():
         find("a {label}", labels=torch.tensor([0, 2]))
 
 
-@pytest.mark.parametrize("label", [-1, -100])
+@every_case("label", [-1, -100])
 def test_a_negative_label_is_not_counted_from_the_end(label):
     with pytest.raises(ValueError, match=rf"label {label} of sample 1 has no name: there are 2 class names.*id2label"):
         find("a {label}", labels=torch.tensor([0, label]))
@@ -129,7 +130,7 @@ def test_a_template_without_its_field_is_no_column():
         find("a {lable}", images_with(["a"]))
 
 
-@pytest.mark.parametrize("captions", [[None, None], ["", " "]])
+@every_case("captions", [[None, None], ["", " "]])
 def test_a_pool_in_which_no_caption_is_left(captions):
     with pytest.raises(ValueError, match=r"no sample .* has a caption: all 2 are missing, empty or blank"):
         find(captions)
@@ -162,7 +163,7 @@ def test_prompted_captions_stand_beside_the_plain_ones():
 PROMPTS = ["It snows.", "It rains!", "It is foggy."]
 
 
-@pytest.mark.parametrize("loops", [1, 2, 3, 5])
+@every_case("loops", [1, 2, 3, 5])
 def test_only_pairs_of_caption_and_prompt_that_occur_are_encoded(loops):
     """Sample by sample and loop by loop, the text is the sample's own with the prompt that it was dealt."""
     encoder, captions = StubEncoder(), ["dog", None, "a cat", "dog", "bird", None, "a cat", "ant"]
@@ -221,7 +222,7 @@ def test_a_sample_without_a_caption_has_some_finite_text():
     assert table.of(torch.tensor([0]), prompted=True).shape == (1, 3)
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("caption", "expected"),
     [
         ("a cat", "a cat. It snows."),

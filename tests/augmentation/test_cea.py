@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from every_case import every_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -109,8 +110,8 @@ def test_a_text_of_norm_zero_stays_finite():
     assert torch.equal(rescaled(t, e), t)
 
 
-@pytest.mark.parametrize("step_size", [0.0, 0.1, 1.0])
-@pytest.mark.parametrize("mode", ATTENTIONS)
+@every_case("step_size", [0.0, 0.1, 1.0])
+@every_case("mode", ATTENTIONS)
 def test_augmentation_is_equation_9(step_size, mode):
     e, t = samples(7), samples(7, seed=1)
     alpha = softmax_of_cosines(e, t)
@@ -171,7 +172,7 @@ def jacobians(move, e) -> torch.Tensor:
     return torch.stack([whole[i, :, i] for i in range(len(e))])
 
 
-@pytest.mark.parametrize(("toward", "shrinks"), [("caption", True), ("difference", False)])
+@every_case(("toward", "shrinks"), [("caption", True), ("difference", False)])
 def test_gradient_treats_target_and_attention_as_constants(toward, shrinks):
     e, t, r = samples(3, 4), samples(3, 4, seed=1), samples(3, 4, seed=2)
     alpha, eta = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64), 0.2
@@ -195,14 +196,14 @@ def test_the_texts_have_a_gradient_for_a_learned_alignment():
 # --- Section 3.3 ---
 
 
-@pytest.mark.parametrize("domains", [1, 3])
+@every_case("domains", [1, 3])
 def test_a_sample_is_as_similar_to_domains_as_to_the_nearest(domains):
     e, texts = samples(8), samples(domains, seed=1)
     expected = [max(dot(row, text) / (norm(row) * norm(text)) for text in texts) for row in e]
     torch.testing.assert_close(domain_similarity(e, texts), torch.tensor(expected, dtype=torch.float64), **CLOSE)
 
 
-@pytest.mark.parametrize("temperature", [0.01, 0.07, 2.0])
+@every_case("temperature", [0.01, 0.07, 2.0])
 def test_domain_affinity_is_the_exponential_of_the_cosine_up_to_one_factor(temperature):
     cosines = [0.3, -0.9, 0.31, 0.0]
     expected = [math.exp((cosine - max(cosines)) / temperature) for cosine in cosines]

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from every_case import every_case
 from torch.nn.functional import cosine_similarity, normalize
 
 from vecaf_hf.augmentation.domain_map import DomainMap, class_loss, directional_loss, fitted
@@ -44,7 +45,7 @@ def data(domains: int) -> dict[str, torch.Tensor]:
     return {"embeddings": embeddings, "shifts": shifts, "domains": domain, "classes": texts, "labels": labels}
 
 
-@pytest.mark.parametrize("domains", [1, 3])
+@every_case("domains", [1, 3])
 def test_what_is_learned_follows_the_shift_of_the_domain_and_keeps_the_class(domains):
     known = data(domains)
     network = fitted(**known, count=domains, seed=0, counted=nullcontext)

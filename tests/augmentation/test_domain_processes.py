@@ -1,28 +1,21 @@
-"""Two real processes (gloo, on the CPU) have the domains, the map, the affinity and the count of one.
-
-Started by torchrun, this file is what the processes run.
-"""
+"""Two real processes (gloo, on the CPU) have the domains, the map, the affinity and the count of one."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from own_processes import in_two_processes
 from torch import Tensor
 
 from vecaf_hf.augmentation import CEACallback, TextEncoder
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.selection.candidates import Candidates
 
-ROOT = Path(__file__).parents[2]
 N, D, DT = 40, 6, 4
 PROMPTS = ["It's a snowy day.", "It's a foggy day."]
-TIMEOUT = 240
 
 
 def randn(*shape: int, seed: int) -> Tensor:
@@ -74,11 +67,7 @@ def main(out: Path) -> None:
 
 
 def test_two_processes_have_what_one_has(tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [*launcher, __file__, str(tmp_path)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
-    assert ended.returncode == 0, ended.stderr[-6000:]
+    in_two_processes(main, tmp_path)
     alone = boundary(Accelerator(cpu=True))
     assert {"map.out.weight0", "domains1", "relevance1"} < alone.keys()
     assert torch.equal(alone["domains0"], 1 - alone["domains1"])
@@ -87,7 +76,3 @@ def test_two_processes_have_what_one_has(tmp_path: Path) -> None:
         assert found.keys() == alone.keys()
         for name, tensor in alone.items():
             assert torch.equal(found[name], tensor), name
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

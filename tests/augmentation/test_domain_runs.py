@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
+from every_case import every_case
 from resumed_runs import assert_same_run
 from torch import Tensor
 
@@ -147,7 +148,7 @@ def test_a_look_before_the_run_shows_its_first_selection(make_run: Make) -> None
 WORDS = ["--use_cpu", "true", "--report_to", "none"]
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("given", "expected"),
     [
         (["--domain_prompt", *PROMPTS], PROMPTS),

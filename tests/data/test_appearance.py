@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from every_case import every_case
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SIZE = 28
@@ -26,7 +27,7 @@ def box(height: int, width: int, *values: int) -> np.ndarray:
     return image
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("image", "caption"),
     [
         (box(22, 22, 100), "a large dark bag with little contrast"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.data.checks import check_labels, check_values
 from vecaf_hf.data.indexed import POOL_INDEX
@@ -16,7 +17,7 @@ def check(found, num_classes=3, columns=("image", "class")):
     check_labels(found, "labels", num_classes, columns)
 
 
-@pytest.mark.parametrize("labels", [torch.tensor([0, 2, 1, 0]), torch.eye(4), torch.tensor([0, -1, 1, 2])])
+@every_case("labels", [torch.tensor([0, 2, 1, 0]), torch.eye(4), torch.tensor([0, -1, 1, 2])])
 def test_a_sound_batch(labels):
     check(batch(labels=labels), num_classes=None)
 
@@ -31,7 +32,7 @@ def test_no_labels_and_what_there_is():
         check(batch(labels=None), columns=())
 
 
-@pytest.mark.parametrize("label", [3, -1, -100])
+@every_case("label", [3, -1, -100])
 def test_a_label_that_is_no_class(label):
     labels = torch.tensor([0, label, 1, label])
     with pytest.raises(ValueError, match=f"label of sample 7 is {label}, and the model has 3 classes .0 to 2; 2 such"):

@@ -4,6 +4,7 @@ import datasets
 import pytest
 import torch
 from datasets import ClassLabel, Features, Image, Value
+from every_case import every_case
 
 from vecaf_hf.data.columns import find_label_column, read_column, read_groups, read_labels
 
@@ -25,7 +26,7 @@ def classes_and(*, second: bool = False) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns, features=features)
 
 
-@pytest.mark.parametrize("change", [lambda d: d, lambda d: d.with_transform(never), lambda d: d.with_format("torch")])
+@every_case("change", [lambda d: d, lambda d: d.with_transform(never), lambda d: d.with_format("torch")])
 def test_a_column_is_read_raw(change):
     features = Features({"image": Image(), "label": Value("int64")})
     broken = [{"bytes": b"no image", "path": None}] * 3
@@ -41,7 +42,7 @@ def test_a_column_that_is_not_there():
         find_label_column(dataset_of(x=[1], y=[2]), "z")
 
 
-@pytest.mark.parametrize("name", ["labels", "label", "label_ids"])
+@every_case("name", ["labels", "label", "label_ids"])
 def test_usual_names_are_found(name):
     assert find_label_column(dataset_of(image=[1], **{name: [0]})) == name
 
@@ -60,7 +61,7 @@ def test_the_only_class_label_is_found_but_not_one_of_two():
     assert read_labels(classes_and(second=True)) is None
 
 
-@pytest.mark.parametrize(
+@every_case(
     "targets", [[2, 0, 1], (2, 0, 1), torch.tensor([2, 0, 1], dtype=torch.int32), torch.tensor([2, 0, 1]).numpy()]
 )
 def test_torchvisions_targets(targets):
@@ -81,7 +82,7 @@ def test_truth_values_are_two_classes():
     assert labels.tolist() == [1, 0] and labels.dtype == torch.long
 
 
-@pytest.mark.parametrize(
+@every_case(
     "values",
     [[0.5, 1.0], [[0, 1], [1, 1]], [[0], [1, 2]], ["cat", "dog"], [0, None]],
     ids=["regression", "multi-label", "ragged", "names", "missing"],
@@ -98,7 +99,7 @@ def test_a_dataset_without_labels():
 # --- Groups ---
 
 
-@pytest.mark.parametrize("values", [["fog", "", "snow", ""], [7, 0, 9, 0], [2.5, None, 3.5, None]])
+@every_case("values", [["fog", "", "snow", ""], [7, 0, 9, 0], [2.5, None, 3.5, None]])
 def test_groups_are_numbered_and_equal_values_are_one_group(values):
     dataset = dataset_of(group=values).with_transform(never)
     groups = read_groups(dataset, "group")

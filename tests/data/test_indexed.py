@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from every_case import every_case
 from transformers import BatchFeature
 
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, IndexedCollator, IndexedDataset, Unloadable
@@ -42,7 +43,7 @@ def test_augmentation_is_the_same_in_any_order_and_however_often():
     assert items(draws) == items(reversed(draws)) == items(draws[::2] + draws[1::2] + draws)
 
 
-@pytest.mark.parametrize("other", [Draw(3, 1, 2), Draw(4, 1, 1), Draw(3, 0, 1), Draw(3, 2, 0)])
+@every_case("other", [Draw(3, 1, 2), Draw(4, 1, 1), Draw(3, 0, 1), Draw(3, 2, 0)])
 def test_augmentation_differs_by_position_stream_and_turn(other):
     found = items([Draw(3, 1, 1), other])
     first, second = (item[1:] for _, item in found.values())
@@ -70,7 +71,7 @@ def test_a_seed_follows_from_every_part_in_order():
     assert seed_of(1, 2) == seed_of(1, 2)
 
 
-@pytest.mark.parametrize("wrap", [dict, BatchFeature])
+@every_case("wrap", [dict, BatchFeature])
 def test_the_collators_batch_gets_the_positions(wrap):
     def collate(samples):
         assert samples == ["a", "b"]
@@ -81,7 +82,7 @@ def test_the_collators_batch_gets_the_positions(wrap):
     assert batch[POOL_INDEX].tolist() == [7, 3] and batch[POOL_INDEX].dtype == torch.long
 
 
-@pytest.mark.parametrize("batch", [(torch.ones(2), torch.zeros(2)), [1], torch.ones(2)])
+@every_case("batch", [(torch.ones(2), torch.zeros(2)), [1], torch.ones(2)])
 def test_a_collator_that_returns_no_dict(batch):
     with pytest.raises(TypeError, match=f"data_collator returned {type(batch).__name__}; return a dict"):
         IndexedCollator(lambda samples: batch)([(0, "a")])

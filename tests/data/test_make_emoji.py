@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
+from every_case import every_case
 from PIL import Image
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -119,7 +120,7 @@ def test_the_split_is_the_same_every_time(tmp_path: Path) -> None:
         assert np.array_equal(once, again)
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("one", "other", "alike"),
     [
         ("1F3C3-200D-2640-FE0F", "1F3C3-1F3FB-200D-2642-FE0F-200D-27A1-FE0F", True),

@@ -33,7 +33,6 @@ def two(folder_of_two: Path) -> Read:
     runs = [
         batches_of(6, "plain", *WEIGHTED),
         batches_of(6, "evaluated", *WEIGHTED, "--evaluate_first"),
-        batches_of(6, "dropout", *WEIGHTED, "--dropout", "0.1"),
         batches_of(6, "broken", *WEIGHTED, "--bad", "3", "10", "11", "--on_bad_sample", "skip"),
         *(batches_of(6, name, *options) for name, options in RESCORED.items()),
         ["--name", "batchnorm", "--model", "batchnorm", "--alignment", "learned"],
@@ -63,7 +62,7 @@ def in_other_numbers(processes: int, folder: Path, folder_of_two: Path) -> Read:
         batches_of(size, "plain", *WEIGHTED),
         batches_of(size, "evaluated", *WEIGHTED, "--evaluate_first"),
         batches_of(size, "broken", *WEIGHTED, "--bad", "3", "10", "11", "--on_bad_sample", "skip"),
-        *(batches_of(size, name, *options) for name, options in RESCORED.items()),
+        *(batches_of(size, name, *options) for name, options in RESCORED.items() if processes == 1),
         batches_of(6 // processes, "small", *SMALL, "--score", "5", "2"),
         batches_of(6 // processes, "tiny", *SMALL, "--selection_budget", "1", *SAMPLED),
         batches_of(6 // processes, "gap", *SMALL, "--score", "0", "3", "6", "--bad", "3", "--on_bad_sample", "skip"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def seen(folder: Path, pool: Dataset) -> dict[str, Any]:
         max_steps=4,
         per_device_train_batch_size=4,
         selection_budget=15,
-        selection_steps=10,
+        selection_steps=4,
         use_cpu=True,
         report_to="none",
         save_strategy="no",
@@ -55,8 +54,7 @@ def seen(folder: Path, pool: Dataset) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    place = Path(sys.argv[1])
+def main(place: Path) -> None:
     images = Dataset.from_parquet(str(IMAGES), cache_dir=str(place / "datasets")).select(range(61))
     runs = [seen(place, images.with_transform(to_pixels)) for _ in range(2)]
     (place / f"rank{runs[0]['rank']}.json").write_text(json.dumps(runs))

@@ -22,7 +22,7 @@ ACCELERATE = [
     *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
 ]
 # Generous: what matters is that it ends.
-TIMEOUT = 240
+TIMEOUT = 900
 # Weights of samples and accumulation: means over a step that all processes must take together. In every launch a
 # micro-batch is of 12 samples, however many processes share it.
 WEIGHTED = ["--sample_weights", "mass", "--gradient_accumulation_steps", "2"]

@@ -54,7 +54,7 @@ def test_two_do_what_one_does(two: Read, alone: Read, name: str) -> None:
     assert one["skipped"] == ([3, 10, 11] if name == "broken" else [])
 
 
-@pytest.mark.parametrize("name", ["plain", "broken", "small", "tiny", *RESCORED])
+@pytest.mark.parametrize("name", ["plain", "broken", "small", "tiny"])
 def test_three_do_what_one_does(three: Read, alone: Read, name: str) -> None:
     """Also a pool of 7, scored 2 at once; and candidate sets of 2, where one of the three has none of its own."""
     (one,) = alone(name)

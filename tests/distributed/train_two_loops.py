@@ -213,7 +213,7 @@ def make_trainer(options: argparse.Namespace, folder: Path, images: Dataset, enc
         max_steps=6,
         strategy=fails_on_main if options.strategy == "fails" else options.strategy,
         selection_budget=options.selection_budget,
-        selection_steps=20,
+        selection_steps=4,
         rescore=options.rescore,
         scoring_fraction=options.scoring_fraction,
         sample_weights=options.sample_weights,

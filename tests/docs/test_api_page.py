@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from every_case import every_case
 
 ROOT = Path(__file__).parents[2]
 MODULES = ["vecaf_hf", "vecaf_hf.selection", "vecaf_hf.inspection"]
@@ -59,12 +60,12 @@ def docstring(html: str, name: str) -> str:
     return found[1] if found else ""
 
 
-@pytest.mark.parametrize(("module", "name"), NAMES)
+@every_case(("module", "name"), NAMES)
 def test_public_name_is_documented(pages: dict[str, str], module: str, name: str) -> None:
     assert docstring(section(pages[module], name), name)
 
 
-@pytest.mark.parametrize(("module", "name"), NAMES)
+@every_case(("module", "name"), NAMES)
 def test_what_it_takes_is_listed(pages: dict[str, str], module: str, name: str) -> None:
     found = getattr(importlib.import_module(module), name)
     text = section(pages[module], name)
@@ -80,7 +81,7 @@ def taken(found: Any) -> Iterable[str]:
     return found.__annotations__ if dataclasses.is_dataclass(found) else inspect.signature(found).parameters
 
 
-@pytest.mark.parametrize(("module", "name"), NAMES)
+@every_case(("module", "name"), NAMES)
 def test_methods_are_documented(pages: dict[str, str], module: str, name: str) -> None:
     found = getattr(importlib.import_module(module), name)
     members = vars(found).items() if inspect.isclass(found) else ()
@@ -90,7 +91,7 @@ def test_methods_are_documented(pages: dict[str, str], module: str, name: str) -
             assert docstring(text, f"{name}.{member}"), member
 
 
-@pytest.mark.parametrize("module", MODULES)
+@every_case("module", MODULES)
 def test_no_markup_is_left_over(pages: dict[str, str], module: str) -> None:
     for text in re.findall(r'<div class="docstring">(.*?)</div>', pages[module], re.S):
         # A section's title that was understood is a heading.
@@ -99,7 +100,7 @@ def test_no_markup_is_left_over(pages: dict[str, str], module: str) -> None:
         assert "&amp;#" not in text, prose
 
 
-@pytest.mark.parametrize("module", MODULES)
+@every_case("module", MODULES)
 def test_links_inside_a_page_lead_somewhere(pages: dict[str, str], module: str) -> None:
     there = {*re.findall(r'id="([^"]+)"', pages[module])}
     assert {*re.findall(r'href="#([^"]+)"', pages[module])} <= there

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
+from every_case import every_case
 from markdown_pages import PAGES, ROOT, code_spans, commands, shell_blocks
 
 from vecaf_hf.cli import main as cli
@@ -85,7 +86,7 @@ def follow(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     runpy.run_path(str(script), run_name="__main__")
 
 
-@pytest.mark.parametrize("words", [one for one in shown() if one[0] in PARSED], ids=shlex.join)
+@every_case("words", [one for one in shown() if one[0] in PARSED], ids=shlex.join)
 def test_command_is_understood(words: list[str], stop: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Parsed):
         follow(words, monkeypatch)
@@ -103,7 +104,7 @@ def test_extras_are_there() -> None:
     assert asked and {*asked} <= {*setup["options.extras_require"]}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@every_case("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_options_in_text_are_a_recipes(page: Path) -> None:
     for text in code_spans(page):
         if text.startswith("--") and text not in NOT_OF_RECIPES:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from every_case import every_case
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTConfig, ViTForImageClassification
@@ -45,8 +46,8 @@ def test_flops_of_a_forward_pass_are_what_the_meter_counts() -> None:
     assert model.config.hidden_size == EMBEDDING
 
 
-@pytest.mark.parametrize(("size", "budget"), [(600, 1), (3000, 20), (3000, 400), (40_000, 300)])
-@pytest.mark.parametrize("diversity_weight", [0.0, 1.0])
+@every_case(("size", "budget"), [(600, 1), (3000, 20), (3000, 400), (40_000, 300)])
+@every_case("diversity_weight", [0.0, 1.0])
 def test_flops_of_a_selection_are_what_ods_counts(size: int, budget: int, diversity_weight: float) -> None:
     from large_pools_plan import selection_flops
 
@@ -125,7 +126,7 @@ def test_the_fewest_cells_fit_the_memory() -> None:
     assert planned_bytes(3 * 10**8 // (cells // 2), 3 * 10**5 // (cells // 2)) > MEMORY
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("seconds", "said"),
     [(0.33, "0.33 s"), (90, "90 s"), (600, "10 min"), (9.8 * 3600, "9.8 h"), (5 * 86400, "5.0 days")],
 )

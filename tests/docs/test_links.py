@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
+from every_case import every_case
 from markdown_pages import PAGES, ROOT, anchors, code_spans, links, shell_blocks
 
 # The first folder of what is a path of this repository.
@@ -21,7 +21,7 @@ def named(page: Path) -> Path:
     return page.relative_to(ROOT)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@every_case("page", PAGES, ids=named)
 def test_links_lead_somewhere(page: Path) -> None:
     found = links(page)
     assert found
@@ -32,7 +32,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not heading or heading in anchors(target), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@every_case("page", PAGES, ids=named)
 def test_paths_in_code_are_there(page: Path) -> None:
     words = [word for text in (*shell_blocks(page), *code_spans(page)) for word in text.split()]
     paths = [

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pytest
+from every_case import every_case
 from pdoc.docstrings import google
 from transformers import TrainingArguments
 
@@ -105,7 +105,7 @@ def test_page_is_the_options() -> None:
     assert PAGE.read_text() == page(), "run `python tests/docs/test_options_page.py`"
 
 
-@pytest.mark.parametrize("title", SECTIONS)
+@every_case("title", SECTIONS)
 def test_every_option_says_what_it_does(title: str) -> None:
     options = SECTIONS[title][1]
     assert options

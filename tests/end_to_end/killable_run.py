@@ -155,7 +155,7 @@ def make_trainer(case: Case, materials: Path, folder: Path, seed: int) -> VeCAFT
         "per_device_train_batch_size": 8,
         "per_device_eval_batch_size": 20,
         "selection_budget": 15,
-        "selection_steps": 10,
+        "selection_steps": 4,
         "learning_rate": 1e-3,
         "eval_strategy": "epoch",
         "save_strategy": "steps",

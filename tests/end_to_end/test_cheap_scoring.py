@@ -27,9 +27,13 @@ POOL, LOOPS = 120, 3
 SCORED = {"full": 3 * POOL, "sampled": 3 * POOL // 4, "stale": POOL + 2 * POOL // 4, "proxy": POOL}
 
 
-@pytest.mark.parametrize("head_warmup", [False, True])
-@pytest.mark.parametrize("strategy", ["ods", "random", "topk_loss"])
-@pytest.mark.parametrize("rescore", RESCORING)
+@pytest.mark.parametrize(
+    ("rescore", "strategy", "head_warmup"),
+    [
+        *((rescore, *more) for rescore in RESCORING for more in (("ods", False), ("random", True))),
+        *(("full", "random", False), ("full", "topk_loss", True), ("stale", "topk_loss", True)),
+    ],
+)
 def test_what_each_mode_pays(
     make_vit: MakeModel, make_trainer: MakeTrainer, rescore: str, strategy: str, head_warmup: bool
 ) -> None:

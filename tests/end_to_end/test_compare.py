@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from every_case import every_case
 from tiny_grids import tiny
 
 from vecaf_hf.cli.terminal import Interrupted, UsageError
@@ -56,9 +57,7 @@ def test_evaluation_is_no_cost():
     assert cost(point(10, 0.5, flops=7)["work"]) == 37
 
 
-@pytest.mark.parametrize(
-    ("target", "expected"), [(0.1, 10), (0.2, 10), (0.5, 25), (0.4, 20), (0.6, 30), (0.61, math.nan)]
-)
+@every_case(("target", "expected"), [(0.1, 10), (0.2, 10), (0.5, 25), (0.4, 20), (0.6, 30), (0.61, math.nan)])
 def test_a_target_is_reached_on_the_line_between_two_evaluations(target, expected):
     from comparison import to_target
 

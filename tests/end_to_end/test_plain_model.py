@@ -289,10 +289,12 @@ except ImportError:
     pass
 else:
     raise SystemExit("vecaf_hf can be imported")
-model, info = AutoModelForImageClassification.from_pretrained(sys.argv[1], output_loading_info=True)
-assert not any(info.values()), info
-with torch.no_grad():
-    np.save(sys.argv[3], model.eval()(torch.from_numpy(np.load(sys.argv[2]))).logits.numpy())
+pixels, *folders = sys.argv[1:]
+for folder in folders:
+    model, info = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    with torch.no_grad():
+        np.save(folder + ".npy", model.eval()(torch.from_numpy(np.load(pixels))).logits.numpy())
 """
 
 
@@ -309,12 +311,12 @@ def test_the_checkpoint_loads_where_there_is_no_vecaf_hf(
     with torch.no_grad():
         expected = trainer.model(pixels).logits
     folder = tmp_path / "run" / "checkpoint-8"
-    for name, weights in (("checkpoint", folder), ("final", tmp_path / "final")):
-        out = tmp_path / f"{name}.npy"
-        command = [sys.executable, "-c", LOAD_ELSEWHERE, str(weights), str(tmp_path / "pixels.npy"), str(out)]
-        offline = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-        subprocess.run(command, check=True, cwd=tmp_path, env=offline, timeout=300)
-        torch.testing.assert_close(torch.from_numpy(np.load(out)), expected, rtol=1e-6, atol=1e-6)
+    folders = [str(folder), str(tmp_path / "final")]
+    command = [sys.executable, "-c", LOAD_ELSEWHERE, str(tmp_path / "pixels.npy"), *folders]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    subprocess.run(command, check=True, cwd=tmp_path, env=offline, timeout=300)
+    for weights in folders:
+        torch.testing.assert_close(torch.from_numpy(np.load(f"{weights}.npy")), expected, rtol=1e-6, atol=1e-6)
     assert ViTForImageClassification.from_pretrained(folder).config.id2label == trainer.model.config.id2label
 
 

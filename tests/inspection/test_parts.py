@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from every_case import every_case
 from torch.nn.functional import normalize, pdist
 
 from vecaf_hf.inspection import embedding_map as maps
@@ -90,7 +91,7 @@ def test_classes_too_small_for_the_folds_are_left_out():
     assert torch.equal(folds.classes[folds.labels], labels[folds.rows])
 
 
-@pytest.mark.parametrize(
+@every_case(
     "labels", [None, torch.zeros(30, dtype=torch.long), torch.arange(30), torch.tensor([0] * (FOLDS - 1) + [1] * 26)]
 )
 def test_without_two_classes_nothing_is_said(labels):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_case import every_case
 from torch import Tensor
 
 from vecaf_hf.learners import LearnLoss
@@ -22,7 +23,7 @@ def by_hand(predicted: list[float], losses: list[float]) -> float:
     return total / half
 
 
-@pytest.mark.parametrize("count", [2, 3, 8, 17])
+@every_case("count", [2, 3, 8, 17])
 def test_ranking_loss_is_eq_2(count: int) -> None:
     generator = torch.Generator().manual_seed(count)
     predicted = torch.randn(count, generator=generator) * 2

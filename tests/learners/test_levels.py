@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import transformers as tf
+from every_case import every_case
 from torch import nn
 
 from vecaf_hf.learners.levels import FeatureLevels, find_levels, globally_averaged
@@ -62,7 +63,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@every_case("name", MODELS)
 def test_levels_of_every_kind_of_model(name: str) -> None:
     make, sizes = MODELS[name]
     model = make().eval()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.loop import LoopRecord, record_loop
 from vecaf_hf.selection import Selection
@@ -74,14 +75,14 @@ def test_without_readable_labels_those_of_the_scored_samples_count():
     assert record(Selection(torch.tensor([4, 1, 6])), labels=None).class_counts == {0: 2, 2: 1}
 
 
-@pytest.mark.parametrize("labels", [None, torch.zeros(5, 3), torch.tensor([0.5, 0.0, 1.5, 2.5, 0.5])])
+@every_case("labels", [None, torch.zeros(5, 3), torch.tensor([0.5, 0.0, 1.5, 2.5, 0.5])])
 def test_without_classes_none_are_counted(labels):
     candidates = Candidates(CANDIDATES.indices, losses=CANDIDATES.losses, labels=labels)
     made = record(Selection(torch.tensor([4, 1])), candidates=candidates, labels=None)
     assert made.class_counts == {} and "vecaf/classes" not in made.logs()
 
 
-@pytest.mark.parametrize("candidates", [CANDIDATES, Candidates(torch.arange(8))])
+@every_case("candidates", [CANDIDATES, Candidates(torch.arange(8))])
 def test_json_keeps_everything(candidates):
     made = record(Selection(torch.tensor([4, 1])), candidates=candidates, info={"objective": 0.25})
     assert LoopRecord.from_json(json.loads(json.dumps(made.to_json()))) == made

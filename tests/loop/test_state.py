@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from datasets import Dataset
+from every_case import every_case
 from safetensors.torch import load_file
 
 from vecaf_hf.loop import LoopRecord, RunState, Stream
@@ -86,7 +87,7 @@ def test_round_trip(saved):
         assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@every_case("seed", range(20))
 def test_weights_come_back_to_the_last_bit_however_often_they_are_saved(tmp_path, seed):
     weights = torch.rand(50, generator=torch.Generator().manual_seed(seed))
     stream = Stream(torch.arange(50), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from every_case import every_case
 from options import PoolArguments, parse
 from pools.hidden import HiddenOptions
 
@@ -22,7 +23,7 @@ def test_it_is_a_mapping_or_json() -> None:
     assert PoolArguments(hidden={"say": True}).pool_options() == {}
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("given", "says"),
     [
         ("{", r"hidden is '{', which is no JSON"),

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
+from every_case import every_case
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -96,7 +96,7 @@ def test_pictures_are_drawn_without_a_warning(tmp_path, classes):
     assert sorted((tmp_path / "plots").iterdir()) == sorted(paths)
 
 
-@pytest.mark.parametrize("name", [r"$\alpha$", "$x$ $y$", r"\$"])
+@every_case("name", [r"$\alpha$", "$x$ $y$", r"\$"])
 def test_a_name_is_drawn_as_it_is_written(name):
     (label,) = selection(finished_run("", [name]).loop_records, [name]).axes[0].get_yticklabels()
     assert label.get_text() == name and not label.get_parse_math()

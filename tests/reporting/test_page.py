@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 from io import BytesIO
 
-import pytest
+from every_case import every_case
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -99,7 +99,7 @@ def test_a_sheet_says_where_there_is_no_image():
     assert [text.get_text() for text in axes.texts] == ["no image"]
 
 
-@pytest.mark.parametrize("line", ["word " * 80, "x" * 500, "$_{", "a\nb", ""])
+@every_case("line", ["word " * 80, "x" * 500, "$_{", "a\nb", ""])
 def test_long_and_odd_lines_are_cut(line):
     figure = contact_sheet([("$h$", [Tile(Image.new("L", (8, 8)), [line])])])
     (heading, text) = figure.subfigs[0].texts

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from every_case import every_case
 from matplotlib.image import imread
 
 from vecaf_hf.cost import CostMeter
@@ -96,7 +97,7 @@ def test_the_heat_map_holds_counts_by_class_and_loop():
     assert heights == [10, 9, 0, 1]
 
 
-@pytest.mark.parametrize(("classes", "labelled"), [(LABELLED_CLASSES, True), (LABELLED_CLASSES + 1, False)])
+@every_case(("classes", "labelled"), [(LABELLED_CLASSES, True), (LABELLED_CLASSES + 1, False)])
 def test_rows_are_named_while_there_is_room(classes, labelled):
     names = [f"name {label}" for label in range(classes)]
     by_class = selection(make_records(1, dict.fromkeys(range(classes), 1)), names).axes[0]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
+from every_case import every_case
 
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.loop import LoopRecord
@@ -50,7 +50,7 @@ def test_each_loop_has_what_was_logged_until_the_next():
     ]
 
 
-@pytest.mark.parametrize("history", [[], [{"step": 0, "vecaf/loop": 0}]])
+@every_case("history", [[], [{"step": 0, "vecaf/loop": 0}]])
 def test_a_loop_of_which_nothing_was_logged(history):
     assert cells(loop_table([record(0)], history))[1] == ["0", "0-0", "10", "10", "1.500", "2.250", "-", "-"]
 
@@ -81,7 +81,7 @@ def test_no_labels():
     assert class_table([record(0, {}), record(1, {})], ["shirt"]) == "no labels"
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "$x$", "", "tab\there"])
+@every_case("name", ["two\nlines", "$x$", "", "tab\there"])
 def test_a_class_is_one_row_whatever_its_name(name):
     lines = class_table([record(0)], [name, "b"]).split("\n")
     assert len(lines) == 3
@@ -106,7 +106,7 @@ def test_columns_are_as_wide_as_their_widest_cell():
     )
 
 
-@pytest.mark.parametrize("metrics", [{}, {"test_accuracy": 0.5, "test_loss": 1.25}])
+@every_case("metrics", [{}, {"test_accuracy": 0.5, "test_loss": 1.25}])
 def test_the_summary_has_every_part(metrics):
     trainer = SimpleNamespace(
         args=SimpleNamespace(output_dir="runs/one"),

@@ -10,6 +10,7 @@ import datasets
 import pytest
 import torch
 from datasets import Dataset
+from every_case import every_case
 from PIL import Image
 from torch import nn
 
@@ -31,7 +32,7 @@ def test_the_heads_weights_are_no_part_of_a_models_hash() -> None:
     assert model_hash(one, nn.Identity()) != model_hash(other, nn.Identity())
 
 
-@pytest.mark.parametrize(
+@every_case(
     "change",
     [
         lambda net: net.body[0].weight.data[0, 0].add_(1e-6),
@@ -62,7 +63,7 @@ def test_a_models_configuration_counts_but_for_names_and_places(make_vit: Callab
 ROWS = {"text": ["a", "b", "c"], "label": [0, 1, 2]}
 
 
-@pytest.mark.parametrize(
+@every_case(
     "changed",
     [
         {**ROWS, "label": [0, 1, 1]},

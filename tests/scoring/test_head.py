@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 import transformers
+from every_case import every_case
 from torch import nn
 from transformers import AutoModelForImageClassification
 from transformers.models.timm_wrapper import TimmWrapperConfig
@@ -53,7 +54,7 @@ def assert_head_makes_the_logits(model: nn.Module, head: nn.Module, size: int = 
     return embeddings
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
+@every_case("architecture", CONFIGS)
 def test_the_head_is_found_and_its_input_makes_the_logits(architecture):
     model = tiny(architecture)
     head = find_head(model)
@@ -61,7 +62,7 @@ def test_the_head_is_found_and_its_input_makes_the_logits(architecture):
     assert_head_makes_the_logits(model, head)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
+@every_case("name", ["test_resnet", "test_vit", "test_efficientnet"])
 def test_timms_head_is_its_classifier(name):
     model = timm_wrapper(name)
     head = find_head(model)
@@ -87,7 +88,7 @@ def transformers_distilled() -> nn.Module:
     return transformers.DeiTForImageClassificationWithTeacher(config)
 
 
-@pytest.mark.parametrize("make", [Distilled, timm_distilled, transformers_distilled])
+@every_case("make", [Distilled, timm_distilled, transformers_distilled])
 def test_a_distilled_model_has_two_heads(make):
     with pytest.raises(ValueError, match="has two heads"):
         find_head(make())
@@ -133,13 +134,13 @@ def test_a_wrapper_around_the_model_is_looked_through():
     assert find_head(Wrapper(model), "classifier") is model.classifier
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 1, 1), (3, 5, 1), (1, 1, 1, 1)])
+@every_case("shape", [(3, 5), (3, 5, 1, 1), (3, 5, 1), (1, 1, 1, 1)])
 def test_one_embedding_a_sample_is_flattened(shape):
     embedding = torch.randn(shape)
     assert torch.equal(flat(embedding), embedding.reshape(shape[:2]))
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 2), (3, 5, 7, 7), (3, 1, 2, 1)])
+@every_case("shape", [(3, 5, 2), (3, 5, 7, 7), (3, 1, 2, 1)])
 def test_a_sequence_or_a_map_is_no_embedding(shape):
     with pytest.raises(ValueError, match=r"not one embedding per sample: name with `head`"):
         flat(torch.randn(shape))
@@ -164,7 +165,7 @@ def test_a_convolutional_head_is_checked_on_maps():
     check_head(head, embeddings, head(embeddings[:, :, None, None]).flatten(1))
 
 
-@pytest.mark.parametrize(
+@every_case(
     "wrong",
     [lambda logits: logits * 1.05 + 0.1, lambda logits: logits.softmax(dim=1), lambda logits: logits[:, :1]],
 )

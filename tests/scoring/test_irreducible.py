@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from every_case import every_case
 from sklearn.linear_model import LogisticRegression
 
 from vecaf_hf.scoring.irreducible import irreducible_losses
@@ -21,7 +22,7 @@ def samples(count: int, seed: int, classes: int = 4) -> Candidates:
     )
 
 
-@pytest.mark.parametrize("classes", [2, 4])
+@every_case("classes", [2, 4])
 def test_they_are_minus_the_log_probabilities_of_sklearns_model(classes):
     held_out, pool = samples(80, 1, classes), samples(30, 2, classes)
     scale = float(held_out.embeddings.std())
@@ -52,7 +53,7 @@ def test_they_are_of_the_runs_own_objective():
     assert not torch.allclose(plain, other)
 
 
-@pytest.mark.parametrize("known", [0, 4, 9])
+@every_case("known", [0, 4, 9])
 def test_a_class_without_held_out_samples_has_a_finite_loss(known):
     found, _ = irreducible_losses(samples(80, 1, classes=2), samples(30, 2), classification_losses, known)
     assert bool(found.isfinite().all()) and found.shape == (30,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from every_case import every_case
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -27,8 +28,8 @@ def objective(embeddings: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) 
     return float(cross_entropy(embeddings.double() @ weight.T + bias, labels, reduction="sum") + penalty)
 
 
-@pytest.mark.parametrize("fit_intercept", [True, False])
-@pytest.mark.parametrize("classes", [2, 3, 10])
+@every_case("fit_intercept", [True, False])
+@every_case("classes", [2, 3, 10])
 def test_the_minimum_is_scikit_learns(classes: int, fit_intercept: bool) -> None:
     embeddings, labels = make(classes)
     solver = LogisticRegression(max_iter=10_000, tol=1e-8, fit_intercept=fit_intercept)

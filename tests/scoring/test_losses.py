@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from every_case import every_case
 from torch.nn import functional
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -50,7 +51,7 @@ CASES = {
 
 
 # Unless told otherwise, transformers takes float targets of several outputs for multi-label.
-@pytest.mark.parametrize(
+@every_case(
     ("case", "named"),
     [(case, named) for case in CASES for named in (True, False) if named or case != "regression of several"],
 )
@@ -69,7 +70,7 @@ def test_the_mean_is_the_models_own_loss(case, named):
         torch.testing.assert_close(alone[0], losses[row])
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+@every_case("smoothing", [0.0, 0.1, 0.5])
 def test_label_smoothing_is_transformers(smoothing):
     logits, labels = 3 * values(N, C), class_labels()
     losses = classification_losses({"logits": logits}, labels, "single_label_classification", smoothing)
@@ -89,7 +90,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@every_case("shape", SHAPES)
 def test_logits_are_found_in_any_output(shape):
     logits = values(N, C)
     assert logits_of(SHAPES[shape](logits)) is logits
@@ -111,8 +112,8 @@ def plain_sum(outputs, labels, num_items_in_batch=None):
     return functional.cross_entropy(logits_of(outputs), labels, reduction="sum")
 
 
-@pytest.mark.parametrize("objective", [mean_objective, plain_mean, plain_sum])
-@pytest.mark.parametrize("shape", SHAPES)
+@every_case("objective", [mean_objective, plain_mean, plain_sum])
+@every_case("shape", SHAPES)
 def test_one_by_one_is_the_unreduced_loss(objective, shape):
     logits, labels = values(N, C), class_labels()
     losses = one_by_one(objective)(SHAPES[shape](logits), labels)
@@ -129,8 +130,8 @@ def test_one_by_one_cuts_every_tensor_of_a_dict():
     torch.testing.assert_close(losses, weight * logits[torch.arange(N), labels])
 
 
-@pytest.mark.parametrize("labels", [class_labels(), multi_labels()], ids=["single", "multi"])
-@pytest.mark.parametrize("as_tensor", [True, False])
+@every_case("labels", [class_labels(), multi_labels()], ids=["single", "multi"])
+@every_case("as_tensor", [True, False])
 def test_weighted_means_of_micro_batches_add_up_to_that_of_the_step(labels, as_tensor):
     losses, weights = values(N).abs(), torch.arange(1.0, N + 1)
     items = labels.numel()  # as Trainer counts what is in a step

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.scoring.memory import FittingBatches
@@ -33,8 +34,8 @@ def batch_of(start: int, size: int) -> dict:
     return {POOL_INDEX: indices, "pixel_values": pixels, "names": indices.tolist(), **rest}
 
 
-@pytest.mark.parametrize("size", [3, 17])
-@pytest.mark.parametrize("most", [1, 3, 5, 100])
+@every_case("size", [3, 17])
+@every_case("most", [1, 3, 5, 100])
 def test_every_sample_is_done_once_in_order(most, size):
     memory, fitting = Memory(most), FittingBatches()
     for start in (0, size):
@@ -79,7 +80,7 @@ def test_other_errors_are_not_tried_again():
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize(
+@every_case(
     "error",
     [
         torch.OutOfMemoryError(),

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from every_case import every_case
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -64,7 +65,7 @@ def boundary(model: Model, loop: int, trained=(), training_losses=None, probed=N
     )
 
 
-@pytest.mark.parametrize("mode", RESCORING)
+@every_case("mode", RESCORING)
 def test_the_first_boundary(mode):
     model, rescoring = Model(), make(mode)
     found = rescoring.candidates(boundary(model, 0))
@@ -85,7 +86,7 @@ def test_full_scores_all_each_time():
 # --- sampled ---
 
 
-@pytest.mark.parametrize(("fraction", "budget", "count"), [(0.25, 10, 20), (0.25, 30, 30), (1.0, 10, 80), (0.01, 1, 1)])
+@every_case(("fraction", "budget", "count"), [(0.25, 10, 20), (0.25, 30, 30), (1.0, 10, 80), (0.01, 1, 1)])
 def test_sampled_draws_its_part_and_never_less_than_the_budget(fraction, budget, count):
     model, rescoring = Model(), make("sampled", fraction=fraction, budget=budget)
     assert [len(rescoring.candidates(boundary(model, loop))) for loop in range(2)] == [count, count]
@@ -101,14 +102,14 @@ def test_sampled_is_stratified_fresh_and_the_same_by_seed():
     assert len(make("sampled", labels=None).drawn(1)) == 20
 
 
-@pytest.mark.parametrize("mode", ["full", "sampled", "stale"])
+@every_case("mode", ["full", "sampled", "stale"])
 def test_what_could_not_be_loaded_is_tried_again(mode):
     rescoring = make(mode, failed=(3, 77))
     assert {3, 77} <= set(rescoring.drawn(1, 10).tolist())
     assert len(rescoring.drawn(1).unique()) == len(rescoring.drawn(1))
 
 
-@pytest.mark.parametrize("broken", [{5}, set(range(0, 80, 2)), set(range(75))])
+@every_case("broken", [{5}, set(range(0, 80, 2)), set(range(75))])
 def test_sampled_draws_others_where_too_few_could_be_loaded(broken):
     for loop in range(5):
         model, rescoring = Model(), make("sampled", fraction=0.01, budget=12)
@@ -119,7 +120,7 @@ def test_sampled_draws_others_where_too_few_could_be_loaded(broken):
         assert len(torch.cat(model.asked)) == len(torch.cat(model.asked).unique())
 
 
-@pytest.mark.parametrize("first", [True, False])
+@every_case("first", [True, False])
 def test_sampled_goes_on_where_none_of_a_part_could_be_loaded(first):
     model, rescoring = Model(), make("sampled", fraction=0.1, budget=12)
     drawn = rescoring.drawn(1000)
@@ -131,7 +132,7 @@ def test_sampled_goes_on_where_none_of_a_part_could_be_loaded(first):
 # --- stale ---
 
 
-@pytest.mark.parametrize("logits", [False, True])
+@every_case("logits", [False, True])
 def test_stale_renews_a_part_takes_training_losses_and_keeps_the_rest(logits):
     model, rescoring = Model(logits), make("stale")
     trained = [[5, 6, 7, 41, 79], [8, 41], []]
@@ -182,7 +183,7 @@ def test_stale_keeps_what_it_has_where_none_of_a_part_can_be_loaded():
     assert all(torch.equal(values, first.tensors()[name]) for name, values in found.tensors().items())
 
 
-@pytest.mark.parametrize("mode", RESCORING)
+@every_case("mode", RESCORING)
 def test_a_pool_of_which_nothing_can_be_loaded_has_no_candidates(mode):
     model, rescoring = Model(), make(mode)
     model.broken = set(range(N))
@@ -192,7 +193,7 @@ def test_a_pool_of_which_nothing_can_be_loaded_has_no_candidates(mode):
         some(found)
 
 
-@pytest.mark.parametrize("mode", ["stale", "proxy"])
+@every_case("mode", ["stale", "proxy"])
 def test_what_is_handed_out_is_never_changed(mode):
     model, rescoring = Model(), make(mode)
     found = rescoring.candidates(boundary(model, 0))
@@ -202,7 +203,7 @@ def test_what_is_handed_out_is_never_changed(mode):
     assert all(torch.equal(values, before[name]) for name, values in found.tensors().items())
 
 
-@pytest.mark.parametrize("mode", RESCORING)
+@every_case("mode", RESCORING)
 def test_a_state_goes_on_where_it_was_taken(mode):
     runs = []
     for interrupted in (False, True):
@@ -228,7 +229,7 @@ def probed(seen: Candidates, candidates: Candidates) -> Candidates:
     return rescored(probe, candidates, classification_losses)
 
 
-@pytest.mark.parametrize("logits", [False, True])
+@every_case("logits", [False, True])
 def test_the_proxys_losses_are_those_of_a_logistic_regression_on_what_was_trained_on(logits):
     model, rescoring = Model(logits), make("proxy")
     trained = [list(range(0, N, 3)), list(range(1, N, 5))]

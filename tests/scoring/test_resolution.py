@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from every_case import every_case
 from torch import nn
 
 from vecaf_hf.scoring.resolution import at_image_size, first_forward_at
@@ -56,7 +57,7 @@ def test_a_wrapped_model_is_asked_itself():
     assert found["interpolate_pos_encoding"] is True and found["images"].shape == (1, 3, 4, 4)
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("batch", "found"),
     [
         ({}, "NoneType"),
@@ -70,7 +71,7 @@ def test_a_batch_without_images(batch, found):
         at_image_size(Plain(), batch, 4)
 
 
-@pytest.mark.parametrize("error", [ValueError, RuntimeError, AssertionError])
+@every_case("error", [ValueError, RuntimeError, AssertionError])
 def test_a_model_that_takes_no_other_size(error):
     class Fixed(nn.Module):
         def forward(self, pixel_values):
@@ -80,7 +81,7 @@ def test_a_model_that_takes_no_other_size(error):
         first_forward_at(Fixed(), {"pixel_values": torch.zeros(1, 3, 4, 4)}, 4)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("MPS backend out of memory")])
+@every_case("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("MPS backend out of memory")])
 def test_memory_is_another_matter(error):
     class Large(nn.Module):
         def forward(self, pixel_values):

@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from accelerate import Accelerator
+from every_case import every_case
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -92,9 +93,9 @@ def make_scorer(
     )
 
 
-@pytest.mark.parametrize("reference_loss", [own_loss, None])
-@pytest.mark.parametrize("returns", ["output", "tuple", "dict"])
-@pytest.mark.parametrize("indices", [list(range(N)), [9, 2, 22, 17, 0, 5, 1], [3]])
+@every_case("reference_loss", [own_loss, None])
+@every_case("returns", ["output", "tuple", "dict"])
+@every_case("indices", [list(range(N)), [9, 2, 22, 17, 0, 5, 1], [3]])
 def test_scores_are_those_of_a_bare_loop(indices, returns, reference_loss):
     model, pool = Model(returns).train(), Pool()
     found = make_scorer(reference_loss=reference_loss).score(model, model.head, torch.tensor(indices))
@@ -112,7 +113,7 @@ def test_scores_are_those_of_a_bare_loop(indices, returns, reference_loss):
     assert not found.embeddings.is_inference()
 
 
-@pytest.mark.parametrize("training", [True, False])
+@every_case("training", [True, False])
 def test_the_model_is_scored_in_eval_mode_and_left_in_its_own(training):
     model = Model().train(training)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -140,7 +141,7 @@ def test_only_the_first_batch_is_verified_and_every_forward_is_counted():
     assert (meter.work["score"].samples, meter.work["score"].flops) == (N, flops * N)
 
 
-@pytest.mark.parametrize("field", ["embeddings", "losses"])
+@every_case("field", ["embeddings", "losses"])
 def test_a_nan_names_the_sample(field):
     def broken(samples):
         batch = stack(samples)
@@ -196,7 +197,7 @@ class Holed(Pool):
         return super().__getitem__(index)
 
 
-@pytest.mark.parametrize("bad", [{7}, {0, 1, 2, 3, 4}, {4, 5, 22}, set(range(22))])
+@every_case("bad", [{7}, {0, 1, 2, 3, 4}, {4, 5, 22}, set(range(22))])
 def test_what_cannot_be_loaded_is_no_candidate_and_changes_no_other(bad):
     model = Model()
     whole = make_scorer().score(model, model.head, torch.arange(N))
@@ -210,7 +211,7 @@ def test_what_cannot_be_loaded_is_no_candidate_and_changes_no_other(bad):
     assert [(asked, failed.keys()) for asked, failed in noted] == [(list(range(N)), bad)]
 
 
-@pytest.mark.parametrize("most", [1, 2, 4])
+@every_case("most", [1, 2, 4])
 def test_what_does_not_fit_in_memory_is_scored_in_halves(most):
     def narrow(module, inputs, named):
         if len(named["pixel_values"]) > most:
@@ -261,7 +262,7 @@ def test_a_part_of_which_nothing_can_be_loaded_has_no_candidates():
     assert len(found) == 0 and found.tensors().keys() == {"indices"} and scorer.output_kind is None
 
 
-@pytest.mark.parametrize(("returns", "kind"), [("output", "ModelOutput"), ("tuple", "tuple"), ("dict", "Mapping")])
+@every_case(("returns", "kind"), [("output", "ModelOutput"), ("tuple", "tuple"), ("dict", "Mapping")])
 def test_the_kind_of_the_models_output_is_remembered(returns, kind):
     model, scorer = Model(returns), make_scorer()
     scorer.score(model, model.head, torch.arange(N))

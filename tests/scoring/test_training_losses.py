@@ -3,9 +3,9 @@
 import random
 from types import SimpleNamespace
 
-import pytest
 import torch
 from accelerate import Accelerator
+from every_case import every_case
 
 from vecaf_hf.scoring.training_losses import UNSEEN, TrainingLosses
 
@@ -39,7 +39,7 @@ def same(one: torch.Tensor, other: torch.Tensor) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@every_case("seed", range(5))
 def test_a_samples_last_step_counts_and_in_it_the_largest_loss(seed):
     recorder, batches = make(), micro_batches(seed)
     for step, indices, losses in batches:
@@ -63,8 +63,8 @@ def test_a_loss_that_is_not_a_number_is_none():
     assert recorder.gathered()[1].isnan()
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("world", [2, 3])
+@every_case("seed", range(5))
+@every_case("world", [2, 3])
 def test_processes_that_share_the_batches_have_the_record_of_one(seed, world):
     shared: dict[str, torch.Tensor] = {}
     batches, draw = micro_batches(seed), random.Random(seed)

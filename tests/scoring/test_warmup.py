@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from every_case import every_case
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,8 +32,8 @@ def sklearns(candidates: Candidates) -> torch.Tensor:
     return torch.as_tensor(solver.predict_proba(embeddings.numpy()), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
-@pytest.mark.parametrize("classes", [[0, 1, 2, 3], [0, 1]])
+@every_case("scale", [0.01, 1.0, 100.0])
+@every_case("classes", [[0, 1, 2, 3], [0, 1]])
 def test_the_heads_probabilities_are_sklearns(classes, scale):
     candidates = make_candidates(classes, scale=scale)
     head = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(5, len(classes))).eval()
@@ -41,7 +42,7 @@ def test_the_heads_probabilities_are_sklearns(classes, scale):
     torch.testing.assert_close(probabilities, sklearns(candidates), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("classes", [[0, 1, 3], [1, 3], [2, 3]])
+@every_case("classes", [[0, 1, 3], [1, 3], [2, 3]])
 def test_a_class_without_candidates_keeps_its_row(classes):
     candidates = make_candidates(classes)
     head = nn.Linear(5, 4)
@@ -84,7 +85,7 @@ def test_the_heads_own_type_is_kept():
     assert head.weight.requires_grad and head.weight.is_leaf
 
 
-@pytest.mark.parametrize(
+@every_case(
     "head",
     [
         nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)),
@@ -102,7 +103,7 @@ def test_a_head_that_is_not_linear_is_refused(head):
         fit_head(head, make_candidates([0, 1, 2]))
 
 
-@pytest.mark.parametrize("labels", [None, torch.zeros(60), torch.zeros(60, 3)])
+@every_case("labels", [None, torch.zeros(60), torch.zeros(60, 3)])
 def test_labels_that_are_not_one_class_a_sample(labels):
     candidates = Candidates(torch.arange(60), embeddings=torch.randn(60, 5), labels=labels)
     with pytest.raises(ValueError, match="needs one class per sample: leave head_warmup off"):
@@ -130,7 +131,7 @@ def test_rescored_losses_are_those_of_a_forward(monkeypatch, rows):
     assert not found.losses.is_inference() and not found.logits.is_inference()
 
 
-@pytest.mark.parametrize("bias", [True, False])
+@every_case("bias", [True, False])
 def test_a_linear_heads_weights(bias):
     layer = nn.Linear(5, 3, bias=bias).bfloat16()
     embeddings = torch.randn(4, 5)
@@ -148,7 +149,7 @@ def test_rescored_candidates_get_no_logits_that_nobody_asked_for():
     assert rescored(nn.Linear(5, 3), make_candidates([0, 1, 2]), classification_losses).logits is None
 
 
-@pytest.mark.parametrize(
+@every_case(
     "head", [nn.Linear(5, 4), nn.Conv2d(5, 4, kernel_size=1), nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 4))]
 )
 def test_a_probe_has_the_heads_sizes_and_leaves_it_alone(head):
@@ -167,7 +168,7 @@ def test_a_class_that_a_probe_has_not_seen_has_the_mean_logit():
     torch.testing.assert_close(logits[:, [0, 2]].mean(dim=1), logits[:, 1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", OUTPUTS)
+@every_case("kind", OUTPUTS)
 def test_the_objective_is_given_an_output_of_the_models_kind(kind):
     def watched(outputs, labels):
         kinds.append(kind_of_output(outputs))
@@ -188,7 +189,7 @@ def test_a_model_outputs_logits_are_an_attribute_and_a_key():
     rescored(nn.Linear(5, 3), make_candidates([0, 1, 2]), both, "ModelOutput")
 
 
-@pytest.mark.parametrize("classes", [[0, 1, 2], [0, 1]])
+@every_case("classes", [[0, 1, 2], [0, 1]])
 def test_the_fits_flops_follow_the_solvers_passes(classes):
     candidates, head = make_candidates(classes, count=4000), nn.Linear(5, len(classes))
     with FlopCounterMode(display=False) as counter:
@@ -197,8 +198,8 @@ def test_the_fits_flops_follow_the_solvers_passes(classes):
     assert told <= counter.get_total_flops() <= 1.2 * told
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("count", "dimension"), [(1, 1), (1, 5), (2, 1), (3, 1)])
+@every_case("bias", [True, False])
+@every_case(("count", "dimension"), [(1, 1), (1, 5), (2, 1), (3, 1)])
 def test_the_fewest_samples_and_features(count, dimension, bias):
     labels = torch.arange(count) % 2
     embeddings = 3 + labels[:, None].float().expand(count, dimension)
@@ -213,7 +214,7 @@ def test_samples_that_are_all_the_same():
     assert torch.allclose(head(torch.full((1, 3), 2.0)), torch.zeros(1, 2), atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@every_case("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_embeddings_of_another_type(dtype):
     candidates = make_candidates([0, 1, 2], scale=1.0)
     candidates = replace(candidates, embeddings=candidates.embeddings.bfloat16().to(dtype))

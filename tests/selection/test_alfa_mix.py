@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from every_case import every_case
 from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional
@@ -43,8 +44,8 @@ def optimal_alpha(embeddings: Tensor, anchor: Tensor, gradient: Tensor) -> Tenso
     return size * gradient / away
 
 
-@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
-@pytest.mark.parametrize("seed", range(4))
+@every_case("scale", [0.5, 1.0, 3.0])
+@every_case("seed", range(4))
 def test_what_flips_is_what_the_closed_form_flips_with_some_anchor(seed, scale):
     embeddings, anchors, head = make(seed, scale)
     predicted = head.logits(embeddings).argmax(dim=1)
@@ -58,7 +59,7 @@ def test_what_flips_is_what_the_closed_form_flips_with_some_anchor(seed, scale):
     assert torch.equal(flips(embeddings, anchors, head), found)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@every_case("seed", range(3))
 def test_the_direction_is_the_gradients(seed):
     embeddings, _, head = make(seed)
     direction = gradient_direction(head.logits(embeddings), head)
@@ -156,7 +157,7 @@ def test_fewer_distinct_samples_than_clusters():
     assert rows.tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("changes", "message"),
     [
         ({"labels": torch.zeros(N, C)}, "needs labels that are one class per sample"),

@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from every_case import every_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -100,8 +101,8 @@ def test_shares_of_known_cases():
     assert run(2, [1, 1], [0, 2]) == [0, 2]
 
 
-@pytest.mark.parametrize(("budget", "count"), [(10, 20), (3, 20), (30, 20), (7, 3), (5, 9)])
-@pytest.mark.parametrize("seed", range(3))
+@every_case(("budget", "count"), [(10, 20), (3, 20), (30, 20), (7, 3), (5, 9)])
+@every_case("seed", range(3))
 def test_equal_claims_have_what_is_left_over_in_turn(budget, count, seed):
     total = [0] * count
     for loop in range(3 * count):
@@ -131,7 +132,7 @@ def test_only_equal_remainders_take_turns():
     assert totals == [2, 2, 2]
 
 
-@pytest.mark.parametrize("class_balance", [0, 0.0, 0.25, 0.5, 1, 1.0])
+@every_case("class_balance", [0, 0.0, 0.25, 0.5, 1, 1.0])
 def test_claims_are_powers_of_the_sizes(class_balance):
     sizes = [1, 2, 30, 400]
     found = class_claims(torch.tensor(sizes), class_balance)
@@ -143,7 +144,7 @@ LABELS = torch.tensor([4] * 10 + [0] * 6 + [7] * 2)
 WEIGHTS = torch.tensor([1.0] * 10 + [2.0] * 6 + [0.0] * 2)
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("allocation", "class_balance", "expected"),
     [
         # class 0 has 6 samples of weight 2, class 4 has 10 of weight 1, class 7 has 2 of none
@@ -173,16 +174,14 @@ def test_claims_may_follow_other_sizes_than_those_here():
         assert {int(labels[cell.rows[0]]): cell.budget for cell in cells} == expected
 
 
-@pytest.mark.parametrize(
-    ("labels", "allocation"), [(LABELS, "global"), (None, "class"), (None, "class_loss"), (None, "global")]
-)
+@every_case(("labels", "allocation"), [(LABELS, "global"), (None, "class"), (None, "class_loss"), (None, "global")])
 def test_one_cell_holds_everything(labels, allocation):
     (cell,) = class_cells(labels, WEIGHTS, 9, allocation, FIRST)
     assert cell.rows.tolist() == list(range(18)) and cell.budget == 9
 
 
-@pytest.mark.parametrize("labels", [torch.zeros(18, 3, dtype=torch.long), torch.zeros(18)])
-@pytest.mark.parametrize("allocation", ["class", "class_loss"])
+@every_case("labels", [torch.zeros(18, 3, dtype=torch.long), torch.zeros(18)])
+@every_case("allocation", ["class", "class_loss"])
 def test_labels_that_are_not_one_class_per_sample_are_refused(labels, allocation):
     with pytest.raises(ValueError, match=rf'allocation="{allocation}" needs one class per sample'):
         class_cells(labels, WEIGHTS, 9, allocation, FIRST)

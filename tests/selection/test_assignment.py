@@ -4,6 +4,7 @@ from unittest import mock
 
 import pytest
 import torch
+from every_case import every_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -52,8 +53,8 @@ def test_equals_brute_force_with_ties(problem, lookups):
     check(*problem, lookups)
 
 
-@pytest.mark.parametrize("lookups", [1, 2, 16])
-@pytest.mark.parametrize(("size", "count", "dimension"), [(60, 60, 5), (60, 20, 5), (60, 1, 5), (1, 1, 2)])
+@every_case("lookups", [1, 2, 16])
+@every_case(("size", "count", "dimension"), [(60, 60, 5), (60, 20, 5), (60, 1, 5), (1, 1, 2)])
 def test_equals_brute_force_on_continuous_data(size, count, dimension, lookups):
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(size, dimension, generator=generator, dtype=torch.float64)
@@ -61,7 +62,7 @@ def test_equals_brute_force_on_continuous_data(size, count, dimension, lookups):
     check(embeddings, centroids, lookups)
 
 
-@pytest.mark.parametrize("lookups", [1, 2, 16])
+@every_case("lookups", [1, 2, 16])
 def test_many_centroids_fight_for_the_same_few_samples(lookups):
     generator = torch.Generator().manual_seed(1)
     embeddings = torch.randn(200, 4, generator=generator, dtype=torch.float64)
@@ -70,8 +71,8 @@ def test_many_centroids_fight_for_the_same_few_samples(lookups):
     check(embeddings, fought_over + noise, lookups)
 
 
-@pytest.mark.parametrize("lookups", [1, 2, 16])
-@pytest.mark.parametrize("count", [1, 7, 40])
+@every_case("lookups", [1, 2, 16])
+@every_case("count", [1, 7, 40])
 def test_identical_embeddings_go_by_index(count, lookups):
     embeddings = torch.tensor([[0.6, 0.8]]).repeat(40, 1)
     check(embeddings, embeddings[:count], lookups)
@@ -99,7 +100,7 @@ def test_more_centroids_than_samples_are_refused():
         distinct_nearest(torch.eye(2), torch.ones(3, 2))
 
 
-@pytest.mark.parametrize("lookups", [1, 2, 16])
+@every_case("lookups", [1, 2, 16])
 def test_lists_that_are_known_already_lead_to_the_same(lookups):
     generator = torch.Generator().manual_seed(3)
     embeddings = torch.randn(80, 3, generator=generator, dtype=torch.float64)
@@ -108,7 +109,7 @@ def test_lists_that_are_known_already_lead_to_the_same(lookups):
     assert distinct_nearest(embeddings, centroids, top).tolist() == brute_force(embeddings, centroids)
 
 
-@pytest.mark.parametrize("lookups", [1, 2, 16])
+@every_case("lookups", [1, 2, 16])
 def test_near_duplicates_in_float32_cost_no_more_than_rounding(lookups):
     """Which of them is taken is up to the rounding of products; how near the samples are is not."""
     generator = torch.Generator().manual_seed(4)

@@ -1,7 +1,7 @@
 """BADGE against gradient embeddings from autograd, and k-means++ against its definition."""
 
-import pytest
 import torch
+from every_case import every_case
 from scipy.stats import chisquare
 from torch import Tensor, nn
 
@@ -32,7 +32,7 @@ def gradient_embeddings(head: nn.Linear, embeddings: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@every_case("seed", range(3))
 def test_distances_are_those_of_autograds_gradients(seed):
     head, embeddings, logits = scored(seed)
     gradients = gradient_embeddings(head, embeddings)
@@ -69,7 +69,7 @@ def plausible(draws: Tensor, weights: Tensor) -> bool:
     return bool(chisquare(found[due > 0].numpy(), due[due > 0].numpy()).pvalue > 1e-3)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@every_case("seed", range(3))
 def test_the_next_sample_is_drawn_in_proportion_to_its_squared_distance(seed):
     """Gradients near a line, of norms from small to large: so are their distances."""
     generator = torch.Generator().manual_seed(seed)

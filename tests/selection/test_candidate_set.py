@@ -1,7 +1,7 @@
 """Which samples are scored."""
 
-import pytest
 import torch
+from every_case import every_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +27,7 @@ def test_distinct_rising_positions_exactly_as_many_as_asked(data, pool_size):
             assert abs(int((labels[found] == label).sum()) - share) < 1
 
 
-@pytest.mark.parametrize(("class_balance", "expected"), [(0.0, [64, 16, 4]), (0.5, [48, 24, 12]), (1.0, [32, 32, 20])])
+@every_case(("class_balance", "expected"), [(0.0, [64, 16, 4]), (0.5, [48, 24, 12]), (1.0, [32, 32, 20])])
 def test_so_many_of_each_class_as_the_selection_takes(class_balance, expected):
     labels = torch.tensor([0] * 320 + [1] * 80 + [2] * 20)
     found = draw(420, 84, labels, class_balance=class_balance)
@@ -41,7 +41,7 @@ def test_the_whole_pool_draws_nothing():
     assert torch.equal(generator.get_state(), before)
 
 
-@pytest.mark.parametrize("labels", [None, torch.arange(200) % 4])
+@every_case("labels", [None, torch.arange(200) % 4])
 def test_the_generator_decides(labels):
     assert torch.equal(draw(200, 40, labels, 1), draw(200, 40, labels, 1))
     assert not torch.equal(draw(200, 40, labels, 1), draw(200, 40, labels, 2))

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from dense_reference import dense_descent, dense_objective, problem
+from every_case import every_case
 from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
@@ -39,8 +40,8 @@ def exact(embeddings: Tensor, weights: Tensor, centroids: Tensor, diversity_weig
     return float(dense_objective(embeddings, target_distribution(weights), centroids, 0.07, diversity_weight))
 
 
-@pytest.mark.parametrize("seed", [3, 4])
-@pytest.mark.parametrize(
+@every_case("seed", [3, 4])
+@every_case(
     ("size", "count", "dimension", "diversity_weight"),
     [
         (200, 10, 16, 1.0),
@@ -78,7 +79,7 @@ def test_what_it_returns_is_seen_from_its_centroids():
     assert torch.equal(found.view.survey.top.rows[:, 0], matrix.argmax(dim=0))
 
 
-@pytest.mark.parametrize(("temperature", "diversity_weight"), [(0.07, 1.0), (0.07, 0.1), (0.01, 1.0), (0.5, 10.0)])
+@every_case(("temperature", "diversity_weight"), [(0.07, 1.0), (0.07, 0.1), (0.01, 1.0), (0.5, 10.0)])
 def test_it_is_near_what_it_converges_to(temperature, diversity_weight):
     embeddings, weights, start = problem_with_rows(3000, 60, 32)
     options = {"temperature": temperature, "diversity_weight": diversity_weight}
@@ -92,7 +93,7 @@ def descent_of(embeddings: Tensor, weights: Tensor, rows: Tensor, **options: obj
     return descent._Descent(embeddings, weights, start, SelectionOptions(**options), torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("size", "batch"), [(30_003, 834), (1003, 512), (300, 300)])
+@every_case(("size", "batch"), [(30_003, 834), (1003, 512), (300, 300)])
 def test_all_steps_together_see_each_sample_alike(size, batch):
     embeddings = torch.nn.functional.one_hot(torch.arange(size) % 7, 7).double()
     steps = descent_of(embeddings, torch.ones(size).double(), torch.arange(3))
@@ -101,7 +102,7 @@ def test_all_steps_together_see_each_sample_alike(size, batch):
     assert steps.size == batch and int(seen.min()) >= 1 and int(seen.max() - seen.min()) <= 1
 
 
-@pytest.mark.parametrize("diversity_weight", [0.0, 0.1])
+@every_case("diversity_weight", [0.0, 0.1])
 def test_sums_stay_those_of_the_whole_pool(diversity_weight):
     embeddings, weights, start = problem_with_rows(2000, 20, 8)
     steps = descent_of(embeddings, weights, start, diversity_weight=diversity_weight)
@@ -168,7 +169,7 @@ def test_equal_centroids_come_apart():
     )
 
 
-@pytest.mark.parametrize("seed", range(6))
+@every_case("seed", range(6))
 def test_it_never_returns_worse_than_its_start(seed):
     embeddings, weights, start = problem_with_rows(300, 8, 6, seed)
     wild = optimise(embeddings, weights, start, seed, selection_learning_rate=1e4, selection_steps=3)
@@ -177,16 +178,16 @@ def test_it_never_returns_worse_than_its_start(seed):
     assert wild.view.objective <= exact(embeddings, weights, embeddings[start]) + 1e-2
 
 
-@pytest.mark.parametrize("options", [{"temperature": 1e-310}, {"temperature": 1e-30, "diversity_weight": 1e300}])
+@every_case("options", [{"temperature": 1e-310}, {"temperature": 1e-30, "diversity_weight": 1e300}])
 def test_an_objective_that_is_not_finite_is_refused(options):
     embeddings, weights, start = problem_with_rows(50, 8, 6, dtype=torch.float32)
     with pytest.raises(ValueError, match=r"ODS's objective is -?(inf|nan) with temperature="):
         optimise(embeddings, weights, start, **options)
 
 
-@pytest.mark.parametrize("kept_elements", [0, 2**27])
-@pytest.mark.parametrize("options", [{}, {"diversity_weight": 0.0}, {"selection_steps": 0}, {"selection_steps": 7}])
-@pytest.mark.parametrize("count", [1, 20, 400])
+@every_case("kept_elements", [0, 2**27])
+@every_case("options", [{}, {"diversity_weight": 0.0}, {"selection_steps": 0}, {"selection_steps": 7}])
+@every_case("count", [1, 20, 400])
 def test_work_is_counted_as_torch_counts_it(count, options, kept_elements, monkeypatch):
     monkeypatch.setattr(module, "KEPT_ELEMENTS", kept_elements)
     embeddings, weights, start = problem_with_rows(1500, count, 8)

@@ -5,6 +5,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.selection.drawing import drawn
 
@@ -28,8 +29,8 @@ def chance(rows: tuple[int, ...], rates: list[float]) -> float:
     return product
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-@pytest.mark.parametrize("scale", [1e-300, 1.0, 1e300])
+@every_case("count", [1, 2, 3])
+@every_case("scale", [1e-300, 1.0, 1e300])
 def test_each_ordered_draw_is_as_likely_as_its_rates_say(count, scale):
     rates = [0.1, 0.2, 0.3, 1.0]
     found = counted(torch.tensor(rates, dtype=torch.float64) * scale, 4, count)
@@ -37,7 +38,7 @@ def test_each_ordered_draw_is_as_likely_as_its_rates_say(count, scale):
         assert found[rows] / DRAWS == pytest.approx(chance(rows, rates), abs=0.03)
 
 
-@pytest.mark.parametrize("rates", [None, torch.zeros(4), torch.ones(4), torch.full((4,), 1e-45)], ids=str)
+@every_case("rates", [None, torch.zeros(4), torch.ones(4), torch.full((4,), 1e-45)], ids=str)
 def test_equal_rates_zeros_among_them_are_equally_likely_in_every_order(rates):
     found = counted(rates, 4, 2)
     assert len(found) == 12
@@ -53,7 +54,7 @@ def test_rows_of_rate_zero_come_last_and_in_random_order():
     assert max(found.values()) < 1.2 * DRAWS / 6
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.bool, torch.long])
+@every_case("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.bool, torch.long])
 def test_any_type_of_rates(dtype):
     rates = torch.tensor([0, 1, 1, 0]).to(dtype)
     assert set(drawn(4, rates, 2, torch.Generator().manual_seed(0)).tolist()) == {1, 2}

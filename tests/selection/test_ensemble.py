@@ -5,6 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from every_case import every_case
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -53,7 +54,7 @@ def reference(aligned: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return result, bites
 
 
-@pytest.mark.parametrize(("spread", "scale", "expected"), [(0.1, 1.0, {True}), (0.6, 20.0, {False})])
+@every_case(("spread", "scale", "expected"), [(0.1, 1.0, {True}), (0.6, 20.0, {False})])
 def test_debiased_equals_numpy(spread, scale, expected):
     members = members_around(10, 4, 5, spread, scale)
     theta, bites = reference(matched(members))
@@ -83,8 +84,8 @@ def test_debiased_steps_no_further_than_the_mean():
     torch.testing.assert_close(debiased(members).norm(dim=1), torch.ones(10, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("members", "count", "dimension"), [(2, 1, 1), (3, 7, 5), (5, 20, 40)])
+@every_case("dtype", [torch.float32, torch.float64])
+@every_case(("members", "count", "dimension"), [(2, 1, 1), (3, 7, 5), (5, 20, 40)])
 def test_identical_members_stay_put(members, count, dimension, dtype):
     generator = torch.Generator().manual_seed(0)
     member = normalize(torch.randn(count, dimension, generator=generator, dtype=dtype), dim=-1)
@@ -100,7 +101,7 @@ def test_shrunk_covariance_is_ledoit_wolfs_of_all_members_together():
     np.testing.assert_allclose(shrunk_covariance(deviations).numpy(), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("spread", [0.0, 1e-30, 1e-8, 1.0])
+@every_case("spread", [0.0, 1e-30, 1e-8, 1.0])
 def test_shrunk_covariance_is_invertible_without_spread_in_most_directions(spread):
     # One centroid in two members: both deviations lie on one line.
     deviation = spread * torch.tensor([[[3.0, -1.0, 2.0]]])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.selection import Candidates, Selection, select
 from vecaf_hf.selection.figures import coverage, figures_of, following
@@ -17,7 +18,7 @@ def test_following_is_nought_for_the_pools_mean_and_one_for_that_under_p_l():
     assert following(losses, torch.tensor([0])) < 0
 
 
-@pytest.mark.parametrize("losses", [torch.zeros(5), torch.full((5,), 0.7), torch.tensor([2.3, 2.31, 2.29, 2.3, 2.32])])
+@every_case("losses", [torch.zeros(5), torch.full((5,), 0.7), torch.tensor([2.3, 2.31, 2.29, 2.3, 2.32])])
 def test_losses_that_hardly_differ_cannot_be_followed(losses):
     assert following(losses, torch.tensor([1, 2])) is None
 

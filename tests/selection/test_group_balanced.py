@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.selection import STRATEGIES, Candidates, SelectionOptions, run_strategy
 from vecaf_hf.selection.candidates import Turn
@@ -28,7 +29,7 @@ def counted(pool: Candidates, chosen: torch.Tensor) -> dict[tuple[int, int], int
     return Counter(zip(pool.labels[chosen].tolist(), pool.groups[chosen].tolist(), strict=True))
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("budget", "class_balance", "due"),
     [
         (12, 1.0, {(0, 0): 2, (0, 7): 2, (1, 0): 4, (4, 7): 4}),
@@ -88,8 +89,8 @@ def test_numbers_of_classes_and_groups_mean_nothing():
     assert torch.equal(run(pool, 15), run(renamed, 15))
 
 
-@pytest.mark.parametrize("class_balance", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("budget", range(1, 21))
+@every_case("class_balance", [0.0, 0.4, 1.0])
+@every_case("budget", range(1, 21))
 def test_shares_add_up_and_keep_to_the_sizes(budget, class_balance):
     classes, sizes = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([1, 5, 2, 9, 3])
     for loop in range(5):
@@ -114,7 +115,7 @@ def test_multi_label_targets_are_refused():
         run(pool, 2)
 
 
-@pytest.mark.parametrize("groups", [torch.zeros(4), torch.zeros(4, dtype=torch.int32)], ids=str)
+@every_case("groups", [torch.zeros(4), torch.zeros(4, dtype=torch.int32)], ids=str)
 def test_groups_are_whole_numbers(groups):
     with pytest.raises(ValueError, match="groups must be a LongTensor"):
         Candidates(torch.arange(4), groups=groups)

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
 from vecaf_hf.selection.training_losses import random_part
@@ -38,7 +39,7 @@ def random_losses(seed: int) -> list[float]:
     return losses.tolist()
 
 
-@pytest.mark.parametrize("seed", range(40))
+@every_case("seed", range(40))
 def test_each_sample_is_kept_and_weighed_as_the_paper_says(seed):
     candidates = make(random_losses(seed))
     learned, selection = well_learned(candidates), run(candidates, seed)
@@ -53,7 +54,7 @@ def test_each_sample_is_kept_and_weighed_as_the_paper_says(seed):
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("size", [4, 5])
+@every_case("size", [4, 5])
 def test_over_all_draws_the_mean_loss_is_that_of_the_pool(size):
     """The four or five smallest are below the mean: each is pruned with probability r, and what it has lost the others
     have gained."""
@@ -79,13 +80,13 @@ def test_an_even_number_is_halved_and_an_odd_one_to_either_side():
         assert all(set(one.tolist()) <= set(rows.tolist()) and len(one.unique()) == len(one) for one in found)
 
 
-@pytest.mark.parametrize("losses", [[NAN] * 5, [0.1] * 7, [2.5], [NAN, 0.3], [0.1, NAN, 0.1, 0.1]])
+@every_case("losses", [[NAN] * 5, [0.1] * 7, [2.5], [NAN, 0.3], [0.1, NAN, 0.1, 0.1]])
 def test_where_none_is_below_the_mean_the_pool_stays_whole(losses):
     selection = run(make(losses))
     assert len(selection) == len(losses) and selection.weights is None
 
 
-@pytest.mark.parametrize(("progress", "whole"), [(0.0, False), (0.874, False), (0.875, True), (0.99, True)])
+@every_case(("progress", "whole"), [(0.0, False), (0.874, False), (0.875, True), (0.99, True)])
 def test_the_last_eighth_of_the_run_has_the_whole_pool(progress, whole):
     selection = run(make([0.1, 0.2, 0.3, 0.4, 5.0], progress))
     assert (len(selection) == 5) == (selection.weights is None) == whole

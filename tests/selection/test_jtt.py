@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
 from vecaf_hf.selection.jtt import mistakes, second_training
@@ -19,7 +20,7 @@ def pool_of(mistaken: list[bool]) -> Candidates:
     return Candidates(torch.arange(len(mistaken)), mistaken=torch.tensor(mistaken))
 
 
-@pytest.mark.parametrize("upweight", [1, 5, 20.0])
+@every_case("upweight", [1, 5, 20.0])
 def test_the_first_sample_is_drawn_in_proportion_to_one_or_the_upweight(upweight):
     mistaken = [False, True, False, False, True, False]
     found = Counter(int(run(pool_of(mistaken), 1, seed, jtt_upweight=upweight).indices) for seed in range(DRAWS))
@@ -40,7 +41,7 @@ def test_pairs_are_those_of_two_draws_without_replacement():
             assert found[i, j] / DRAWS == pytest.approx(expected, abs=0.025)
 
 
-@pytest.mark.parametrize("mistaken", [[False] * 20, [True] * 20], ids=["none", "all"])
+@every_case("mistaken", [[False] * 20, [True] * 20], ids=["none", "all"])
 def test_where_all_are_alike_all_are_as_likely(mistaken):
     found = Counter(index for seed in range(600) for index in run(pool_of(mistaken), 5, seed).indices.tolist())
     # 150 expected, standard deviation 10.6
@@ -54,9 +55,7 @@ def test_how_many_mistakes_there_are_and_how_many_are_selected_is_told():
     assert selection.info == {"mistaken": 10, "mistaken_selected": wrong} and wrong > 5
 
 
-@pytest.mark.parametrize(
-    ("loops", "first"), [(2, 1), (3, 1), (4, 1), (5, 2), (6, 2), (9, 3), (10, 3), (11, 4), (50, 17)]
-)
+@every_case(("loops", "first"), [(2, 1), (3, 1), (4, 1), (5, 2), (6, 2), (9, 3), (10, 3), (11, 4), (50, 17)])
 def test_the_second_training_begins_at_the_boundary_that_is_nearest_to_a_third(loops, first):
     assert second_training(loops) == first
     assert first == 1 or abs(first / loops - 1 / 3) == min(abs(loop / loops - 1 / 3) for loop in range(1, loops))
@@ -68,7 +67,7 @@ def test_a_mistake_is_a_largest_logit_of_another_class():
     assert mistakes(candidates).tolist() == [False, True, False, True]
 
 
-@pytest.mark.parametrize("columns", [None, 1])
+@every_case("columns", [None, 1])
 def test_without_a_logit_for_each_class_there_is_no_mistake(columns):
     logits = None if columns is None else torch.zeros(4, columns)
     candidates = Candidates(torch.arange(4), logits=logits, labels=torch.zeros(4, dtype=torch.long))

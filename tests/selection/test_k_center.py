@@ -1,7 +1,7 @@
 """Greedy k-center against its definition."""
 
-import pytest
 import torch
+from every_case import every_case
 from torch import Tensor
 
 from vecaf_hf.selection import STRATEGIES, Candidates, SelectionOptions, run_strategy
@@ -23,7 +23,7 @@ def naive(embeddings: Tensor, budget: int) -> list[int]:
     return chosen
 
 
-@pytest.mark.parametrize("seed", range(5))
+@every_case("seed", range(5))
 def test_greedy_is_the_naive_one(seed):
     embeddings = torch.randn(40, 3, generator=torch.Generator().manual_seed(seed))
     assert greedy_k_center(embeddings, 40).tolist() == naive(embeddings, 40)
@@ -42,7 +42,7 @@ def test_duplicates_come_last_and_by_row():
     assert chosen[6:].tolist() == [row for row in range(18) if row not in chosen[:6].tolist()]
 
 
-@pytest.mark.parametrize("budget", [2, 4, 7])
+@every_case("budget", [2, 4, 7])
 def test_the_radius_is_at_most_twice_the_smallest_possible(budget):
     embeddings = torch.randn(9, 2, generator=torch.Generator().manual_seed(3))
     distances = torch.cdist(embeddings, embeddings)

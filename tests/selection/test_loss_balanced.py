@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from every_case import every_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,7 +93,7 @@ def test_a_negative_loss_is_named():
         run(candidates, 2)
 
 
-@pytest.mark.parametrize("labels", [None, torch.rand(6, 3)])
+@every_case("labels", [None, torch.rand(6, 3)])
 def test_a_pool_without_classes_counts_as_one_class(labels):
     candidates = replace(make([0] * 6, [1.0, 2.0, 3.0, NAN, NAN, 4.0]), labels=labels)
     chosen = run(candidates, 3).indices.tolist()

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.selection import STRATEGIES, Candidates, SelectionOptions, run_strategy, select
 
@@ -21,7 +22,7 @@ def pool_of(losses: list[float], **fields: torch.Tensor) -> Candidates:
     return Candidates(torch.arange(len(losses)), losses=torch.tensor(losses), **fields)
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("weighting", "weigh"),
     [("raw", lambda loss: loss), ("sqrt", lambda loss: loss**0.5), ("uniform", lambda loss: 1.0)],
 )

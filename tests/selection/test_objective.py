@@ -1,8 +1,8 @@
 """J and its closed-form gradient against autograd over the whole N x K matrix."""
 
-import pytest
 import torch
 from dense_reference import dense_objective, problem
+from every_case import every_case
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -24,10 +24,10 @@ def objective_and_gradient(
     return objective(similarity, log_sum, temperature, diversity_weight), tangent(gradient, centroids)
 
 
-@pytest.mark.parametrize("kept_elements", [0, 2**27])
-@pytest.mark.parametrize("chunk_elements", [1, 50, 2**23])
-@pytest.mark.parametrize(("size", "count", "dimension"), SHAPES)
-@pytest.mark.parametrize(("temperature", "diversity_weight"), [(0.07, 1.0), (0.5, 0.3), (0.07, 0.0), (0.001, 1.0)])
+@every_case("kept_elements", [0, 2**27])
+@every_case("chunk_elements", [1, 50, 2**23])
+@every_case(("size", "count", "dimension"), SHAPES)
+@every_case(("temperature", "diversity_weight"), [(0.07, 1.0), (0.5, 0.3), (0.07, 0.0), (0.001, 1.0)])
 def test_value_and_gradient_equal_dense_autograd(
     size, count, dimension, temperature, diversity_weight, chunk_elements, kept_elements, monkeypatch
 ):
@@ -56,7 +56,7 @@ def test_objective_of_unnormalised_arrays_is_that_of_their_unit_rows():
     torch.testing.assert_close(ours, dense_objective(scaled, probabilities, 3 * centroids, 0.07, 1.0))
 
 
-@pytest.mark.parametrize("count", [1, 2, 33])
+@every_case("count", [1, 2, 33])
 def test_the_value_alone_is_that_beside_the_gradient(count, monkeypatch):
     monkeypatch.setattr(similarity, "CHUNK_ELEMENTS", 50)
     _, _, centroids = problem(40, count, 8)

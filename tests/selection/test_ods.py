@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from every_case import every_case
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -34,7 +35,7 @@ def test_activeft_looks_at_neither_losses_nor_relevance_nor_labels(make_pool):
     assert torch.equal(a.indices, b.indices)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_case("dtype", [torch.float32, torch.float64])
 def test_relevance_multiplies_the_loss_weights(dtype, make_pool):
     pool = make_pool()
     relevance = torch.rand(60, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -44,13 +45,13 @@ def test_relevance_multiplies_the_loss_weights(dtype, make_pool):
     assert torch.equal(told.indices, run_strategy(find_strategy("ods"), product, 7, options, 0).indices)
 
 
-@pytest.mark.parametrize("weighting", [lambda x: x.double(), lambda x: (x > 2.5).long(), lambda x: x > 99])
+@every_case("weighting", [lambda x: x.double(), lambda x: (x > 2.5).long(), lambda x: x > 99])
 def test_weightings_may_return_any_numeric_type(weighting, make_pool):
     options = SelectionOptions(loss_weighting=weighting, selection_steps=10)
     assert len(run_strategy(find_strategy("ods"), make_pool(), 7, options, 0)) == 7
 
 
-@pytest.mark.parametrize("allocation", ["global", "class"])
+@every_case("allocation", ["global", "class"])
 def test_trimmed_weights_are_zero_for_the_largest_losses_of_each_class(allocation, make_pool):
     pool = make_pool()
     losses = pool.losses + 5.0 * (pool.labels == 1)
@@ -93,9 +94,7 @@ def brute_force_mass(pool, selection, by_class: bool) -> Tensor:
     return torch.tensor([float(counts[c]) for c in chosen])
 
 
-@pytest.mark.parametrize(
-    ("allocation", "class_balance"), [("global", 1.0), ("class", 1.0), ("class", 0.0), ("class_loss", 1.0)]
-)
+@every_case(("allocation", "class_balance"), [("global", 1.0), ("class", 1.0), ("class", 0.0), ("class_loss", 1.0)])
 def test_weights_are_the_mass_that_each_selected_sample_stands_for(allocation, class_balance, make_pool):
     pool = make_pool(size=90)
     options = SelectionOptions(
@@ -114,7 +113,7 @@ def test_every_selected_duplicate_has_weight():
     assert len(found) == 4 and float(found.weights.min()) > 0
 
 
-@pytest.mark.parametrize("allocation", ["global", "class"])
+@every_case("allocation", ["global", "class"])
 def test_what_has_no_weight_is_not_selected(allocation, make_pool):
     pool = make_pool(size=120)
     losses = pool.losses.clone()

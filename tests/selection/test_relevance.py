@@ -7,6 +7,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
 from vecaf_hf.selection.candidates import Candidates
@@ -24,7 +25,7 @@ def pool_of(relevance: list[float], labels: list[int] | None = None) -> Candidat
     return Candidates(torch.arange(len(relevance)), labels=classes, relevance=torch.tensor(relevance))
 
 
-@pytest.mark.parametrize("allocation", ["class", "global"])
+@every_case("allocation", ["class", "global"])
 def test_ods_goes_where_relevance_is_large(make_pool, allocation):
     """Half of each class is relevant, on one side of a plane: there more are selected, though centroids repel each
     other, and as many of each class as without it where classes have their shares."""
@@ -59,7 +60,7 @@ def test_balanced_draws_by_relevance_in_each_class():
     assert found[5] > 270 and found[1] + found[2] > 270
 
 
-@pytest.mark.parametrize("strategy", ["random", "balanced"])
+@every_case("strategy", ["random", "balanced"])
 def test_relevance_that_has_no_number_left_still_lets_all_be_drawn(strategy):
     relevance = [1.0] + 9 * [0.0]
     for seed in range(20):
@@ -70,7 +71,7 @@ def test_relevance_that_has_no_number_left_still_lets_all_be_drawn(strategy):
     assert len(drawn) > 10
 
 
-@pytest.mark.parametrize("strategy", ["random", "balanced"])
+@every_case("strategy", ["random", "balanced"])
 def test_the_same_relevance_for_all_favours_nobody(strategy):
     found = Counter(
         index for seed in range(1000) for index in run(pool_of(6 * [0.3], 6 * [0]), 2, strategy, seed).tolist()

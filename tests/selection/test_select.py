@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from every_case import every_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -108,7 +109,7 @@ def test_a_callable_may_return_a_selection_or_indices():
     assert found.info["a"] == 1.0
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("returned", "message"),
     [
         ([1, 2], "selected 2 samples where 3 were due"),
@@ -125,7 +126,7 @@ def test_a_callable_that_breaks_the_contract_is_refused(returned, message):
         select(EMBEDDINGS, LOSSES, budget=3, strategy=lambda *_: torch.tensor(returned))
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("odds", "ods"), ("active_ft", "activeft"), ("topk", "topk_loss")])
+@every_case(("typed", "meant"), [("odds", "ods"), ("active_ft", "activeft"), ("topk", "topk_loss")])
 def test_an_unknown_strategy_suggests_the_near_one(typed, meant):
     with pytest.raises(ValueError, match=rf"strategy is '{typed}' \(did you mean '{meant}'\?\)"):
         select(EMBEDDINGS, LOSSES, budget=3, strategy=typed)
@@ -166,13 +167,13 @@ BAD_OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), BAD_OPTIONS)
+@every_case(("name", "value"), BAD_OPTIONS)
 def test_a_bad_option_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=rf"^{name} is "):
         select(EMBEDDINGS, LOSSES, budget=3, **{name: value})
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("options", "told"),
     [
         ({"strategy": "random"}, "strategy 'random' gives classes no .* balanced, group_balanced, ods, trimmed, or"),
@@ -210,7 +211,7 @@ def test_replacing_options_keeps_the_others():
     assert (changed.temperature, changed.ensemble_size, changed.allocation) == (0.3, 4, "global")
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("changes", "message"),
     [
         ({"losses": LOSSES[:-1]}, "losses must have 1 dimension"),
@@ -243,7 +244,7 @@ def clusters() -> tuple[Tensor, Tensor, Tensor]:
     return embeddings, losses, cluster
 
 
-@pytest.mark.parametrize("seed", range(3))
+@every_case("seed", range(3))
 def test_more_is_selected_where_the_loss_is_large(seed):
     embeddings, losses, cluster = clusters()
 
@@ -259,8 +260,8 @@ def nearest_neighbour_distance(embeddings: Tensor, chosen: Tensor) -> float:
     return float((torch.cdist(points, points) + 9 * torch.eye(len(points))).amin(dim=1).mean())
 
 
-@pytest.mark.parametrize("allocation", ["global", "class"])
-@pytest.mark.parametrize("seed", range(3))
+@every_case("allocation", ["global", "class"])
+@every_case("seed", range(3))
 def test_the_selection_is_more_spread_than_the_largest_losses(seed, allocation):
     embeddings, losses, cluster = clusters()
     ours = select(embeddings, losses, budget=30, labels=cluster, allocation=allocation, seed=seed)
@@ -281,13 +282,13 @@ def test_figures_become_pythons_numbers():
     assert all(type(value) in (int, float) for value in info.values())
 
 
-@pytest.mark.parametrize("info", [{"a": [1, 2]}, {"a": "much"}, {"a": None}, {"a": torch.ones(2)}, {3: 1.0}])
+@every_case("info", [{"a": [1, 2]}, {"a": "much"}, {"a": None}, {"a": torch.ones(2)}, {3: 1.0}])
 def test_what_is_no_figure_is_refused(info):
     with pytest.raises(ValueError, match=r"info\[.*\] of a selection is .*; a figure is one number under a name"):
         Selection([0], info=info)
 
 
-@pytest.mark.parametrize("indices", [torch.tensor([0.0, 1.5]), [1.0, 2.0], torch.tensor([True, False])])
+@every_case("indices", [torch.tensor([0.0, 1.5]), [1.0, 2.0], torch.tensor([True, False])])
 def test_indices_are_whole_numbers(indices):
     with pytest.raises(ValueError, match="indices are whole numbers, got torch"):
         Selection(indices)
@@ -300,9 +301,7 @@ def test_selection_weights_have_mean_one():
     assert Selection([3, 1]).indices.dtype == torch.long
 
 
-@pytest.mark.parametrize(
-    "weights", [[1.0], [1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")], [[1.0, 1.0]]]
-)
+@every_case("weights", [[1.0], [1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")], [[1.0, 1.0]]])
 def test_bad_selection_weights_are_refused(weights):
     with pytest.raises(ValueError, match="weights must be"):
         Selection(torch.tensor([0, 1]), weights=torch.tensor(weights))

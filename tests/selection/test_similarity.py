@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dense_reference import problem
+from every_case import every_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -43,7 +44,7 @@ def test_unit_rows_copies_what_is_asked_for(dtype, chunk_elements, monkeypatch):
     assert torch.equal(embeddings, before)
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [(torch.float64, 1e200), (torch.float32, 1e25), (torch.float32, 1e-30)])
+@every_case(("dtype", "scale"), [(torch.float64, 1e200), (torch.float32, 1e25), (torch.float32, 1e-30)])
 def test_unit_rows_of_any_scale(dtype, scale):
     rows = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=dtype) * scale
     torch.testing.assert_close(unit_rows(rows), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from dense_reference import problem
+from every_case import every_case
 
 from vecaf_hf.selection.similarity import nearest
 from vecaf_hf.selection.starts import CENTROID_STARTS, start_centroids
@@ -12,8 +13,8 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("start", CENTROID_STARTS)
-@pytest.mark.parametrize("count", [1, 7, 30])
+@every_case("start", CENTROID_STARTS)
+@every_case("count", [1, 7, 30])
 def test_distinct_samples_and_the_pool_assigned_to_them(start, count):
     embeddings, weights, _ = problem(30, 1, 6)
     found = start_centroids(embeddings, weights, count, start, generator())
@@ -21,7 +22,7 @@ def test_distinct_samples_and_the_pool_assigned_to_them(start, count):
     assert torch.equal(found.assignment, nearest(embeddings, embeddings[found.rows])[1])
 
 
-@pytest.mark.parametrize(("start", "expected"), [("weighted", [0.1, 0.2, 0.7]), ("random", [1 / 3] * 3)])
+@every_case(("start", "expected"), [("weighted", [0.1, 0.2, 0.7]), ("random", [1 / 3] * 3)])
 def test_a_single_start_is_drawn_with_its_probability(start, expected):
     embeddings, weights = torch.eye(3), torch.tensor([1.0, 2.0, 7.0])
     rows = torch.cat([start_centroids(embeddings, weights, 1, start, generator(seed)).rows for seed in range(2000)])
@@ -40,7 +41,7 @@ def test_k_means_plus_plus_draws_by_weight_times_distance():
     assert float((seconds == 1).float().mean()) == pytest.approx(0.2 * 6 / (0.2 * 6 + 2), abs=0.034)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@every_case("seed", range(5))
 def test_k_means_plus_plus_leaves_no_region_out_however_small(seed):
     cluster = torch.tensor([0] * 200 + [1] * 2 + [2])
     embeddings = torch.eye(3)[cluster] + 0.01 * torch.randn(203, 3, generator=generator(seed))
@@ -58,7 +59,7 @@ def test_samples_without_a_direction_are_not_drawn_as_far_ones():
     assert int((embeddings[found.rows].norm(dim=1) == 0).sum()) <= 10
 
 
-@pytest.mark.parametrize("start", CENTROID_STARTS)
+@every_case("start", CENTROID_STARTS)
 def test_equal_samples_and_samples_without_weight_are_drawn_once_each(start):
     embeddings = torch.tensor([[0.6, 0.8]]).repeat(12, 1)
     weights = torch.tensor([0.0] * 9 + [1.0] * 3)

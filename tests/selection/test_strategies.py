@@ -1,9 +1,11 @@
 """What every registered strategy promises, in the manner of scikit-learn's estimator checks."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.selection import STRATEGIES, Candidates, Selection, SelectionOptions, run_strategy
 from vecaf_hf.selection.candidates import Turn
@@ -26,7 +28,7 @@ class Variant:
         return STRATEGIES[self.name]
 
     def run(self, candidates: Candidates, budget: int = BUDGET, seed: int = 0, **options) -> Selection:
-        chosen = {"selection_steps": 25, **self.options, **options}
+        chosen = {"selection_steps": 8, **self.options, **options}
         return run_strategy(self.strategy, candidates, budget, SelectionOptions(strategy=self.name, **chosen), seed)
 
     def due(self, candidates: Candidates, budget: int = BUDGET) -> int:
@@ -37,20 +39,23 @@ class Variant:
         return self.strategy.size != "budget"
 
 
+DEFAULTS = SelectionOptions()
 VARIANTS = [
     *(Variant(name) for name in STRATEGIES),
-    *(Variant("ods", {"allocation": allocation}) for allocation in ALLOCATIONS),
-    *(Variant("ods", {"allocation": "global", "loss_weighting": weighting}) for weighting in LOSS_WEIGHTINGS),
+    *(Variant("ods", {"allocation": allocation}) for allocation in ALLOCATIONS if allocation != DEFAULTS.allocation),
+    *(
+        Variant("ods", {"allocation": "global", "loss_weighting": weighting})
+        for weighting in LOSS_WEIGHTINGS
+        if weighting != DEFAULTS.loss_weighting
+    ),
     *(
         Variant(name, {"class_balance": 0.3})
         for name, strategy in STRATEGIES.items()
-        if strategy.heeds == {"class_balance"}
+        if strategy.heeds >= {"class_balance"} and "allocation" not in strategy.heeds
     ),
     Variant("ods", {"class_balance": 0.3}),
-    Variant("ods", {"ensemble_size": 3}),
-    Variant("ods", {"ensemble_size": 3, "ensemble": "debias"}),
-    Variant("ods", {"ensemble_size": 3, "ensemble": "debias", "allocation": "global"}),
-    Variant("ods", {"centroid_start": "k-means++"}),
+    Variant("ods", {"ensemble_size": 2}),
+    Variant("ods", {"ensemble_size": 2, "ensemble": "debias", "allocation": "global"}),
     Variant("activeft", {"centroid_start": "k-means++", "ensemble_size": 2}),
 ]
 DETERMINISTIC = {"topk_loss", "full", "margin", "entropy", "el2n", "k_center", "rho_loss", "learn_loss", "ta_vaal"}
@@ -70,7 +75,7 @@ FIELDS = (
     "mistaken",
 )
 
-every_strategy = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+every_strategy = every_case("variant", VARIANTS, ids=str)
 
 
 def ids(selection: Selection) -> set[int]:
@@ -94,7 +99,7 @@ def check_contract(variant: Variant, candidates: Candidates, budget: int, **opti
 
 
 @every_strategy
-@pytest.mark.parametrize("budget", [1, 2, BUDGET, 59, 60])
+@every_case("budget", [1, 2, BUDGET, 59, 60])
 def test_exactly_k_distinct_samples_of_the_pool(variant, budget, make_pool):
     pool = make_pool()
     selection = check_contract(variant, pool, budget)
@@ -116,8 +121,8 @@ def test_the_same_seed_gives_the_same_selection(variant, make_pool):
 @every_strategy
 def test_another_seed_changes_what_is_stochastic(variant, make_pool):
     pool = make_pool()
-    found = {frozenset(ids(variant.run(pool, seed=seed))) for seed in range(4)}
-    assert (len(found) == 1) == (variant.name in DETERMINISTIC)
+    first, *others = (ids(variant.run(pool, seed=seed)) for seed in range(3))
+    assert all(other == first for other in others) == (variant.name in DETERMINISTIC)
 
 
 @every_strategy
@@ -132,28 +137,26 @@ def test_the_global_generator_and_the_candidates_are_left_alone(variant, make_po
 
 
 @every_strategy
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_order_of_the_candidates_does_not_matter(variant, seed, make_pool):
+def test_the_order_of_the_candidates_does_not_matter(variant, make_pool):
     pool = make_pool()
-    shuffled = pool.take(torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)))
-    assert_same(variant.run(pool, seed=seed), variant.run(shuffled, seed=seed))
+    shuffled = pool.take(torch.randperm(len(pool), generator=torch.Generator().manual_seed(1)))
+    assert_same(variant.run(pool, seed=1), variant.run(shuffled, seed=1))
 
 
 @every_strategy
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_rotation_of_the_embedding_space_changes_nothing(variant, seed, make_pool):
+def test_a_rotation_of_the_embedding_space_changes_nothing(variant, make_pool):
     pool = make_pool()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     rotation, _ = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=generator))
     head = replace(pool.head, weight=pool.head.weight @ rotation.float())
     rotated = replace(pool, embeddings=pool.embeddings @ rotation, head=head)
     if variant.options.get("centroid_start") == "k-means++":
         # Of two candidates that are each other's nearest, either lowers k-means++'s potential by the same amount:
         # rounding decides between them, and the steps go on from there.
-        starts = [variant.run(one, seed=seed, selection_steps=0) for one in (pool, rotated)]
+        starts = [variant.run(one, selection_steps=0) for one in (pool, rotated)]
         assert len(ids(starts[0]) ^ ids(starts[1])) <= 2
     else:
-        assert ids(variant.run(pool, seed=seed)) == ids(variant.run(rotated, seed=seed))
+        assert ids(variant.run(pool)) == ids(variant.run(rotated))
 
 
 @every_strategy
@@ -168,7 +171,7 @@ def test_the_scale_of_the_embeddings_changes_nothing(variant, make_pool):
 
 
 @every_strategy
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@every_case("dtype", [torch.float16, torch.bfloat16])
 def test_any_floating_point_type(variant, dtype, make_pool):
     pool = make_pool()
     floats = {name: getattr(pool, name).to(dtype) for name in ("embeddings", "losses", "training_losses")}
@@ -176,7 +179,7 @@ def test_any_floating_point_type(variant, dtype, make_pool):
 
 
 @every_strategy
-@pytest.mark.parametrize("budget", [1, 4, 17, 40])
+@every_case("budget", [1, 17, 40])
 def test_duplicates_in_the_pool(variant, budget, make_pool):
     pool = make_pool(size=40)
     few = replace(pool, embeddings=pool.embeddings[torch.arange(40) % 3], losses=pool.losses[torch.arange(40) % 3])
@@ -184,8 +187,7 @@ def test_duplicates_in_the_pool(variant, budget, make_pool):
 
 
 @every_strategy
-@pytest.mark.parametrize("value", [0.0, 1.0])
-@pytest.mark.parametrize("budget", [1, 9, 30])
+@every_case(("value", "budget"), [(0.0, 9), (0.0, 30), (1.0, 1), (1.0, 9)])
 def test_identical_and_zero_embeddings(variant, value, budget, make_pool):
     pool = make_pool(size=30)
     head = replace(pool.head, weight=pool.head.weight[:, :4])
@@ -193,7 +195,7 @@ def test_identical_and_zero_embeddings(variant, value, budget, make_pool):
 
 
 @every_strategy
-@pytest.mark.parametrize("budget", [1, BUDGET, 60])
+@every_case("budget", [BUDGET, 60])
 def test_zero_losses(variant, budget, make_pool):
     check_contract(variant, replace(make_pool(), losses=torch.zeros(60)), budget)
 
@@ -213,27 +215,8 @@ def test_a_class_smaller_than_its_share(variant, make_pool):
         assert {1, 4, 7} <= ids(selection)
 
 
-@every_strategy
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["embeddings", "losses", "learned_scores"])
-def test_values_that_are_not_finite_are_refused_with_the_samples_index(variant, bad, name, make_pool):
-    pool = make_pool()
-    values = getattr(pool, name).clone()
-    values[20] = bad
-    with pytest.raises(ValueError, match=rf"{name} of sample 61 is not finite"):
-        variant.run(replace(pool, **{name: values}))
-
-
-@every_strategy
-def test_negative_losses_are_refused_with_the_samples_index(variant, make_pool):
-    losses = make_pool().losses.clone()
-    losses[20] = -0.5
-    with pytest.raises(ValueError, match=r"losses of sample 61 is -0.5"):
-        variant.run(replace(make_pool(), losses=losses))
-
-
-@every_strategy
-@pytest.mark.parametrize("budget", [-1, 0, 61])
+@every_case("variant", map(Variant, STRATEGIES), ids=str)
+@every_case("budget", [-1, 0, 61])
 def test_budgets_that_do_not_fit_are_refused(variant, budget, make_pool):
     if variant.ignores_budget:
         assert_same(variant.run(make_pool(), budget), variant.run(make_pool()))
@@ -242,29 +225,27 @@ def test_budgets_that_do_not_fit_are_refused(variant, budget, make_pool):
             variant.run(make_pool(), budget)
 
 
+@every_case(("name", "missing"), [(name, need) for name in STRATEGIES for need in STRATEGIES[name].needs])
+def test_what_a_strategy_needs_may_not_be_missing(name, missing, make_pool):
+    with pytest.raises(ValueError, match=rf"strategy '{name}' needs {missing}, which were not given"):
+        Variant(name).run(replace(make_pool(), **{missing: None}))
+
+
 @every_strategy
-@pytest.mark.parametrize("missing", FIELDS)
-def test_only_what_a_strategy_needs_may_not_be_missing(variant, missing, make_pool):
-    pool = replace(make_pool(), **{missing: None})
-    if missing in variant.strategy.needs:
-        with pytest.raises(ValueError, match=rf"strategy '{variant.name}' needs {missing}, which were not given"):
-            variant.run(pool)
-    else:
-        check_contract(variant, pool, BUDGET)
+def test_what_a_strategy_needs_is_enough(variant, make_pool):
+    unneeded = set(FIELDS) - variant.strategy.needs
+    check_contract(variant, replace(make_pool(), **dict.fromkeys(unneeded)), BUDGET)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_what_a_strategy_needs_is_enough(name, make_pool):
-    pool = make_pool()
-    unneeded = set(FIELDS) - STRATEGIES[name].needs
-    check_contract(Variant(name), replace(pool, **dict.fromkeys(unneeded)), BUDGET)
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
+@every_case("name", STRATEGIES)
 def test_every_strategy_is_described(name):
     strategy = STRATEGIES[name]
     assert strategy.summary.endswith(".") and "\n" not in strategy.summary
     assert strategy.needs_forward == bool(strategy.needs & {"embeddings", "losses", "logits", "learned_scores"})
+
+
+def test_the_oracle_alone_reads_groups():
+    assert {name for name, strategy in STRATEGIES.items() if "groups" in strategy.reads} == {"group_balanced"}
 
 
 def test_what_costs_no_forward_pass():
@@ -286,7 +267,7 @@ def test_topk_loss_takes_the_largest_losses_and_the_lower_index_among_equals(mak
     assert Variant("topk_loss").run(pool, 4).indices.tolist() == [4, 10, 7, 13]
 
 
-@pytest.mark.parametrize("name", ["learn_loss", "ta_vaal"])
+@every_case("name", ["learn_loss", "ta_vaal"])
 def test_what_was_learned_decides_and_the_lower_index_among_equals(name, make_pool):
     scores = torch.tensor([-1.0, 3.0, 2.0, 3.0, 2.0, -2.0])
     pool = replace(make_pool(size=6), learned_scores=scores)
@@ -300,8 +281,8 @@ def test_balanced_takes_the_same_number_of_each_class(make_pool):
     assert labels[(chosen.indices - 1) // 3].bincount().tolist() == [5, 5, 5]
 
 
-@pytest.mark.parametrize(("class_balance", "expected"), [(0.0, [16, 4, 1]), (0.5, [12, 6, 3]), (1.0, [7, 7, 7])])
-@pytest.mark.parametrize("name", ["balanced", "ods"])
+@every_case(("class_balance", "expected"), [(0.0, [16, 4, 1]), (0.5, [12, 6, 3]), (1.0, [7, 7, 7])])
+@every_case("name", ["balanced", "ods"])
 def test_class_shares_follow_class_balance(name, class_balance, expected, make_pool):
     labels = torch.tensor([0] * 128 + [1] * 32 + [2] * 8)
     pool = replace(make_pool(size=168), labels=labels)
@@ -312,21 +293,21 @@ def test_class_shares_follow_class_balance(name, class_balance, expected, make_p
     assert labels[(equal.indices - 1) // 3].bincount().tolist() == [7, 7, 7]
 
 
-@pytest.mark.parametrize("name", ["balanced", "trimmed", "ods", "group_balanced", "loss_balanced"])
+@every_case("name", ["balanced", "trimmed", "ods", "group_balanced", "loss_balanced"])
 def test_more_classes_than_the_budget_are_selected_in_turn(name, make_pool):
     """A class has one sample or none; after every two loops of a run each has had one, and the seed draws which."""
+    run = partial(Variant(name).run, selection_steps=1)
     labels, firsts = torch.arange(60) % 20, set()
     pool = replace(make_pool(), labels=labels, training_losses=torch.full((60,), torch.nan))
     for seed in range(3):
         for loops in ((0, 1), (2, 3)):
             found = [
-                labels[(Variant(name).run(replace(pool, turn=Turn(seed, loop)), 10, seed=loop).indices - 1) // 3]
-                for loop in loops
+                labels[(run(replace(pool, turn=Turn(seed, loop)), 10, seed=loop).indices - 1) // 3] for loop in loops
             ]
             assert torch.cat(found).sort().values.tolist() == list(range(20))
             firsts.add(tuple(found[0].sort().values.tolist()))
     # Without a run, a seed has its own turn.
-    alone = Variant(name).run(pool, 10, seed=5).indices
+    alone = run(pool, 10, seed=5).indices
     assert len(labels[(alone - 1) // 3].unique()) == 10 and len(firsts) == 3
 
 
@@ -338,13 +319,13 @@ def test_balanced_refuses_multi_label_targets(make_pool):
 def test_random_takes_every_sample_equally_often(make_pool):
     pool = make_pool(size=20, multiply=1)
     counts = torch.zeros(20)
-    for seed in range(600):
+    for seed in range(200):
         counts[Variant("random").run(pool, 5, seed=seed).indices - 1] += 1
-    # 150 expected, standard deviation 10.6
-    assert float(counts.min()) > 100 and float(counts.max()) < 200
+    # 50 expected, standard deviation 6.1
+    assert float(counts.min()) > 30 and float(counts.max()) < 70
 
 
-@pytest.mark.parametrize("allocation", ["class", "class_loss"])
+@every_case("allocation", ["class", "class_loss"])
 def test_ods_by_class_takes_multi_label_targets_as_one_cell(allocation, make_pool):
     pool = replace(make_pool(), labels=torch.zeros(60, 3))
     by_class = run_strategy(STRATEGIES["ods"], pool, 10, SelectionOptions(allocation=allocation), seed=0)
@@ -377,7 +358,7 @@ def test_without_classes_the_random_part_is_drawn_from_all_others(make_pool):
     assert set().union(*runs) == set(candidates.indices.tolist())
 
 
-@pytest.mark.parametrize(("budget", "part", "chosen"), [(1, 0.9, 1), (10, 0.99, 1), (10, 0.04, 10), (10, 0.25, 8)])
+@every_case(("budget", "part", "chosen"), [(1, 0.9, 1), (10, 0.99, 1), (10, 0.04, 10), (10, 0.25, 8)])
 def test_the_random_part_is_rounded_and_leaves_one(budget, part, chosen, make_pool):
     candidates = make_pool()
     selection = Variant("topk_loss").run(candidates, budget, random_fraction=part)

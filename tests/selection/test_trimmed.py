@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from every_case import every_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +65,7 @@ def test_the_largest_losses_of_a_class_are_left_out_once_a_third_of_the_run_is_o
     assert any(9 in chosen for chosen in at_first)
 
 
-@pytest.mark.parametrize(("class_balance", "expected"), [(0.0, [16, 4, 1]), (0.5, [12, 6, 3]), (1.0, [7, 7, 7])])
+@every_case(("class_balance", "expected"), [(0.0, [16, 4, 1]), (0.5, [12, 6, 3]), (1.0, [7, 7, 7])])
 def test_class_shares_follow_class_balance(class_balance, expected):
     candidates = make([0] * 128 + [1] * 32 + [2] * 8, [1.0] * 168, 0.0)
     chosen = run(candidates, 21, class_balance=class_balance).indices

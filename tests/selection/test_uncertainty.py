@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from every_case import every_case
 from torch import nn
 
 from vecaf_hf.selection import STRATEGIES, Candidates, SelectionOptions, run_strategy
@@ -27,19 +28,19 @@ def softmax(row: list[float]) -> list[float]:
 PROBABILITIES = [softmax(row) for row in LOGITS.tolist()]
 
 
-@pytest.mark.parametrize("budget", [1, 12, 50])
+@every_case("budget", [1, 12, 50])
 def test_margin(budget):
     margins = [sorted(row)[-1] - sorted(row)[-2] for row in PROBABILITIES]
     assert chosen("margin", budget) == sorted(range(50), key=margins.__getitem__)[:budget]
 
 
-@pytest.mark.parametrize("budget", [1, 12, 50])
+@every_case("budget", [1, 12, 50])
 def test_entropy(budget):
     entropies = [-sum(p * math.log(p) for p in row) for row in PROBABILITIES]
     assert chosen("entropy", budget) == sorted(range(50), key=entropies.__getitem__, reverse=True)[:budget]
 
 
-@pytest.mark.parametrize("budget", [1, 12, 50])
+@every_case("budget", [1, 12, 50])
 def test_el2n_is_the_norm_of_the_losss_gradient_in_the_logits(budget):
     logits = LOGITS.clone().requires_grad_()
     nn.functional.cross_entropy(logits, LABELS, reduction="sum").backward()
@@ -47,7 +48,7 @@ def test_el2n_is_the_norm_of_the_losss_gradient_in_the_logits(budget):
     assert chosen("el2n", budget) == sorted(range(50), key=norms.__getitem__, reverse=True)[:budget]
 
 
-@pytest.mark.parametrize("strategy", ["margin", "entropy", "el2n"])
+@every_case("strategy", ["margin", "entropy", "el2n"])
 def test_ties_go_to_the_lower_index(strategy):
     sure, torn = [9.0, 0.0, 0.0], [1.0, 1.0, 1.0]
     logits = torch.tensor([sure, torn, sure, torn, torn])
@@ -59,7 +60,7 @@ def test_a_sure_prediction_has_no_entropy():
     assert chosen("entropy", 3, logits, LABELS[:3]) == [1, 0, 2]
 
 
-@pytest.mark.parametrize("strategy", ["margin", "entropy", "el2n", "badge"])
+@every_case("strategy", ["margin", "entropy", "el2n", "badge"])
 def test_one_output_is_refused(strategy):
     candidates = Candidates(
         torch.arange(5), logits=torch.zeros(5, 1), labels=torch.zeros(5, dtype=torch.long), embeddings=torch.ones(5, 2)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from every_case import every_case
 
 from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS, loss_weights, target_distribution
 
@@ -23,7 +24,7 @@ def test_clipped_ends_at_the_95th_percentile():
     assert torch.equal(weights, LOSSES.minimum(bound))
 
 
-@pytest.mark.parametrize("size", [1, 2, 10, 19, 20, 1000])
+@every_case("size", [1, 2, 10, 19, 20, 1000])
 def test_clipped_changes_at_most_a_twentieth(size):
     losses = torch.rand(size, generator=torch.Generator().manual_seed(1))
     changed = int((loss_weights(losses, "clipped") < losses).sum())
@@ -35,13 +36,13 @@ def test_sqrt_and_uniform():
     assert torch.equal(loss_weights(LOSSES, "uniform"), torch.ones(100))
 
 
-@pytest.mark.parametrize("weighting", LOSS_WEIGHTINGS)
+@every_case("weighting", LOSS_WEIGHTINGS)
 def test_zero_losses_are_uniform(weighting):
     probabilities = target_distribution(loss_weights(torch.zeros(8), weighting))
     assert probabilities.tolist() == [1 / 8] * 8
 
 
-@pytest.mark.parametrize("weighting", [name for name in LOSS_WEIGHTINGS if name != "trimmed"])
+@every_case("weighting", [name for name in LOSS_WEIGHTINGS if name != "trimmed"])
 def test_a_larger_loss_never_weighs_less_and_the_losses_are_left_alone(weighting):
     before = LOSSES.clone()
     weights = loss_weights(LOSSES, weighting)
@@ -49,8 +50,8 @@ def test_a_larger_loss_never_weighs_less_and_the_losses_are_left_alone(weighting
     assert torch.equal(LOSSES, before)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.2, 0.5, 0.99])
-@pytest.mark.parametrize("names", [[0, 1, 2], [-100, 7, 3]])
+@every_case("fraction", [0.0, 0.2, 0.5, 0.99])
+@every_case("names", [[0, 1, 2], [-100, 7, 3]])
 def test_trimmed_leaves_out_the_largest_of_each_class_and_no_other(fraction, names):
     # Of 60, 30 and 10 samples, the losses of the second are the largest.
     numbers = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
@@ -73,7 +74,7 @@ def test_trimmed_without_classes_is_of_the_whole_pool():
     assert torch.equal(LOSSES, before)
 
 
-@pytest.mark.parametrize("size", [1, 2, 4])
+@every_case("size", [1, 2, 4])
 def test_trimmed_leaves_classes_of_a_few_samples_alone(size):
     labels = torch.arange(12) // size
     assert torch.equal(loss_weights(LOSSES[:12], "trimmed", labels), LOSSES[:12])
@@ -99,14 +100,14 @@ def test_a_callable_is_used_as_it_is():
     torch.testing.assert_close(loss_weights(LOSSES, torch.square), LOSSES**2)
 
 
-@pytest.mark.parametrize("weighting", [lambda x: x > 1, lambda x: (x > 1).long(), lambda x: (x > 1).double()])
+@every_case("weighting", [lambda x: x > 1, lambda x: (x > 1).long(), lambda x: (x > 1).double()])
 def test_a_callable_may_return_any_numeric_type(weighting):
     weights = loss_weights(LOSSES, weighting)
     assert weights.dtype == LOSSES.dtype
     assert torch.equal(weights, (LOSSES > 1).float())
 
 
-@pytest.mark.parametrize(
+@every_case(
     "weighting",
     [
         lambda x: x - 1,

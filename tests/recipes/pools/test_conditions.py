@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features
 from datasets import Image as ImageColumn
+from every_case import every_case
 from PIL import Image
 from pools import conditions
 from pools.conditions import check_can_be_made, check_condition, under_condition
@@ -28,7 +29,7 @@ def test_inverted_is_the_negative_and_rotated_a_quarter_turn(fashion: Dataset) -
         assert negative[row]["label"] == turned[row]["label"] == few[row]["label"]
 
 
-@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "CMYK"])
+@every_case("mode", ["1", "P", "LA", "RGBA", "CMYK"])
 def test_what_is_not_grey_becomes_rgb(mode: str) -> None:
     picture = Image.new("RGB", (6, 4), (255, 255, 255)).convert(mode)
     dataset = Dataset.from_dict({"image": [picture]}, features=Features({"image": ImageColumn()}))

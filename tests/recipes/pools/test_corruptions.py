@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features
 from datasets import Image as ImageColumn
+from every_case import every_case
 from PIL import Image
 from pools.corruptions import CORRUPTIONS, corrupt, corrupted
 from sklearn.datasets import load_sample_image
@@ -39,7 +40,7 @@ def test_the_names_are_the_packages_own() -> None:
     assert sorted(CORRUPTIONS) == sorted(get_corruption_names("all"))
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@every_case("name", CORRUPTIONS)
 def test_a_seed_fixes_an_image_whose_size_and_mode_stay(name: str, pictures: list[Image.Image]) -> None:
     for picture in pictures:
         before = pixels(picture)
@@ -56,14 +57,14 @@ def test_a_seed_fixes_an_image_whose_size_and_mode_stay(name: str, pictures: lis
 DRAWN = sorted({*CORRUPTIONS} - {"defocus_blur", "zoom_blur", "gaussian_blur", "brightness", "contrast", "saturate"})
 
 
-@pytest.mark.parametrize("name", [name for name in DRAWN if name not in ("pixelate", "jpeg_compression")])
+@every_case("name", [name for name in DRAWN if name not in ("pixelate", "jpeg_compression")])
 def test_another_seed_is_another_image(name: str, pictures: list[Image.Image]) -> None:
     for picture in pictures:
         one, other = (corrupt(picture, name, 5, seed) for seed in (0, 1))
         assert not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name not in NOT_MONOTONE])
+@every_case("name", [name for name in CORRUPTIONS if name not in NOT_MONOTONE])
 def test_severities_lead_away_from_the_image(name: str, pictures: list[Image.Image]) -> None:
     """By the mean over images and seeds; ImageNet-C's own steps are not each larger for every image."""
 
@@ -75,7 +76,7 @@ def test_severities_lead_away_from_the_image(name: str, pictures: list[Image.Ima
     assert 0.5 < mild < middle < strong
 
 
-@pytest.mark.parametrize("size", [(28, 28), (64, 64), (224, 224)])
+@every_case("size", [(28, 28), (64, 64), (224, 224)])
 def test_snow_is_bright_flakes_and_fog_takes_contrast(size: tuple[int, int]) -> None:
     dark = Image.new("L", size, 30)
     snow = pixels(corrupt(dark, "snow", 3, seed=0))
@@ -93,7 +94,7 @@ def test_snow_is_bright_flakes_and_fog_takes_contrast(size: tuple[int, int]) -> 
     assert np.abs(np.diff(shade[:, 2:], axis=1)).max() < 40
 
 
-@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "CMYK"])
+@every_case("mode", ["1", "P", "LA", "RGBA", "CMYK"])
 def test_other_modes_become_rgb(mode: str, photograph: Image.Image) -> None:
     small = photograph.resize((32, 24)).convert(mode)
     made = corrupt(small, "frost", 2, seed=0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
+from every_case import every_case
 from pools import conditions, corruptions
 from pools.hidden import PHRASES, HiddenOptions
 from pools.making import make_pool
@@ -84,7 +85,7 @@ def test_a_second_run_makes_no_image(plain: Dataset, tmp_path: Path, monkeypatch
     assert content() == first
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("options", "says"),
     [
         ({"conditions": ["smog"]}, r"condition is 'smog'; choose one of inverted, rotated, snow"),

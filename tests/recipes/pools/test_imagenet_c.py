@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from every_case import every_case
 from PIL import Image as Pillow
 from pools.imagenet_c import class_numbers, load_imagenet_c
 from timm.data import ImageNetInfo
@@ -62,10 +63,10 @@ DESCRIPTIONS = [ImageNetInfo("imagenet-1k").index_to_description(number) for num
 ON_THE_HUB = ["crane2" if name == MACHINE else said for name, said in zip(IDS, DESCRIPTIONS, strict=True)]
 
 
-@pytest.mark.parametrize(
+@every_case(
     "class_names", [IDS, ON_THE_HUB, [*map(str, range(1000))]], ids=["WordNet ids", "ImageNet's names", "numbers"]
 )
-@pytest.mark.parametrize("order", [list, sorted], ids=["in order", "sorted"])
+@every_case("order", [list, sorted], ids=["in order", "sorted"])
 def test_all_of_imagenet_is_known_by_its_names_in_any_order(class_names: list[str], order: Any) -> None:
     shown = order(class_names)
     assert class_numbers(IDS, shown) == [shown.index(name) for name in class_names]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from every_case import every_case
 from PIL import Image as Pillow
 from pools.making import IMBALANCE, POOLS, make_pool, varied
 
@@ -84,7 +85,7 @@ def test_a_seed_fixes_the_pool(dataset, name):
     assert (content(0) == content(1)) == (name == "clean")
 
 
-@pytest.mark.parametrize("mode", ["1", "P", "L", "LA", "RGB", "RGBA", "CMYK", "I;16"])
+@every_case("mode", ["1", "P", "L", "LA", "RGB", "RGBA", "CMYK", "I;16"])
 def test_a_copy_of_any_kind_of_image_has_no_wedges_of_another_colour(mode):
     white = np.full((24, 24), 255, np.uint16 if mode == "I;16" else np.uint8)
     picture = Pillow.fromarray(white)

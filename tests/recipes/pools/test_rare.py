@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from datasets import Dataset
+from every_case import every_case
 from pools.rare import CONDITION, DOMAIN, rare_shares
 
 
-@pytest.mark.parametrize("column", [DOMAIN, CONDITION])
+@every_case("column", [DOMAIN, CONDITION])
 def test_each_conditions_part_of_the_pool_and_of_each_selection(column: str) -> None:
     pool = Dataset.from_dict({column: ["fog", "", "snow", "snow", "", "", "", ""]})
     chosen = [torch.tensor([0, 1, 2, 3]), torch.tensor([5, 3])]

@@ -16,6 +16,7 @@ import restyling
 import transformers as tf
 import yaml
 from datasets import Dataset
+from every_case import every_case
 from options import parse
 from own_processes import environment
 from restyling import read_style
@@ -257,7 +258,7 @@ def test_a_grids_method_takes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         compare.check(grid)
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("given", "message"),
     [
         ({"promt": "snow"}, "an option in restyle is 'promt' (did you mean 'prompt'?)"),

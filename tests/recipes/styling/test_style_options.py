@@ -6,16 +6,17 @@ import re
 from typing import Any
 
 import pytest
+from every_case import every_case
 from styling import StyleOptions
 
 
-@pytest.mark.parametrize("prompt", ["", "  \n", None, 3])
+@every_case("prompt", ["", "  \n", None, 3])
 def test_a_prompt_that_is_no_text(prompt: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(f"prompt is {prompt!r}; it must be a text")):
         StyleOptions(prompt)
 
 
-@pytest.mark.parametrize(
+@every_case(
     ("given", "message"),
     [
         ({"source": " "}, "source is ' '; it must be a text"),
