@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 from torch.nn.functional import normalize
-from vecaf_hf.augmentation.running.augmenter import Augmenter
 
 from vecaf_hf.augmentation import CEACallback, TextEncoder, augmenter
 from vecaf_hf.augmentation.alignment import ridge
+from vecaf_hf.augmentation.augmenter import Augmenter
 from vecaf_hf.augmentation.cea import domain_affinity
 from vecaf_hf.augmentation.counted_map import CountedMap
 from vecaf_hf.augmentation.domain_map import STEPS

@@ -8,9 +8,9 @@ from every_case import every_case
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from vecaf_hf.loop.selector import some
 from vecaf_hf.scoring.losses import classification_losses
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary, Rescoring
+from vecaf_hf.scoring.scorer import not_empty
 from vecaf_hf.scoring.warmup import fit_head, make_probe, rescored
 from vecaf_hf.selection.candidates import Candidates
 
@@ -190,7 +190,7 @@ def test_a_pool_of_which_nothing_can_be_loaded_has_no_candidates(mode):
     found = rescoring.candidates(boundary(model, 0))
     assert len(found) == 0
     with pytest.raises(ValueError, match="none of the samples could be loaded: mend the dataset"):
-        some(found)
+        not_empty(found)
 
 
 @every_case("mode", ["stale", "proxy"])
