@@ -300,7 +300,8 @@ class VeCAFTrainer(PushingTrainer):
         """Make the pool, unless it is still of these datasets and arguments, and check whatever can be told without
         loading a sample."""
         cea, old = find_cea(self.callback_handler.callbacks, self.args.strategy), self._pool
-        if old is not None and cea is self.cea and old.is_of(self.train_dataset, self.scoring_dataset, self.args):
+        made_of = (self.train_dataset, self.scoring_dataset, self.args, self.accelerator)
+        if old is not None and cea is self.cea and old.is_of(*made_of):
             return
         if old is not None and old.is_exchanged_alone(self.train_dataset, self.scoring_dataset):
             raise ValueError(
@@ -308,7 +309,7 @@ class VeCAFTrainer(PushingTrainer):
                 "trainer.scoring_dataset too, or to None"
             )
         check_devices(self.args, self.accelerator)
-        self.cea, self.teaching.args = cea, self.args
+        self.cea, self.teaching.args, self.teaching.accelerator = cea, self.args, self.accelerator
         self._pool = self._make_pool(self.train_dataset, self.scoring_dataset)
         plan = self.plan()
         plan.check()

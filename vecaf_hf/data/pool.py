@@ -82,10 +82,11 @@ class Pool:
     def columns(self) -> list[str]:
         return getattr(self.dataset, "column_names", None) or []
 
-    def is_of(self, dataset: Any, scoring_dataset: Any, args: VeCAFArguments) -> bool:
+    def is_of(self, dataset: Any, scoring_dataset: Any, args: VeCAFArguments, accelerator: Accelerator) -> bool:
         """Whether it is made of these; a dataset that has grown since is another one."""
         scored = dataset if scoring_dataset is None else scoring_dataset
-        same = self.dataset is dataset and self.scoring_dataset is scored and self.args is args
+        made_of = (self.dataset, self.scoring_dataset, self.args, self.accelerator)
+        same = all(mine is its for mine, its in zip(made_of, (dataset, scored, args, accelerator), strict=True))
         return same and len(dataset) == self.size
 
     def is_exchanged_alone(self, dataset: Any, scoring_dataset: Any) -> bool:
