@@ -520,7 +520,7 @@ def test_affinity_comes_with_a_selection():
 
 def test_candidates_that_are_not_scored_are_left_alone():
     candidates = replace(make_candidates(), embeddings=None)
-    assert make_callback(make_head(), domain_prompt=PROMPT).before_selection(candidates) is candidates
+    assert make_callback(make_head(), domain_prompt=PROMPT).running.before_selection(candidates) is candidates
 
 
 def test_the_hook_goes_with_the_end_of_training(run):

@@ -781,7 +781,7 @@ CAPTIONS = [
     Case(
         "an affinity that no strategy reads",
         lambda b: b.cea(domain_prompt=PROMPT, domain_affinity=0.1, strategy="margin"),
-        r"domain_affinity acts on what 'ods', 'random', 'balanced', 'loss_sampling' weigh or draw by, and strategy "
+        r"domain_affinity acts on what 'ods', 'loss_sampling', 'random', 'balanced' weigh or draw by, and strategy "
         r"'margin' does neither",
     ),
     Case(
@@ -1002,7 +1002,7 @@ OPTIONS = [
     Case(
         "a strategy misspelt",
         lambda b: b.train(strategy="odds"),
-        r"strategy is 'odds' \(did you mean 'ods'\?\); choose one of ods, loss_balanced, trimmed, activeft",
+        r"strategy is 'odds' \(did you mean 'ods'\?\); choose one of ods, activeft, loss_sampling, random",
     ),
     Case("in capitals", lambda b: b.train(strategy="ODS"), r"strategy is 'ODS' \(did you mean 'ods'\?\)"),
     Case(
