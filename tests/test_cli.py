@@ -181,7 +181,7 @@ def test_every_option_stands_once_with_its_default_and_fits(columns, capsys, mon
     assert "usage: vecaf-hf inspect [--config FILE.yaml] [--OPTION VALUE ...]\n" in printed
     known = dict(zip(names, (" ".join(one.split()) for one in options), strict=True))
     assert "[true|false] Mirror training images at random. (default: true)" in known["--horizontal_flip"]
-    assert "One of ods, loss_balanced," in known["--strategy"]
+    assert "One of ods, activeft," in known["--strategy"]
     assert "(default: training selection)" in known["--act_on"]
     assert "(default: not set)" in known["--selection_budget"]
     assert "last whole checkpoint" in known["--resume_from_checkpoint"]
