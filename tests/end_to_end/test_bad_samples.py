@@ -10,10 +10,13 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset, Features
 from transformers import PreTrainedModel, TrainerCallback
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
+from vecaf_hf.data.indexed import Unloadable
+from vecaf_hf.data.ledger import SampleLedger
 from vecaf_hf.scoring.rescoring import Sampled
 
 MakeModel = Callable[..., PreTrainedModel]
@@ -272,6 +275,15 @@ def test_a_storage_that_is_gone_is_no_pool_to_skip(
         path.unlink()
     with pytest.raises(ValueError, match=r"That is most of the 60 samples: is their storage there"):
         make_trainer(make_vit(), pool=pool, on_bad_sample="skip").train()
+
+
+def test_half_of_a_pool_can_be_skipped_and_one_more_cannot() -> None:
+    bad = {index: Unloadable("gone", "") for index in range(4)}
+    half, most = (SampleLedger(size, "skip", Accelerator(cpu=True)) for size in (8, 7))
+    half.settle("scoring", range(8), torch.arange(8), bad)
+    assert half.usable.tolist() == [4, 5, 6, 7]
+    with pytest.raises(ValueError, match="That is most of the 7 samples"):
+        most.settle("scoring", range(7), torch.arange(7), bad)
 
 
 def test_too_few_that_can_be_loaded(make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset) -> None:

@@ -27,7 +27,7 @@ from vecaf_hf.cli.terminal import Interrupted
 
 MakeTrainer = Callable[..., VeCAFTrainer]
 SCRIPT = Path(__file__).with_name("interrupted_run.py")
-TIMEOUT = 240
+TIMEOUT = 900
 
 
 class Signal(TrainerCallback):

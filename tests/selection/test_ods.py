@@ -35,6 +35,16 @@ def test_activeft_looks_at_neither_losses_nor_relevance_nor_labels(make_pool):
     assert torch.equal(a.indices, b.indices)
 
 
+def test_what_has_no_weight_is_selected_only_where_the_budget_takes_more(make_pool):
+    pool = make_pool()
+    pool = replace(pool, losses=pool.losses * (torch.arange(60) % 3 == 0))
+    for budget in (5, 12, 20, 25):
+        options = SelectionOptions(loss_weighting="raw", allocation="global", selection_steps=5)
+        chosen = run_strategy(find_strategy("ods"), pool, budget, options, 0)
+        weighted = torch.isin(chosen.indices, pool.indices[pool.losses > 0])
+        assert weighted.all() if budget <= 20 else len(chosen) == budget
+
+
 @every_case("dtype", [torch.float32, torch.float64])
 def test_relevance_multiplies_the_loss_weights(dtype, make_pool):
     pool = make_pool()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from datasets import Dataset
 from every_case import every_case
-from pools.rare import CONDITION, DOMAIN, rare_shares
+from PIL import Image
+from pools.rare import CONDITION, DOMAIN, rare_shares, with_rare
 
 
 @every_case("column", [DOMAIN, CONDITION])
@@ -22,3 +24,9 @@ def test_of_other_pools_there_is_nothing_to_tell() -> None:
     assert rare_shares(Dataset.from_dict({"label": [0, 1]}), selections) == {}
     assert rare_shares(Dataset.from_dict({"condition": ["used", "new"]}), selections) == {}
     assert rare_shares([1, 2], selections) == {}
+
+
+def test_a_condition_has_one_image_at_least() -> None:
+    few = Dataset.from_dict({"image": [Image.new("L", (8, 8), 40 * number) for number in range(6)]})
+    pool = with_rare(few, "image", CONDITION, ["inverted", "rotated"], np.random.default_rng(0), part=0.01)
+    assert sorted(pool[CONDITION]) == ["", "", "", "", "inverted", "rotated"]
