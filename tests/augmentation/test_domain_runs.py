@@ -15,6 +15,7 @@ from resumed_runs import assert_same_run
 from torch import Tensor
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
+from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.cli.options import UsageError, parse
 from vecaf_hf.inspection.look import look
 from vecaf_hf.selection.candidates import Candidates
@@ -75,20 +76,20 @@ def test_a_run_with_several_prompts_goes_on_to_the_same_end(
         assert (ends[0].samples > 0) is (toward == "learned_difference")
 
 
-def test_another_loop_has_other_domains(make_run: Make) -> None:
+def test_another_loop_has_other_domains(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
 
-    class Look(CEACallback):
-        def begin_loop(self, selected: Candidates, refit: bool) -> dict[str, float]:
-            figures = super().begin_loop(selected, refit)
-            domains = torch.full((120,), -1)
-            domains[selected.indices] = self._texts.domains
-            seen.append(domains)
-            return figures
+    begin = RunningCEA.begin_loop
 
-    trainer = make_run({"domain_prompt": PROMPTS}, strategy="full")
-    trainer.cea.__class__ = Look
-    trainer.train()
+    def watched(self: RunningCEA, selected: Candidates, refit: bool) -> dict[str, float]:
+        figures = begin(self, selected, refit)
+        domains = torch.full((120,), -1)
+        domains[selected.indices] = self.held.domains
+        seen.append(domains)
+        return figures
+
+    monkeypatch.setattr(RunningCEA, "begin_loop", watched)
+    make_run({"domain_prompt": PROMPTS}, strategy="full").train()
     first, second = seen
     assert torch.equal(first, 1 - second)
     assert int(first.sum()) == 60
@@ -137,7 +138,7 @@ def test_what_scores_nothing_is_drawn_by_its_captions(make_run: Make, strategy: 
 def test_a_look_before_the_run_shows_its_first_selection(make_run: Make) -> None:
     cea = {"domain_prompt": PROMPTS, "domain_affinity": 0.05}
     trainer = make_run(cea, strategy="balanced")
-    looked = look(trainer, None).selection.indices
+    looked = look(trainer.plan(apart=True), None).selection.indices
     trainer.train()
     assert torch.equal(looked, trainer.selection_history[0].indices)
 

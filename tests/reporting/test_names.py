@@ -60,12 +60,11 @@ def finished_run(folder, names):
     logs = [{"step": step, "loss": 1 / step} for step in (2, 4, 6)]
     return SimpleNamespace(
         args=SimpleNamespace(output_dir=str(folder), to_dict=lambda: {"strategy": "ods"}),
-        state=SimpleNamespace(log_history=logs),
-        selection=SimpleNamespace(indices=SimpleNamespace(numel=lambda: 10)),
+        history=logs,
         train_dataset=range(100),
-        loop_records=records,
+        records=records,
         class_names=names,
-        meter=CostMeter(),
+        work=CostMeter().state_dict()["work"],
     )
 
 

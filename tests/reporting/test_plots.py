@@ -41,10 +41,10 @@ def worked() -> CostMeter:
 
 def run(records, history=None, names=("a", "b"), meter=None):
     return SimpleNamespace(
-        loop_records=records,
-        state=SimpleNamespace(log_history=make_history(12) if history is None else history),
+        records=records,
+        history=make_history(12) if history is None else history,
         class_names=list(names),
-        meter=meter or worked(),
+        work=(meter or worked()).state_dict()["work"],
     )
 
 

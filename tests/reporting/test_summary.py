@@ -108,17 +108,17 @@ def test_columns_are_as_wide_as_their_widest_cell():
 
 @every_case("metrics", [{}, {"test_accuracy": 0.5, "test_loss": 1.25}])
 def test_the_summary_has_every_part(metrics):
-    trainer = SimpleNamespace(
+    report = SimpleNamespace(
         args=SimpleNamespace(output_dir="runs/one"),
-        state=SimpleNamespace(log_history=HISTORY),
-        loop_records=[record(0), record(1)],
+        history=HISTORY,
+        records=[record(0), record(1)],
         class_names=["shirt", "coat"],
-        meter=CostMeter(),
+        work=CostMeter().state_dict()["work"],
     )
-    text = summarise(trainer.report, metrics, [Path("runs/one/curves.png")])
+    text = summarise(report, metrics, [Path("runs/one/curves.png")])
     titles = [line for line in text.splitlines() if line and not line.startswith(" ")]
     assert titles == ["Selection by loop", "Selected samples by class", "Cost", "Result", "Files"]
-    for part in (loop_table(trainer.loop_records, HISTORY), class_table(trainer.loop_records, ["shirt", "coat"])):
+    for part in (loop_table(report.records, HISTORY), class_table(report.records, ["shirt", "coat"])):
         assert part in text
     assert ("0.5000" in text) is bool(metrics) and ("no test split" in text) is not bool(metrics)
     assert str(Path("runs/one/curves.png")) in text and str(Path("runs/one/trainer_state.json")) in text
