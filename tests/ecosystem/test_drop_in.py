@@ -73,7 +73,7 @@ class Run:
     printed: str
 
     @property
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         return json.loads((self.output / "trainer_state.json").read_text())
 
     @property

@@ -97,5 +97,5 @@ def test_pictures_are_drawn_without_a_warning(tmp_path, classes):
 
 @every_case("name", [r"$\alpha$", "$x$ $y$", r"\$"])
 def test_a_name_is_drawn_as_it_is_written(name):
-    (label,) = selection(finished_run("", [name]).loop_records, [name]).axes[0].get_yticklabels()
+    (label,) = selection(finished_run("", [name]).records, [name]).axes[0].get_yticklabels()
     assert label.get_text() == name and not label.get_parse_math()
