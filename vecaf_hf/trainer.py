@@ -70,7 +70,7 @@ class VeCAFTrainer(PushingTrainer):
     model: Any
     args: VeCAFArguments
     train_dataset: Any
-    objective: Objective
+    sample_objective: Objective
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class VeCAFTrainer(PushingTrainer):
         config = getattr(self.model, "config", None)
         own_loss, problem = self.compute_loss_func, getattr(config, "problem_type", None)
         self.label_name = self.label_names[0] if self.label_names else "labels"
-        self.objective = find_objective(sample_loss_func, own_loss, problem, self.args.label_smoothing_factor)
+        self.sample_objective = find_objective(sample_loss_func, own_loss, problem, self.args.label_smoothing_factor)
         self._has_own_objective = sample_loss_func is not None or own_loss is not None
         self._makes_optimizer = self.optimizer is None
         # Trainer's place for the loss: with weights, or a loss per sample, ours.
@@ -216,7 +216,7 @@ class VeCAFTrainer(PushingTrainer):
             rest = outputs[1:] if isinstance(outputs, tuple) and self.label_name in inputs else outputs
             # An objective may draw from the global generators: not at the training's expense.
             with torch.no_grad(), seeded(0):
-                losses = self.objective.sample_losses(rest, labels)
+                losses = self.sample_objective.sample_losses(rest, labels)
             batch.seen(losses)
             if self.teaching.is_learning:
                 loss = self.teaching.taught(loss, losses, step, self._accumulated(num_items_in_batch))
@@ -224,7 +224,7 @@ class VeCAFTrainer(PushingTrainer):
 
     def _weighted_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
         """The objective per sample, recorded if needed, weighted and averaged: Trainer's `compute_loss_func`."""
-        losses = self.objective.sample_losses(outputs, labels)
+        losses = self.sample_objective.sample_losses(outputs, labels)
         weights, batch = torch.ones_like(losses), self.loop.batch if self.loop else None
         if batch is not None:
             weights = weights if batch.weights is None else batch.weights
@@ -324,7 +324,7 @@ class VeCAFTrainer(PushingTrainer):
             cea = cea and cea.apart(pool.dataset, pool.labels, self.class_names)
         head, split = find_head(self.model, self.args.head), self.accelerator.split_batches
         classes = ModelClasses.of(self.model, head, self._has_own_objective)
-        scorer = Scorer(pool, self.model, head, self.objective, meter, teaching)
+        scorer = Scorer(pool, self.model, head, self.sample_objective, meter, teaching)
         scorer.is_trained = self.state.global_step > 0
         return Plan(
             args=self.args,

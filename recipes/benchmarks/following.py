@@ -63,7 +63,7 @@ def real(dataset: str) -> Candidates:
     assert scored.embeddings is not None
     head = make_probe(trainer.scorer.head, scored.embeddings)
     fit_head(head, scored.take(evenly_spaced(len(scored), len(scored) // 10)))
-    return rescored(head, scored, trainer.objective.sample_losses)
+    return rescored(head, scored, trainer.sample_objective.sample_losses)
 
 
 def measured(candidates: Candidates, budget: int, options: dict[str, Any]) -> dict[str, float]:

@@ -94,7 +94,7 @@ def fashion_mnist(folder: Path) -> Candidates:
         trainer, _ = build_trainer(*parse({}, options.split()))
         scored = trainer.scorer.score(torch.arange(len(trainer.train_dataset)))
         fit_head(trainer.scorer.head, scored)
-        fitted = rescored(trainer.scorer.head, scored, trainer.objective.sample_losses)
+        fitted = rescored(trainer.scorer.head, scored, trainer.sample_objective.sample_losses)
         assert fitted.embeddings is not None and fitted.losses is not None and fitted.labels is not None
         save_file({"embeddings": fitted.embeddings, "losses": fitted.losses, "labels": fitted.labels}, file)
     fields: dict[str, Any] = dict(load_file(file))
