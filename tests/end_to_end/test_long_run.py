@@ -19,11 +19,11 @@ from transformers import PrinterCallback, TrainerCallback
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFArguments, VeCAFTrainer
 
-LOOPS, BUDGET, POOL = 150, 16, 64
+LOOPS, BUDGET, POOL = 300, 16, 64
 # Between two looks at the process; after the first such span it should have all that it will ever need.
-SPAN = 25
-# Most bytes that it may have more at the end than then. What a run keeps of 125 loops is below 1 MB, the allocator's
-# fragments are some more; a batch of images kept in each loop would be 12 MB.
+SPAN = 50
+# Most bytes that it may have more at the end than then. What a run keeps of 250 loops is below 1 MB, the allocator's
+# fragments are some more; a batch of images kept in each loop would be 25 MB.
 GROWTH = 6 * 2**20
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -52,7 +52,7 @@ def train_long(pixels: Tensor, targets: Tensor, names: list[str], folder: Path) 
         num_loops=LOOPS,
         max_steps=2 * LOOPS,
         selection_budget=BUDGET,
-        selection_steps=4,
+        selection_steps=10,
         per_device_train_batch_size=8,
         per_device_eval_batch_size=POOL,
         save_steps=100,
