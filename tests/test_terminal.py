@@ -78,22 +78,16 @@ def test_another_process_speaks_only_if_the_launcher_lets_it_live(capsys, monkey
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "says"),
-    [
-        (["--strategy", "odss"], 2, "imagenet.py: strategy is 'odss' (did you mean 'ods'?)"),
-        (["--dataset_name", "/no/such"], 1, "imagenet.py: cannot load the dataset '/no/such'"),
-    ],
-)
-def test_two_processes_tell_it_once(options, code, says, tmp_path):
+def test_two_processes_tell_it_once(tmp_path):
+    says = "imagenet.py: cannot load the dataset '/no/such'"
     environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = ["recipes/imagenet.py", "--use_cpu", "true", "--report_to", "none", *options]
+    words = ["recipes/imagenet.py", "--use_cpu", "true", "--report_to", "none", "--dataset_name", "/no/such"]
     done = subprocess.run(
         [*launcher, *words], env=os.environ | environment, cwd=ROOT, capture_output=True, text=True, timeout=200
     )
     assert done.stderr.count(says) == 1, done.stderr[-4000:]
-    assert re.search(rf"exitcode *: {code} ", done.stderr)
+    assert re.search(r"exitcode *: 1 ", done.stderr)
     assert "finetune.py" not in done.stderr
 
 

@@ -8,7 +8,7 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,8 +50,9 @@ def shown() -> list[list[str]]:
 
 
 @pytest.fixture
-def stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever follows the parsing of options raises `Parsed` instead; paths are as from the repository's root."""
+    before = {*sys.modules}
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     parse_args: Callable[..., Any] = argparse.ArgumentParser.parse_args
@@ -67,6 +68,11 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> None:
     # A recipe's parser is another, and gives what a trainer is built from.
     monkeypatch.setattr("finetune.build_trainer", built)
     monkeypatch.setattr("vecaf_hf.cli.building.build_trainer", built)
+    yield
+    # What was imported meanwhile keeps `built`, for whatever test comes next in this process.
+    for name in {*sys.modules} - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(ROOT / "recipes")):
+            del sys.modules[name]
 
 
 def follow(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
