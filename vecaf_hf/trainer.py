@@ -168,8 +168,6 @@ class VeCAFTrainer(PushingTrainer):
         Raises:
             ValueError: There is no training dataset, or what the run would raise before its first step.
         """
-        if self.train_dataset is not None:
-            self._open_pool()
         return inspect(self, folder, samples)
 
     # --- Trainer's hooks ---
@@ -311,12 +309,19 @@ class VeCAFTrainer(PushingTrainer):
         check_devices(self.args, self.accelerator)
         self.cea, self.teaching.args, self.teaching.accelerator = cea, self.args, self.accelerator
         self._pool = self._make_pool(self.train_dataset, self.scoring_dataset)
-        plan = self.plan()
-        plan.check()
+        try:
+            plan = self.plan()
+            plan.check()
+        except BaseException:
+            # What was refused is looked at again the next time.
+            self._pool = old
+            raise
         self.scorer = plan.scorer
 
     def plan(self, apart: bool = False) -> Plan:
         """What a run is made of; `apart` with ledger, counters and captions of its own, to look and change nothing."""
+        if apart:
+            self._open_pool()
         pool, cea, teaching, meter = self.pool, self.cea, self.teaching, self.meter
         if apart:
             pool, teaching, meter = copy.copy(pool), Teaching(self.args, self.accelerator), CostMeter()

@@ -85,7 +85,7 @@ class Scorer:
         self, indices: Tensor, image_size: int | None, pool: Pool | None = None, image_size_is_new: bool = False
     ) -> Candidates:
         """By a forward pass on images of this size, None for as they come; of another pool, if one is given."""
-        pool = pool or self.pool
+        pool = self.pool if pool is None else pool
         forward = ForwardPass(
             accelerator=self.accelerator,
             objective=self.objective,
