@@ -8,7 +8,7 @@ import datasets
 from PIL import Image, ImageOps
 
 from pools.corruptions import CORRUPTIONS, check_corruption, corrupted, package_version
-from vecaf_hf.data.stored_images import remade
+from pools.remaking import remade
 from vecaf_hf.validation import check_choice
 
 

@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from vecaf_hf.data.stored_images import remade
+from pools.remaking import remade
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.validation import check_choice, whole
 

@@ -10,11 +10,12 @@ from typing import Any
 import datasets
 from datasets.fingerprint import Hasher
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from pools.remaking import source_images
 from safetensors.torch import save
 
 from styling.network import StyleNetwork
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.data.stored_images import LoadImage, source_images
+from vecaf_hf.data.stored_images import LoadImage
 
 RestyleBatch = Callable[[Any, list[int]], dict[str, list[Any]]]
 

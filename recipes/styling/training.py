@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pools.remaking import source_images
 from torch import Tensor
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
@@ -14,7 +15,7 @@ from styling.network import StyleNetwork, enlarged_to, to_tensor
 from styling.options import StyleOptions
 from styling.towers import ContentNetwork, ImageTower, text_direction
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.data.stored_images import LoadImage, source_images
+from vecaf_hf.data.stored_images import LoadImage
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.text.encoder import default_device
 

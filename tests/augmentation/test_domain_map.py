@@ -8,7 +8,7 @@ import torch
 from every_case import every_case
 from torch.nn.functional import cosine_similarity, normalize
 
-from vecaf_hf.augmentation.domain_map import DomainMap, class_loss, directional_loss, fitted
+from vecaf_hf.augmentation.domain_map import DomainMap, Known, class_loss, directional_loss, fitted
 
 N, D, CLASSES = 300, 12, 4
 
@@ -48,7 +48,7 @@ def data(domains: int) -> dict[str, torch.Tensor]:
 @every_case("domains", [1, 3])
 def test_what_is_learned_follows_the_shift_of_the_domain_and_keeps_the_class(domains):
     known = data(domains)
-    network = fitted(**known, count=domains, seed=0, counted=nullcontext)
+    network = fitted(Known(**known), count=domains, seed=0, counted=nullcontext)
     embeddings = known["classes"][known["labels"]] + 0.5 * randn(N, D, seed=4).float()  # Unseen ones.
     mapped = network(embeddings, known["domains"])
     torch.testing.assert_close(mapped.norm(dim=1), torch.ones(N))
@@ -61,7 +61,7 @@ def test_what_is_learned_follows_the_shift_of_the_domain_and_keeps_the_class(dom
 
 def test_one_map_has_a_direction_for_each_domain():
     known = data(2)
-    network = fitted(**known, count=2, seed=0, counted=nullcontext)
+    network = fitted(Known(**known), count=2, seed=0, counted=nullcontext)
     start = normalize(known["embeddings"], dim=1)
     moved = [network(known["embeddings"], torch.full((N,), domain)) - start for domain in (0, 1)]
     between = cosine_similarity(*moved).mean()
@@ -77,5 +77,5 @@ def test_scale_of_the_embeddings_does_not_matter():
 
 def test_fewer_samples_than_a_batch():
     known = {name: tensor if name == "classes" else tensor[:3] for name, tensor in data(1).items()}
-    network = fitted(**known, count=1, seed=0, counted=nullcontext)
+    network = fitted(Known(**known), count=1, seed=0, counted=nullcontext)
     assert all(bool(parameter.isfinite().all()) and not parameter.requires_grad for parameter in network.parameters())

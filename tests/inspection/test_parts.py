@@ -158,7 +158,7 @@ def test_a_map_says_whose_selection_each_is_in(by_pca):
     embeddings = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     ours, others = torch.tensor([1, 1, 0, 0, 0, 0]).bool(), torch.tensor([0, 1, 1, 0, 0, 0]).bool()
     boundary, known = torch.tensor([1, 0, 0, 0, 1, 0]).bool(), torch.tensor([1, 1, 1, 1, 1, 0]).bool()
-    found = embedding_map(embeddings, torch.arange(10, 16), ours, others, boundary, known, seed=0)
+    found = embedding_map(embeddings, torch.arange(10, 16), OURS * ours + OTHERS * others, boundary, known, seed=0)
     assert found.method == "PCA" and 0 < found.explained <= 1
     assert found.chosen == (OURS, BOTH, OTHERS, NEITHER, NEITHER, NEITHER)
     assert found.indices == tuple(range(10, 16)) and len(found.x) == len(found.y) == 6
@@ -169,7 +169,7 @@ def test_the_selected_have_half_of_a_map(by_pca):
     size = 3 * MOST_POINTS
     ours = torch.zeros(size, dtype=torch.bool)
     ours[:MOST_POINTS] = True
-    found = embedding_map(torch.randn(size, 3), torch.arange(size), ours, ~ours & False, None, ours, seed=0)
+    found = embedding_map(torch.randn(size, 3), torch.arange(size), OURS * ours, None, ours, seed=0)
     assert len(found.indices) == MOST_POINTS
     assert sum(index < MOST_POINTS for index in found.indices) == MOST_POINTS // 2
     assert found.on_boundary == () and found.boundary_shares == {}

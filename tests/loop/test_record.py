@@ -16,15 +16,14 @@ CANDIDATES = Candidates(
 )
 
 
-def record(selection, earlier=(), candidates=CANDIDATES, labels=LABELS, info=None) -> LoopRecord:
-    return record_loop(1, 20, selection, list(earlier), candidates, labels, info or {})
+def record(selection, earlier=(), candidates=CANDIDATES, labels=LABELS) -> LoopRecord:
+    return record_loop(1, 20, selection, list(earlier), candidates, labels)
 
 
 def test_figures_of_a_selection():
     made = record(
-        Selection(torch.tensor([4, 1, 6]), info={"objective": -1.5}),
+        Selection(torch.tensor([4, 1, 6]), info={"objective": -1.5, "cea_alpha_max": 2.0}),
         earlier=[Selection(torch.tensor([1, 0])), Selection(torch.tensor([2, 1]))],
-        info={"cea_alpha_max": 2.0},
     )
     assert made == LoopRecord(
         loop=1,

@@ -9,7 +9,7 @@ from every_case import every_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vecaf_hf.selection.allocation import class_cells, class_claims, shares
+from vecaf_hf.selection.allocation import ClassShares, class_cells, class_claims, shares
 from vecaf_hf.selection.candidates import Turn
 
 Problem = tuple[int, list[float], list[int]]
@@ -158,7 +158,7 @@ WEIGHTS = torch.tensor([1.0] * 10 + [2.0] * 6 + [0.0] * 2)
 def test_budgets_by_class(allocation, class_balance, expected):
     order = torch.randperm(18, generator=torch.Generator().manual_seed(0))
     labels, weights = LABELS[order], WEIGHTS[order]
-    cells = class_cells(labels, weights, 8, allocation, FIRST, class_balance)
+    cells = class_cells(labels, weights, 8, allocation, ClassShares(FIRST, class_balance))
     assert {int(labels[cell.rows[0]]): cell.budget for cell in cells} == expected
     for cell in cells:
         (label,) = labels[cell.rows].unique().tolist()
@@ -170,13 +170,13 @@ def test_claims_may_follow_other_sizes_than_those_here():
     labels = torch.tensor([5] * 10 + [1] * 10 + [3] * 4)
     sizes = torch.tensor([64] * 10 + [16] * 10 + [4] * 4)
     for class_balance, expected in ((0.0, {5: 10, 1: 3, 3: 1}), (0.5, {5: 8, 1: 4, 3: 2}), (1.0, {5: 5, 1: 5, 3: 4})):
-        cells = class_cells(labels, torch.ones(24), 14, "class", FIRST, class_balance, sizes)
+        cells = class_cells(labels, torch.ones(24), 14, "class", ClassShares(FIRST, class_balance, sizes))
         assert {int(labels[cell.rows[0]]): cell.budget for cell in cells} == expected
 
 
 @every_case(("labels", "allocation"), [(LABELS, "global"), (None, "class"), (None, "class_loss"), (None, "global")])
 def test_one_cell_holds_everything(labels, allocation):
-    (cell,) = class_cells(labels, WEIGHTS, 9, allocation, FIRST)
+    (cell,) = class_cells(labels, WEIGHTS, 9, allocation, ClassShares(FIRST))
     assert cell.rows.tolist() == list(range(18)) and cell.budget == 9
 
 
@@ -184,10 +184,10 @@ def test_one_cell_holds_everything(labels, allocation):
 @every_case("allocation", ["class", "class_loss"])
 def test_labels_that_are_not_one_class_per_sample_are_refused(labels, allocation):
     with pytest.raises(ValueError, match=rf'allocation="{allocation}" needs one class per sample'):
-        class_cells(labels, WEIGHTS, 9, allocation, FIRST)
-    assert len(class_cells(labels, WEIGHTS, 9, "global", FIRST)) == 1
+        class_cells(labels, WEIGHTS, 9, allocation, ClassShares(FIRST))
+    assert len(class_cells(labels, WEIGHTS, 9, "global", ClassShares(FIRST))) == 1
 
 
 def test_the_whole_pool_is_every_class_in_full():
-    cells = class_cells(LABELS, WEIGHTS, 18, "class_loss", FIRST)
+    cells = class_cells(LABELS, WEIGHTS, 18, "class_loss", ClassShares(FIRST))
     assert [(len(cell.rows), cell.budget) for cell in cells] == [(6, 6), (10, 10), (2, 2)]

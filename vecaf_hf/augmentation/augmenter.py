@@ -19,6 +19,7 @@ from vecaf_hf.augmentation.cea import (
     toward_random,
 )
 from vecaf_hf.augmentation.counted_map import CountedMap
+from vecaf_hf.augmentation.domain_map import Known
 from vecaf_hf.augmentation.options import BY_CLASS, CEAOptions
 from vecaf_hf.seeding import seed_of
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
@@ -149,14 +150,14 @@ class Augmenter:
         prompted, plain = (self._aligned(self.table.of(indices, where, self.loop)) for where in (True, False))
         # A class without captions has no text that an image could be compared with.
         classes = labels[self.table.rows >= 0].unique()
-        self.mapping.fit(
-            candidates.given("embeddings"),
-            prompted - plain,
-            self._domains.in_loop(self.loop)[indices],
-            self._aligned(class_texts[classes]),
-            torch.searchsorted(classes, labels[indices]),
-            self.loop,
+        known = Known(
+            embeddings=candidates.given("embeddings"),
+            shifts=prompted - plain,
+            domains=self._domains.in_loop(self.loop)[indices],
+            classes=self._aligned(class_texts[classes]),
+            labels=torch.searchsorted(classes, labels[indices]),
         )
+        self.mapping.fit(known, self.loop)
 
     def texts(self, candidates: Candidates, place: str) -> Texts:
         """What pulls at these samples in `training` or in `selection`."""

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, is_grad_enabled
 
-from vecaf_hf.augmentation.domain_map import DomainMap, fitted
+from vecaf_hf.augmentation.domain_map import DomainMap, Known, fitted
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.seeding import seed_of
 
@@ -29,9 +29,7 @@ class CountedMap:
         self.domains, self.seed = domains, seed
         self.accelerator, self.meter = accelerator, meter
 
-    def fit(
-        self, embeddings: Tensor, shifts: Tensor, domains: Tensor, classes: Tensor, labels: Tensor, loop: int
-    ) -> None:
+    def fit(self, known: Known, loop: int) -> None:
         """Train it as `fitted` says, in every process on the same data: what all repeat counts once."""
 
         def counted(samples: int) -> AbstractContextManager[None]:
@@ -39,7 +37,7 @@ class CountedMap:
 
         seed = seed_of(self.seed, loop)
         with self.meter.timed("auxiliary"):
-            made = fitted(embeddings, shifts, domains, self.domains, classes, labels, seed, counted)
+            made = fitted(known, self.domains, seed, counted)
         self.network.load_state_dict(made.state_dict())
         if self.accelerator.num_processes > 1:
             broadcast([parameter.data for parameter in self.network.parameters()])

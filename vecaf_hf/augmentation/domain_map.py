@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -58,37 +59,44 @@ def class_loss(mapped: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(mapped @ normalize(classes, dim=-1).T / TEMPERATURE, labels)
 
 
-def fitted(
-    embeddings: Tensor,
-    shifts: Tensor,
-    domains: Tensor,
-    count: int,
-    classes: Tensor,
-    labels: Tensor,
-    seed: int,
-    counted: Callable[[int], AbstractContextManager[None]],
-) -> DomainMap:
-    """A map trained from scratch, on the CPU: the same data and seed give the same one.
+@dataclass(frozen=True)
+class Known:
+    """What a map learns from.
 
     Args:
         embeddings: Of images. [n, d].
         shifts: t_prompted - t_plain of each one's caption, aligned. [n, d].
         domains: From 0 on. LongTensor [n].
-        count: How many domains there are.
         classes: Text of each class, aligned. [C, d].
         labels: LongTensor [n].
+    """
+
+    embeddings: Tensor
+    shifts: Tensor
+    domains: Tensor
+    classes: Tensor
+    labels: Tensor
+
+
+def fitted(known: Known, count: int, seed: int, counted: Callable[[int], AbstractContextManager[None]]) -> DomainMap:
+    """A map trained from scratch, on the CPU: the same data and seed give the same one.
+
+    Args:
+        known: What it learns from.
+        count: How many domains there are.
         seed: Of the first weights and the batches.
         counted: Takes the samples of a step, which is done inside it.
     """
+    embeddings = known.embeddings
     with seeded(seed), torch.enable_grad():
         network = DomainMap(embeddings.shape[1], count)
         optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         for _ in range(STEPS):
             rows = torch.randint(len(embeddings), (min(BATCH_SIZE, len(embeddings)),))
             with counted(len(rows)):
-                mapped = network(embeddings[rows], domains[rows])
-                directional = directional_loss(embeddings[rows], mapped, shifts[rows])
-                consistent = class_loss(mapped, classes, labels[rows])
+                mapped = network(embeddings[rows], known.domains[rows])
+                directional = directional_loss(embeddings[rows], mapped, known.shifts[rows])
+                consistent = class_loss(mapped, known.classes, known.labels[rows])
                 ((1 - CLASS_WEIGHT) * directional + CLASS_WEIGHT * consistent).backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -44,31 +44,24 @@ class EmbeddingMap:
 
 
 def embedding_map(
-    embeddings: Tensor,
-    indices: Tensor,
-    ours: Tensor,
-    others: Tensor,
-    boundary: Tensor | None,
-    looked_at: Tensor,
-    seed: int,
+    embeddings: Tensor, indices: Tensor, chosen: Tensor, boundary: Tensor | None, looked_at: Tensor, seed: int
 ) -> EmbeddingMap:
     """A map of candidates: as many of the selected as have room in half of it, and an even part of the others.
 
     Args:
         embeddings: [M, d].
         indices: LongTensor [M].
-        ours: Whether this run's strategy selected a candidate. Bool [M].
-        others: Whether ActiveFT did. Bool [M].
+        chosen: Whose selection each is in: NEITHER, OURS, OTHERS (ActiveFT's) or BOTH. LongTensor [M].
         boundary: Whether it lies on a boundary, Bool [M]; None where that is not known.
         looked_at: Of which candidates it is known. Bool [M].
         seed: Of UMAP.
     """
-    selected, rest = (ours | others).nonzero()[:, 0], (~(ours | others)).nonzero()[:, 0]
+    ours, others = (chosen == OURS) | (chosen == BOTH), (chosen == OTHERS) | (chosen == BOTH)
+    selected, rest = (chosen != NEITHER).nonzero()[:, 0], (chosen == NEITHER).nonzero()[:, 0]
     selected = selected[evenly_spaced(len(selected), MOST_POINTS // 2)]
     rest = rest[evenly_spaced(len(rest), MOST_POINTS - len(selected))] if len(rest) else rest
     rows = torch.cat([selected, rest]).sort().values
     coordinates, method, explained = in_the_plane(embeddings[rows], seed)
-    chosen = ours[rows].long() + 2 * others[rows].long()
     shares = {}
     if boundary is not None:
         sets = {"candidates": looked_at, "selected": ours & looked_at, "activeft": others & looked_at}
@@ -79,7 +72,7 @@ def embedding_map(
         indices=tuple(indices[rows].tolist()),
         x=tuple(coordinates[:, 0].tolist()),
         y=tuple(coordinates[:, 1].tolist()),
-        chosen=tuple(chosen.tolist()),
+        chosen=tuple(chosen[rows].tolist()),
         on_boundary=() if boundary is None else tuple(boundary[rows].tolist()),
         boundary_shares=shares,
     )

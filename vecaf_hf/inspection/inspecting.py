@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vecaf_hf.inspection.budget import foreseen
 from vecaf_hf.inspection.duplicates import NearDuplicates, near_duplicates
-from vecaf_hf.inspection.embedding_map import EmbeddingMap, embedding_map
+from vecaf_hf.inspection.embedding_map import OTHERS, OURS, EmbeddingMap, embedding_map
 from vecaf_hf.inspection.extremes import CENTROID, Extremes, extremes, similarity_to_means
 from vecaf_hf.inspection.inspection import Inspection, Sample
 from vecaf_hf.inspection.look import Look, look
@@ -150,7 +150,8 @@ def _map(candidates: Candidates, chosen: Tensor, is_drawn: Tensor, folds: OutOfF
         other = run_strategy(STRATEGIES["activeft"], looked, budget, options, seed)
         others = torch.isin(looked.indices, other.indices)
     near = None if boundary is None else boundary[rows]
-    return embedding_map(looked.given("embeddings"), looked.indices, ours, others, near, known[rows], seed)
+    whose = OURS * ours.long() + OTHERS * others.long()
+    return embedding_map(looked.given("embeddings"), looked.indices, whose, near, known[rows], seed)
 
 
 def _samples(shown: Sequence[int], candidates: Candidates, plan: Plan) -> dict[int, Sample]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -199,7 +199,8 @@ class LoopController(TrainerCallback):
             history.start = {}
         past = Past(history.selections, schedule.progress(loop), self._trained)
         selection, candidates, figures = selector.select(past, self._is_trainable)
-        record = record_loop(loop, step, selection, history.selections, candidates, self.pool.labels, figures)
+        told = replace(selection, info={**selection.info, **figures})
+        record = record_loop(loop, step, told, history.selections, candidates, self.pool.labels)
         history.append(selection, record, schedule.samples_per_loop)
         if trains_twice and self.args.jtt_restart and loop == 0:
             # With a head that was fitted when the loop began.

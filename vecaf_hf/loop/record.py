@@ -66,7 +66,6 @@ def record_loop(
     earlier: list[Selection],
     candidates: Candidates,
     labels: Tensor | None,
-    info: dict[str, float],
 ) -> LoopRecord:
     """The record of a selection made from these candidates; `labels` are the pool's, or None. LongTensor [N]."""
     before = torch.cat([past.indices for past in earlier]) if earlier else selection.indices[:0]
@@ -85,7 +84,7 @@ def record_loop(
         class_counts=dict(zip(values.tolist(), counts.tolist(), strict=True)),
         pool_loss=None if losses is None else _mean_in_pool(losses, candidates.indices, labels),
         selected_loss=None if losses is None else float(losses[chosen].mean()),
-        info={**selection.info, **info},
+        info=selection.info,
     )
 
 

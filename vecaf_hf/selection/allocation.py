@@ -7,7 +7,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vecaf_hf.selection.candidates import Turn
+from vecaf_hf.selection.candidates import Candidates, Turn
+
+
+@dataclass(frozen=True)
+class ClassShares:
+    """What decides how many samples each class has in a selection.
+
+    Args:
+        turn: Who gets what is left over, as `shares` takes it.
+        balance: Of `class_claims`.
+        sizes: The size of each sample's class that its claim follows; by default what it has among the candidates.
+            LongTensor [M].
+    """
+
+    turn: Turn
+    balance: float = 1.0
+    sizes: Tensor | None = None
+
+    @classmethod
+    def of(cls, candidates: Candidates, balance: float, generator: torch.Generator) -> ClassShares:
+        """For a selection among these candidates; the generator decides where they come from no run."""
+        return cls(candidates.turn_by(generator), balance, candidates.class_sizes)
 
 
 @dataclass(frozen=True)
@@ -18,15 +39,7 @@ class Cell:
     budget: int
 
 
-def class_cells(
-    labels: Tensor | None,
-    weights: Tensor,
-    budget: int,
-    allocation: str,
-    turn: Turn,
-    class_balance: float = 1.0,
-    class_sizes: Tensor | None = None,
-) -> list[Cell]:
+def class_cells(labels: Tensor | None, weights: Tensor, budget: int, allocation: str, due: ClassShares) -> list[Cell]:
     """One cell for the whole pool (`global`, or a pool without labels), else one a class.
 
     Args:
@@ -35,10 +48,7 @@ def class_cells(
         budget: K, at most M.
         allocation: `global`; or what a class's share follows: `class` (its size, as `class_claims` takes it),
             `class_loss` (its mean weight, whatever its size). No class gets more than it has.
-        turn: As `shares` takes it.
-        class_balance: Of `class_claims`.
-        class_sizes: The size of each sample's class that its claim follows; by default what it has here.
-            LongTensor [M].
+        due: The sizes that claims follow, and how.
 
     Raises:
         ValueError: Labels are not one class per sample.
@@ -54,9 +64,9 @@ def class_cells(
     classes, inverse, sizes = labels.unique(return_inverse=True, return_counts=True)
     summed = torch.zeros(len(classes), dtype=torch.float64).index_add_(0, inverse.cpu(), weights.double().cpu())
     # Those of one class are all alike.
-    counted = sizes if class_sizes is None else torch.zeros_like(sizes).scatter_(0, inverse, class_sizes)
-    claims = summed / sizes.cpu() if allocation == "class_loss" else class_claims(counted.cpu(), class_balance)
-    budgets = shares(budget, claims, sizes.cpu(), turn)
+    counted = sizes if due.sizes is None else torch.zeros_like(sizes).scatter_(0, inverse, due.sizes)
+    claims = summed / sizes.cpu() if allocation == "class_loss" else class_claims(counted.cpu(), due.balance)
+    budgets = shares(budget, claims, sizes.cpu(), due.turn)
     rows_by_class = everything[inverse.argsort(stable=True).to(everything.device)].split(sizes.tolist())
     return [Cell(rows, count) for rows, count in zip(rows_by_class, budgets.tolist(), strict=True) if count > 0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vecaf_hf.selection.allocation import ClassShares
 from vecaf_hf.selection.candidates import Turn
 from vecaf_hf.selection.drawing import drawn, drawn_by_class
 
@@ -33,5 +34,5 @@ def candidate_set(
         return torch.arange(pool_size)
     if labels is None:
         return drawn(pool_size, None, count, generator).sort().values
-    turn = Turn(generator.initial_seed())
-    return drawn_by_class(labels, None, count, generator, turn, class_balance).sort().values
+    due = ClassShares(Turn(generator.initial_seed()), class_balance)
+    return drawn_by_class(labels, None, count, generator, due).sort().values

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.seeding import seed_of
-from vecaf_hf.selection.allocation import class_claims, first_of_classes, shares
+from vecaf_hf.selection.allocation import ClassShares, class_claims, first_of_classes, shares
 from vecaf_hf.selection.candidates import Candidates, Turn
 from vecaf_hf.selection.drawing import drawn, drawn_by_class
 from vecaf_hf.selection.options import SelectionOptions
@@ -26,9 +26,9 @@ def balanced(candidates: Candidates, budget: int, options: SelectionOptions, gen
 
     The option `class_balance` can give classes other shares than equal ones.
     """
-    classes, turn = candidates.needed_classes("balanced"), candidates.turn_by(generator)
-    balance, sizes = options.class_balance, candidates.class_sizes
-    rows = drawn_by_class(classes, candidates.relevance, budget, generator, turn, balance, sizes)
+    classes = candidates.needed_classes("balanced")
+    due = ClassShares.of(candidates, options.class_balance, generator)
+    rows = drawn_by_class(classes, candidates.relevance, budget, generator, due)
     return Selection(candidates.indices.cpu()[rows])
 
 

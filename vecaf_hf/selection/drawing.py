@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecaf_hf.selection.allocation import class_cells
-from vecaf_hf.selection.candidates import Turn
+from vecaf_hf.selection.allocation import ClassShares, class_cells
 
 # Logarithm that stands for a rate of zero: below that of any positive number, with room for the waiting time's own.
 NEVER = -2000.0
@@ -36,13 +35,7 @@ def drawn(size: int, rates: Tensor | None, count: int, generator: torch.Generato
 
 
 def drawn_by_class(
-    labels: Tensor,
-    rates: Tensor | None,
-    count: int,
-    generator: torch.Generator,
-    turn: Turn,
-    class_balance: float,
-    class_sizes: Tensor | None = None,
+    labels: Tensor, rates: Tensor | None, count: int, generator: torch.Generator, due: ClassShares
 ) -> Tensor:
     """Rows that are drawn in each class, as many as the class's share.
 
@@ -51,14 +44,12 @@ def drawn_by_class(
         rates: As `drawn` takes them. [n].
         count: At most n.
         generator: Draws them, on the CPU.
-        turn: As `shares` takes it.
-        class_balance: Of `class_claims`.
-        class_sizes: As `class_cells` takes them. LongTensor [n].
+        due: As `class_cells` takes it.
 
     Returns:
         LongTensor [count], class by class.
     """
-    cells = class_cells(labels, torch.ones(len(labels)), count, "class", turn, class_balance, class_sizes)
+    cells = class_cells(labels, torch.ones(len(labels)), count, "class", due)
     return torch.cat(
         [
             cell.rows[drawn(len(cell.rows), None if rates is None else rates[cell.rows], cell.budget, generator)]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vecaf_hf.selection.allocation import Cell, class_cells
+from vecaf_hf.selection.allocation import Cell, ClassShares, class_cells
 from vecaf_hf.selection.assignment import distinct_nearest
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.descent import Optimised, View, optimise_centroids
@@ -41,8 +41,8 @@ from vecaf_hf.selection.weighting import loss_weights
 def ods(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Select `budget` samples whose embeddings cover the pool where the finetuning loss is large."""
     weights = selection_weights(candidates, options)  # [M]
-    turn, balance = candidates.turn_by(generator), options.class_balance
-    cells = class_cells(candidates.classes, weights, budget, options.allocation, turn, balance, candidates.class_sizes)
+    due = ClassShares.of(candidates, options.class_balance, generator)
+    cells = class_cells(candidates.classes, weights, budget, options.allocation, due)
     hidden = getattr(options, "disable_tqdm", True)  # Trainer's arguments have it
     # The last look at a cell takes about as long as the steps before it.
     work = 2 * options.selection_steps * options.ensemble_size * len(cells)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vecaf_hf.selection.allocation import ClassShares
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.drawing import drawn, drawn_by_class
 from vecaf_hf.selection.figures import figures_of
@@ -73,8 +74,8 @@ def _with_random(
     if rest.classes is None:
         rows = drawn(len(rest), None, count, generator)
     else:
-        turn, balance = rest.turn_by(generator), options.class_balance
-        rows = drawn_by_class(rest.classes, None, count, generator, turn, balance, rest.class_sizes)
+        due = ClassShares.of(rest, options.class_balance, generator)
+        rows = drawn_by_class(rest.classes, None, count, generator, due)
     more = rest.indices.cpu()[rows]
     similarity = selection.centroid_similarity
     if similarity is not None:
