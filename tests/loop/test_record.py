@@ -83,5 +83,5 @@ def test_without_classes_none_are_counted(labels):
 
 @every_case("candidates", [CANDIDATES, Candidates(torch.arange(8))])
 def test_json_keeps_everything(candidates):
-    made = record(Selection(torch.tensor([4, 1])), candidates=candidates, info={"objective": 0.25})
+    made = record(Selection(torch.tensor([4, 1]), info={"objective": 0.25}), candidates=candidates)
     assert LoopRecord.from_json(json.loads(json.dumps(made.to_json()))) == made
