@@ -34,7 +34,7 @@ from vecaf_hf.reporting.report import RunReport
 from vecaf_hf.scoring.classes import ModelClasses, class_names
 from vecaf_hf.scoring.head import find_head
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
-from vecaf_hf.scoring.objective import Objective, find_objective
+from vecaf_hf.scoring.objective import Objective, SampleWeight, find_objective
 from vecaf_hf.scoring.scorer import Scorer
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection
@@ -58,6 +58,9 @@ class VeCAFTrainer(PushingTrainer):
             its mean is the training loss. Without it, `compute_loss_func` applied to each sample (also in
             training, a second time, where `rescore` or the strategy goes by training's losses or the strategy has a
             learner), or else the loss that the model's `problem_type` says.
+        sample_weight_func: The weight of each sample in the training loss, labels -> Tensor [N], where that is a
+            weighted mean, such as `lambda labels: class_weights[labels]`: the losses of a step times their weights,
+            divided by the sum of the weights. A sample's loss is then the product.
         work_before: What was done for the run before there was a trainer, such as restyling its pool: by all processes
             together, counted when the run begins.
         **kwargs: Of `transformers.Trainer`: `processing_class`, `compute_metrics`, `callbacks`, ...
@@ -82,6 +85,7 @@ class VeCAFTrainer(PushingTrainer):
         *,
         scoring_dataset: Any = None,
         sample_loss_func: SampleLoss | None = None,
+        sample_weight_func: SampleWeight | None = None,
         work_before: CostMeter | None = None,
         **kwargs: Any,
     ) -> None:
@@ -91,11 +95,14 @@ class VeCAFTrainer(PushingTrainer):
         config = getattr(self.model, "config", None)
         own_loss, problem = self.compute_loss_func, getattr(config, "problem_type", None)
         self.label_name = self.label_names[0] if self.label_names else "labels"
-        self.sample_objective = find_objective(sample_loss_func, own_loss, problem, self.args.label_smoothing_factor)
+        self.sample_objective = find_objective(
+            sample_loss_func, own_loss, problem, self.args.label_smoothing_factor, sample_weight_func
+        )
         self._has_own_objective = sample_loss_func is not None or own_loss is not None
         self._makes_optimizer = self.optimizer is None
         # Trainer's place for the loss: with weights, or a loss per sample, ours.
-        self._unweighted_loss = own_loss if sample_loss_func is None else self._weighted_loss
+        is_by_sample = sample_loss_func is not None or sample_weight_func is not None
+        self._unweighted_loss = self._weighted_loss if is_by_sample else own_loss
         self.compute_loss_func = self._unweighted_loss
         self.meter, self.work_before = CostMeter(), work_before or CostMeter()
         self.cea = find_cea(self.callback_handler.callbacks, self.args.strategy)
@@ -227,7 +234,19 @@ class VeCAFTrainer(PushingTrainer):
         if batch is not None:
             weights = weights if batch.weights is None else batch.weights
             batch.seen(losses)
-        return weighted_mean(losses, weights, labels, num_items_in_batch)
+        if self.sample_objective.sample_weights is None:
+            return weighted_mean(losses, weights, labels, num_items_in_batch)
+        total = self.sample_objective.total_weight(labels) if num_items_in_batch is None else num_items_in_batch
+        return (losses * weights).sum() / total
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
+        """What Trainer has the losses of a step divided by: of a weighted mean the sum of the weights."""
+        labels = [batch["labels"] for batch in batch_samples if "labels" in batch]
+        if self.sample_objective.sample_weights is None or not labels:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        total = torch.stack([self.sample_objective.total_weight(some) for some in labels]).sum().to(device)
+        shared = self.args.average_tokens_across_devices and self.args.world_size > 1
+        return self.accelerator.gather(total).sum() if shared else total
 
     def _accumulated(self, num_items_in_batch: Any) -> int:
         """Micro-batches over which a training batch's loss is a mean when Trainer is given it: it then leaves it so."""

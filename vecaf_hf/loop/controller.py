@@ -225,6 +225,7 @@ class LoopController(TrainerCallback):
             if self.args.sample_weights == "mass":
                 raise ValueError(f"sample_weights='mass', and strategy {self.args.strategy!r} gives no weights")
             return None
+        self.selector.scorer.accept_objective()
         device = self.args.device
         weights = torch.zeros(self.schedule.pool_size, device=device)
         weights[selection.indices.to(device)] = selection.weights.to(device)

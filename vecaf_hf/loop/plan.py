@@ -140,6 +140,8 @@ def begin_run(
     """
     scorer, schedule = plan.scorer, plan.schedule
     plan.teaching.begin(scorer.model, schedule, plan.meter)
+    # A checkpoint is of a run whose objective was accepted.
+    scorer.objective.is_accepted |= bool(checkpoint)
     selector = plan.begin()
     plan.meter.add_work(plan.work_before)
     if plan.args.on_bad_sample == "raise" and not checkpoint:

@@ -31,7 +31,7 @@ class ForwardPass:
 
     Args:
         accelerator: Moves batches, casts under its mixed precision and gathers.
-        objective: Gives each sample's loss; the first batch's mean is checked against its reference.
+        objective: Gives each sample's loss.
         load: Batches of these positions of the pool (a list), with POOL_INDEX and labels.
         note_scored: Told, in every process, which positions were asked for and which of this process's share could
             not be loaded; what it lets pass has no candidates.
@@ -42,6 +42,8 @@ class ForwardPass:
         image_size: Height and width that images are resized to before the forward pass; None to leave them.
         image_size_is_new: Whether what fails at `image_size` is put down to it: the batches go well as they come.
         fitting: Cuts batches to what fits in memory.
+        with_losses: Whether candidates get their losses.
+        check_loss: Whether the first batch's mean loss is checked against the objective's reference.
         observed: (inputs, count) -> a block for the forward pass, which gives a dictionary of further fields of the
             candidates, complete when the block has ended.
 
@@ -62,12 +64,15 @@ class ForwardPass:
         image_size: int | None = None,
         image_size_is_new: bool = False,
         fitting: FittingBatches | None = None,
+        with_losses: bool = True,
+        check_loss: bool = True,
         observed: Callable[[Mapping[str, Any], int], AbstractContextManager[dict[str, Tensor]]] | None = None,
     ) -> None:
         self.accelerator, self.objective = accelerator, objective
         self.load, self.note_scored, self.label_name, self.meter = load, note_scored, label_name, meter
         self.keep_logits, self.disable_tqdm, self.image_size = keep_logits, disable_tqdm, image_size
         self.image_size_is_new = image_size_is_new
+        self.with_losses, self.check_loss = with_losses, check_loss
         self.output_kind: str | None = None
         self.fitting = FittingBatches() if fitting is None else fitting
         self.observed = observed or (lambda inputs, count: nullcontext({}))
@@ -140,7 +145,7 @@ class ForwardPass:
         indices = inputs.pop(POOL_INDEX)
         inputs = send_to_device(inputs, self.accelerator.device)
         labels = inputs[self.label_name]
-        reference = self.objective.reference if first else None
+        reference = self.objective.reference if first and self.check_loss else None
         own_loss = reference is not None and self.objective.reference_from_model
         if not own_loss:
             del inputs[self.label_name]
@@ -158,13 +163,12 @@ class ForwardPass:
         with torch.inference_mode():
             # A tuple begins with the model's loss when it was given labels.
             rest = outputs[1:] if own_loss and isinstance(outputs, tuple) else outputs
-            losses = self.objective.sample_losses(rest, labels)
-            _check_shape(losses, len(indices))
-            if reference is not None:
-                _check_loss(reference(outputs, labels), losses)
-        fields = (
-            {"embeddings": embeddings, "losses": losses} | ({"logits": logits} if self.keep_logits else {}) | further
-        )
+            fields = {"embeddings": embeddings} | further | ({"logits": logits} if self.keep_logits else {})
+            if self.with_losses:
+                fields["losses"] = losses = self.objective.sample_losses(rest, labels)
+                _check_shape(losses, len(indices))
+                if reference is not None:
+                    _check_loss(reference(outputs, labels), losses, logits)
         whole = {"indices": indices, "labels": labels.cpu(), "loaded": torch.ones(len(indices), dtype=torch.uint8)}
         return whole | {name: values.float().cpu() for name, values in fields.items()}
 
@@ -204,11 +208,16 @@ def _check_shape(losses: object, count: int) -> None:
         )
 
 
-def _check_loss(reference: Tensor, losses: Tensor) -> None:
+def _check_loss(reference: Tensor, losses: Tensor, logits: Tensor) -> None:
+    is_half = any(torch.finfo(values.dtype).bits < 32 for values in (reference, logits))
+    # Of the same logits. Losses of an untrained model are much alike, and so are their weighted means.
+    rtol, atol = (1e-2, 1e-3) if is_half else (1e-4, 1e-5)
     reference, mean = reference.float(), losses.float().mean()
-    if not torch.allclose(reference, mean, rtol=1e-2, atol=1e-3, equal_nan=True):
+    if not torch.allclose(reference, mean, rtol=rtol, atol=atol, equal_nan=True):
         raise ValueError(
             f"training's loss of a batch ({float(reference):g}) is not the mean of its per-sample losses "
-            f"({float(mean):g}): the model computes another loss than its problem_type says, or the objective weighs "
-            "samples against each other. Pass the objective as sample_loss_func(outputs, labels) -> Tensor[N]"
+            f"({float(mean):g}), and the selection or its weights go by these: the model computes another loss than "
+            "its problem_type says, or the objective weighs samples against each other. Pass the objective as "
+            "sample_loss_func(outputs, labels) -> Tensor[N], with sample_weight_func(labels) -> Tensor[N] where it is "
+            "a weighted mean; or choose a strategy that reads no losses, such as 'balanced'"
         )

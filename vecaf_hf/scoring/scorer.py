@@ -56,6 +56,7 @@ class Scorer:
     Attributes:
         output_kind: Of what the model returns: the objective is given the like for a fitted head.
         kept: The untrained model's scores in `score_cache`; None without, and before `probe`.
+        with_losses: Whether candidates get their losses: not where nobody looks at them.
         is_trained: Whether the model has made a step: what is kept is of another one then.
     """
 
@@ -67,6 +68,7 @@ class Scorer:
         self.meter, self.watcher = meter, watcher
         self.strategy = find_strategy(self.args.strategy)
         self.keeps_logits = bool(self.strategy.reads & {"logits", "mistaken"})
+        self.with_losses = self.strategy.needs_forward or self.args.head_warmup or self.args.score_cache is not None
         self.output_kind = "ModelOutput"
         self.kept: KeptScores | None = None
         self.is_trained = False
@@ -82,7 +84,12 @@ class Scorer:
         return self.score_at(indices, self.args.scoring_image_size)
 
     def score_at(
-        self, indices: Tensor, image_size: int | None, pool: Pool | None = None, image_size_is_new: bool = False
+        self,
+        indices: Tensor,
+        image_size: int | None,
+        pool: Pool | None = None,
+        image_size_is_new: bool = False,
+        check_loss: bool = False,
     ) -> Candidates:
         """By a forward pass on images of this size, None for as they come; of another pool, if one is given."""
         pool = self.pool if pool is None else pool
@@ -98,12 +105,30 @@ class Scorer:
             image_size=image_size,
             image_size_is_new=image_size_is_new,
             fitting=self._fitting,
+            with_losses=self.with_losses or check_loss,
+            check_loss=check_loss,
             observed=self.watcher.observed,
         )
         self.watcher.before_scoring()
         scored = forward.score(self.model, self.head, indices)
         self.output_kind = forward.output_kind or self.output_kind
         return scored
+
+    @property
+    def reads_losses(self) -> bool:
+        """Whether the run goes by samples' losses, or weighs them."""
+        reads = {"losses", "training_losses", "irreducible", "learned_scores"}
+        return bool(self.strategy.reads & reads) or self.args.sample_weights != "none"
+
+    def accept_objective(self) -> None:
+        """Samples' losses are used: once they must have been compared with what training minimises, on a few samples.
+
+        Raises:
+            ValueError: The objective is no mean of samples' losses.
+        """
+        if not self.objective.is_accepted and self.objective.reference is not None:
+            self.score_at(evenly_spaced(len(self.pool), PROBED_SAMPLES), None, check_loss=True)
+        self.objective.is_accepted = True
 
     def probe(self) -> Candidates:
         """A few samples through collator, model, head and loss: whatever is wrong with them shows before training.
@@ -117,7 +142,9 @@ class Scorer:
         if pool.scoring_dataset is not pool.dataset:
             self.check_trainable(indices)
         # At full size too: these forwards, which are not counted, tell what training and evaluation cost.
-        probe = not_empty(self.score_at(indices, None))
+        check_loss = self.reads_losses and not self.objective.is_accepted
+        probe = not_empty(self.score_at(indices, None, check_loss=check_loss))
+        self.objective.is_accepted |= check_loss
         if size is not None:
             probe = not_empty(self.score_at(indices, size, image_size_is_new=True))
         pool.check_column(probe)
