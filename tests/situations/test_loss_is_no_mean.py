@@ -1,5 +1,5 @@
-"""A loss that is no mean of its samples' losses trains, resumes and trains twice; it is refused only where the run goes by
-samples' losses. A weighted mean is given as a loss and a weight per sample."""
+"""A loss that is no mean of its samples' losses trains, resumes and trains twice; it is refused only where the run
+goes by samples' losses. A weighted mean is given as a loss and a weight per sample."""
 
 from __future__ import annotations
 
