@@ -20,6 +20,7 @@ SIGNATURES = {
     "_save_checkpoint": "model, trial",
     "_load_from_checkpoint": "resume_from_checkpoint, model=",
     "_load_best_model": "",
+    "_finalize_training": "trial, num_train_samples, start_time",
     "_remove_unused_columns": "dataset, description=",
     "_get_collator_with_removed_columns": "data_collator, description=",
     "_get_output_dir": "trial",

@@ -349,7 +349,7 @@ class VeCAFTrainer(PushingTrainer):
         head, split = find_head(self.model, self.args.head), self.accelerator.split_batches
         classes = ModelClasses.of(self.model, head, self._has_own_objective)
         scorer = Scorer(pool, self.model, head, self.sample_objective, meter, teaching)
-        scorer.is_trained = self.state.global_step > 0
+        scorer.is_trained, scorer.evaluated_weights = self.state.global_step > 0, self.evaluated_weights
         return Plan(
             args=self.args,
             schedule=LoopSchedule.of_run(self.args, len(pool), self._train_batch_size, split, pool.seed),
@@ -374,7 +374,8 @@ class VeCAFTrainer(PushingTrainer):
         if self._makes_optimizer and (plan.teaching.teaches or (self.cea and self.cea.learned_parameters())):
             # It holds what the last run learned beside the model.
             self.optimizer = None
-        loop = begin_run(plan, self._resume_folder, self.log, self._loop_begun)
+        with self.evaluated_weights():
+            loop = begin_run(plan, self._resume_folder, self.log, self._loop_begun)
         if self._resume_folder:
             self._unlogged = loop.history.losses[self.args.process_index], loop.history.logged_step
         self.remove_callback(LoopController)

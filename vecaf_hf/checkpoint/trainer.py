@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
@@ -33,6 +34,8 @@ class ResumingTrainer(Trainer):
     has_trained = False
     # Whether the model is that of the best checkpoint, which Trainer loads when the training has ended.
     best_is_loaded = False
+    # The optimizer that was put into training mode; None once it, or another one, is in evaluation mode.
+    _optimizer_in_training: Any = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trainer's training. With True it resumes from the last whole checkpoint in `output_dir`, and begins at the
@@ -65,6 +68,51 @@ class ResumingTrainer(Trainer):
             self.callback_handler.train_dataloader = None
             self.accelerator._dataloaders.clear()
 
+    # --- Optimizers that have modes, as modules have ---
+
+    @contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        """Inside the block the model has the weights that it is evaluated with, after it those from before.
+
+        Schedule-free optimizers train with others. Trainer (transformers 5.23) exchanges them in `training_step` and
+        `evaluation_loop` alone: what is scored or saved between these had whichever came last.
+        """
+        before = self._optimizer_in_training
+        self._end_training_mode()
+        try:
+            yield
+        finally:
+            if before is not None:
+                before.train()
+                self._optimizer_in_training = before
+
+    def _end_training_mode(self) -> None:
+        optimizer: Any = self.optimizer
+        if callable(getattr(optimizer, "eval", None)):
+            optimizer.eval()
+        self._optimizer_in_training = None
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        if callable(getattr(self.optimizer, "train", None)):
+            self._optimizer_in_training = self.optimizer
+        return super().training_step(*args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self._end_training_mode()
+        return super().evaluation_loop(*args, **kwargs)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        # For whoever has the model from now on. Before the best weights are loaded: they are such already.
+        self._end_training_mode()
+        return super()._finalize_training(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's, with the weights that the model is evaluated with."""
+        with self.evaluated_weights():
+            super().save_model(output_dir, _internal_call)
+
+    # --- Checkpoints ---
+
     def _run_state(self) -> RunState:
         """What a checkpoint keeps besides Trainer's files; called in every process, and all wait for each other."""
         raise NotImplementedError
@@ -86,7 +134,9 @@ class ResumingTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        with writing(folder) if self.args.should_save else nullcontext():
+        written = writing(folder) if self.args.should_save else nullcontext()
+        # The optimizer's state goes with the weights that are saved.
+        with written, self.evaluated_weights():
             # All processes meet in it: none writes before the main one has cleared the folder.
             state = self._run_state()
             if self.args.should_save:
@@ -145,6 +195,7 @@ class ResumingTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resume_folder = resume_from_checkpoint
+        self._end_training_mode()
         if not reload_model(self.model, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 

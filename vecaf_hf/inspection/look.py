@@ -75,7 +75,7 @@ def look(plan: Plan, samples: int | None) -> Look:
     args, strategy = plan.args, plan.scorer.strategy
     # A learner has learned nothing when the first loop begins: chance selects.
     scores = (strategy.needs_forward and not strategy.learns) or args.head_warmup
-    with _untouched(plan):
+    with plan.scorer.evaluated_weights(), _untouched(plan):
         try:
             selector = plan.begin()
             selection, candidates, part = _first_selection(plan, selector, scores, samples)

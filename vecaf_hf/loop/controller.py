@@ -126,7 +126,8 @@ class LoopController(TrainerCallback):
         self.selector.scorer.is_trained = state.global_step > 0
         loop = self.schedule.loop_of(state.global_step)
         if loop == len(self.history.selections):
-            self._select(loop, state.global_step, kwargs["optimizer"])
+            with self.selector.scorer.evaluated_weights():
+                self._select(loop, state.global_step, kwargs["optimizer"])
         selection = self.history.selections[loop]
         check_same_selection(self.selector.scorer.accelerator, selection, loop)
         self.sampler.stream = self.history.streams[loop]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -58,6 +58,8 @@ class Scorer:
         kept: The untrained model's scores in `score_cache`; None without, and before `probe`.
         with_losses: Whether candidates get their losses: not where nobody looks at them.
         is_trained: Whether the model has made a step: what is kept is of another one then.
+        evaluated_weights: A block in which the model has the weights that it is evaluated with; it begins before
+            anything is scored.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Scorer:
         self.output_kind = "ModelOutput"
         self.kept: KeptScores | None = None
         self.is_trained = False
+        self.evaluated_weights: Callable[[], AbstractContextManager[None]] = nullcontext
         self._fitting = FittingBatches()
 
     # --- By a forward pass ---
