@@ -60,7 +60,6 @@ def test_a_selections_options_are_all_there_with_their_defaults(make):
         ({"selection_tolerance": -1e-9}, "selection_tolerance is -1e-09"),
         ({"selection_steps": -1}, "selection_steps is -1"),
         ({"num_loops": 0}, "num_loops is 0; it must be at least 1"),
-        ({"num_loops": 5, "max_steps": 4}, r"num_loops is 5, more than max_steps \(4\)"),
         ({"selection_fraction": 0.0}, "selection_fraction is 0.0; it must be above 0 and at most 1"),
         ({"selection_fraction": 1.5}, "selection_fraction is 1.5"),
         ({"selection_fraction": math.nan}, "selection_fraction is nan"),
@@ -131,7 +130,7 @@ def test_deepspeed_is_refused(make, monkeypatch):
         {"scoring_fraction": 1.0, "rescore": "sampled"},
         {"scoring_fraction": 1e-6, "rescore": "stale"},
         {"scoring_image_size": 1},
-        {"num_loops": 4, "max_steps": 4},
+        {"num_loops": 5, "max_steps": 4},
         {"num_loops": 1},
         {"selection_steps": 0},
         {"diversity_weight": 0.0},
@@ -238,6 +237,7 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "head_warmup": True,
         "random_fraction": 0.25,
         "class_balance": 0.25,
+        "num_loops": 6,
     }
     value = others[field.name] if field.name in others else field.default * 2
     assert value != field.default
@@ -310,7 +310,7 @@ COPIES = {
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_a_copy_has_the_function_and_the_token(make, copied):
-    made = make(strategy=lambda *arguments: arguments[0], loss_weighting=len, hub_token=TOKEN)
+    made = make(strategy=lambda *arguments: arguments[0], loss_weighting=len, hub_token=TOKEN, num_loops=3)
     assert made.device.type == "cpu"  # Kept, once asked for.
     twin = copied(made)
     assert type(twin) is VeCAFArguments and twin is not made

@@ -60,15 +60,18 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     """`TrainingArguments` with the options of VeCAF and of its selections (`vecaf_hf.selection.SelectionOptions`).
 
     `max_steps=...`, or `num_train_epochs=...` over the pool, give the total number of batches as for Trainer. A loop is
-    one Trainer epoch, so `eval_strategy="epoch"` evaluates at every loop's end.
+    an epoch, or the part of the run that `num_loops` says; `eval_strategy="epoch"` evaluates at every loop's end.
 
     Raises:
         ValueError: An option has no meaning, or one of Trainer's breaks the loops. Raised at construction.
     """
 
-    num_loops: int = field(
-        default=3,
-        metadata={"help": "Loops L: the run's batches are divided evenly among them, and each loop selects anew."},
+    num_loops: int | None = field(
+        default=None,
+        metadata={
+            "help": "Loops L: the run's batches are divided evenly among them, and each loop selects anew; if not set, "
+            "a loop is an epoch."
+        },
     )
     selection_fraction: float | None = field(
         default=None,
@@ -218,13 +221,15 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                 f"single_run selects before anything is trained, and strategy {self.strategy!r} goes by the losses of "
                 "training: leave single_run off"
             )
-        if "mistaken" in strategy.reads and (self.single_run or self.num_loops < 2):
+        self.check_loops(2 if self.num_loops is None else self.num_loops)
+
+    def check_loops(self, loops: int) -> None:
+        """Raise a ValueError if a run of so many loops has no meaning for the strategy."""
+        if "mistaken" in find_strategy(self.strategy).reads and (self.single_run or loops < 2):
             raise ValueError(
                 f"strategy {self.strategy!r} trains on all, and then selects by what it got wrong: it needs at least 2 "
-                "loops (num_loops), and single_run off"
+                "loops (num_loops, or epochs), and single_run off"
             )
-        if 0 < self.max_steps < self.num_loops:
-            raise ValueError(f"num_loops is {self.num_loops}, more than max_steps ({self.max_steps})")
 
     def _check_groups(self) -> None:
         reads = "groups" in find_strategy(self.strategy).reads
@@ -389,16 +394,12 @@ def with_defaults(args: TrainingArguments | None) -> VeCAFArguments:
             f"args are {type(args).__name__}, and VeCAFArguments has no {', '.join(sorted(unknown))}: derive "
             f"{type(args).__name__} from VeCAFArguments"
         )
-    if 0 < args.max_steps < VeCAFArguments.num_loops:
-        # A few steps, to try a script out.
-        values["num_loops"] = args.max_steps
     made = VeCAFArguments(**values)
     logger.warning(
-        "args are %s: VeCAF's options have their defaults, strategy=%r, num_loops=%d and "
-        "selection_fraction=%g; what is done each epoch is done at each loop's end. Pass VeCAFArguments to choose",
+        "args are %s: VeCAF's options have their defaults, strategy=%r and selection_fraction=%g, and each epoch "
+        "trains on a selection of its own. Pass VeCAFArguments to choose",
         type(args).__name__,
         made.strategy,
-        made.num_loops,
         DEFAULT_FRACTION,
     )
     return made

@@ -25,6 +25,7 @@ from vecaf_hf.inspection.inspection import Inspection
 from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.teaching import Teaching
 from vecaf_hf.loop.controller import LoopController
+from vecaf_hf.loop.epochs import PoolEpochs
 from vecaf_hf.loop.plan import Plan, begin_run, check_devices, held_out_pool
 from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.schedule import LoopSchedule
@@ -107,6 +108,8 @@ class VeCAFTrainer(PushingTrainer):
         self.meter, self.work_before = CostMeter(), work_before or CostMeter()
         self.cea = find_cea(self.callback_handler.callbacks, self.args.strategy)
         self._pool: Pool | None = None
+        # Figures that go into Trainer's next log line.
+        self._untold: dict[str, float] = {}
         self.teaching = Teaching(self.args, self.accelerator)
         self.add_callback(self.teaching)
         self.loop: LoopController | None = None
@@ -191,7 +194,7 @@ class VeCAFTrainer(PushingTrainer):
         return self.accelerator.prepare(self.pool.training_loader(loop.sampler, loop.schedule.batch_size))
 
     def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple[Any, ...]:
-        """Trainer's sizes; epochs count passes over the pool, not loops."""
+        """Trainer's sizes, in which an epoch is a loop."""
         _, per_loop, _, _, per_update, batches, _ = super().set_initial_training_values(args, dataloader)
         schedule, history = self._running.schedule, self._running.history
         total = schedule.total_updates
@@ -277,6 +280,22 @@ class VeCAFTrainer(PushingTrainer):
     @property
     def _beside_model(self) -> list[LearnsBesideModel]:
         return [self.cea, self.teaching] if self.cea else [self.teaching]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's line, and in it our figures that have none of their own."""
+        untold, self._untold = self._untold, {}
+        logs.update(untold)
+        super().log(logs, start_time)
+        for name in untold:
+            # Trainer returns this dictionary to its caller, as the metrics of the training or an evaluation.
+            del logs[name]
+
+    def _tell(self, figures: dict[str, float]) -> None:
+        """Log a loop's figures; where a loop is an epoch there are as many lines as without us."""
+        if self.args.num_loops is None:
+            self._untold |= figures
+        else:
+            self.log(figures)
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> Any:
         """Trainer's evaluation, counted; what it draws (the first time, workers' seeds) is not missing in training."""
@@ -375,10 +394,14 @@ class VeCAFTrainer(PushingTrainer):
             # It holds what the last run learned beside the model.
             self.optimizer = None
         with self.evaluated_weights():
-            loop = begin_run(plan, self._resume_folder, self.log, self._loop_begun)
+            loop = begin_run(plan, self._resume_folder, self._tell, self._loop_begun)
+        self._untold = dict(loop.history.untold)
         if self._resume_folder:
             self._unlogged = loop.history.losses[self.args.process_index], loop.history.logged_step
         self.remove_callback(LoopController)
+        self.remove_callback(PoolEpochs)
+        if self.args.num_loops is not None:
+            self.callback_handler.callbacks.insert(0, PoolEpochs(loop.schedule))
         # Last: a save that any callback asks for at a loop's end is put off.
         self.add_callback(loop)
         return loop
@@ -397,7 +420,9 @@ class VeCAFTrainer(PushingTrainer):
     def _run_state(self) -> RunState:
         loop, step = self._running, self.state.global_step
         stopped = step >= loop.schedule.total_updates or self._has_lost_patience()
-        return loop.state(step, stopped, self._losses_not_logged(), self._globalstep_last_logged)
+        state = loop.state(step, stopped, self._losses_not_logged(), self._globalstep_last_logged)
+        state.untold = dict(self._untold)
+        return state
 
     def _batch_loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         with self.compute_loss_context_manager():

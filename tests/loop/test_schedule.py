@@ -57,11 +57,11 @@ def of_run(tmp_path, pool_size=20, batch_size=4, split=False, **options):
 
 def test_the_schedule_of_a_run(tmp_path, caplog):
     made = of_run(tmp_path, max_steps=10, num_loops=3, gradient_accumulation_steps=2)
-    assert made == replace(schedule(), pool_size=20, budget=4, seed=3)
+    assert made == replace(schedule(), pool_size=20, budget=4, seed=3, updates_per_epoch=3)
     assert not caplog.records
     # Five steps over the pool, twice.
     assert of_run(tmp_path, num_train_epochs=2, num_loops=2).total_updates == 10
-    of_run(tmp_path, max_steps=8, num_loops=5)
+    of_run(tmp_path, max_steps=8, num_loops=5).check_loops(5)
     assert "8 steps in 5 loops make loops of 2 steps, and so only 4 of them" in caplog.text
 
 
@@ -75,13 +75,22 @@ def test_progress_is_the_part_that_is_over_when_a_loop_begins(tmp_path):
 
 def test_a_pool_smaller_than_a_batch(tmp_path):
     assert of_run(tmp_path, pool_size=4, max_steps=3).pool_size == 4
-    with pytest.raises(ValueError, match="the pool has 4 samples, fewer than one batch of 5: lower per_device_train"):
-        of_run(tmp_path, pool_size=4, batch_size=5, max_steps=3)
+    made = of_run(tmp_path, pool_size=4, batch_size=5, max_steps=3)
+    assert made.batch_size == made.samples_per_loop == 4
+    with pytest.raises(ValueError, match="4 samples, fewer than one batch of 5, and dataloader_drop_last"):
+        of_run(tmp_path, pool_size=4, batch_size=5, max_steps=3, dataloader_drop_last=True)
 
 
 def test_more_loops_than_steps(tmp_path):
-    with pytest.raises(ValueError, match="num_loops is 6, and the run has only 5 optimizer steps"):
-        of_run(tmp_path, num_train_epochs=1, num_loops=6)
+    assert of_run(tmp_path, num_train_epochs=1, num_loops=6).num_loops == 5
+
+
+def test_a_loop_is_an_epoch_unless_the_number_of_loops_is_given(tmp_path):
+    made = of_run(tmp_path, num_train_epochs=2.5, gradient_accumulation_steps=2)
+    # Five batches of four: the epoch's last update has one.
+    assert (made.updates_per_loop, made.samples_per_loop, made.num_loops) == (3, 20, 3)
+    assert made.total_updates == 8
+    assert of_run(tmp_path, max_steps=2).num_loops == 1
 
 
 @pytest.mark.parametrize("drop_last", [False, True])

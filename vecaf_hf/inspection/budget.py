@@ -120,7 +120,7 @@ def foreseen(args: VeCAFArguments, schedule: LoopSchedule, sizes: RunSizes, unit
     for loop in range(schedule.num_loops):
         begin = loop * schedule.updates_per_loop
         end = min(begin + schedule.updates_per_loop, schedule.total_updates)
-        trained = (end - begin) * schedule.samples_per_update
+        trained = min((end - begin) * schedule.samples_per_update, schedule.samples_per_loop)
         # An evaluation belongs to the loop whose steps it comes after; the one before all to the first.
         times = sum(begin < step <= end or step == loop == 0 for step in evaluations)
         # Every process scores the same number of samples.
@@ -177,7 +177,7 @@ def evaluation_steps(args: VeCAFArguments, schedule: LoopSchedule) -> list[int]:
     steps = [0] if args.eval_on_start else []
     if args.eval_strategy == IntervalStrategy.EPOCH:
         ends = [min(end, total) for end in range(each, total + each, each)]
-        steps += [end for end in ends if args.eval_delay <= end / each]
+        steps += [end for end in ends if args.eval_delay <= end / schedule.updates_per_epoch]
     if args.eval_strategy == IntervalStrategy.STEPS:
         # As for Trainer, a number below 1 is a part of the run; the last step always counts.
         asked = float(args.eval_steps or total)

@@ -54,7 +54,7 @@ class Batch:
 
 
 class LoopController(TrainerCallback):
-    """A loop is a Trainer epoch.
+    """A loop is what Trainer takes for an epoch: a pass over its loader.
 
     `on_epoch_begin` is the one place to reselect: the last loop's evaluation and saving are done, all processes
     are in step, and the loader has not been iterated yet. It also fires when a run resumes inside a loop.
@@ -64,7 +64,7 @@ class LoopController(TrainerCallback):
         selector: Makes each loop's selection.
         teaching: What learns beside the model.
         history: What the run has selected so far: nothing, or what a checkpoint has.
-        log: Trainer's.
+        log: Takes figures for the log.
         loop_begun: Called when a loop has begun or was taken up: the trainer then sets its loss, by `is_weighted`.
 
     Attributes:

@@ -76,6 +76,8 @@ class Plan:
             ValueError: What does not fit.
         """
         args, pool, scorer, classes = self.args, self.pool, self.scorer, self.classes
+        args.check_loops(self.schedule.num_loops)
+        self.schedule.check_loops(args.num_loops)
         self.teaching.make(scorer.model, self.schedule, self.meter)
         if args.head_warmup:
             linear_of(scorer.head)
@@ -132,7 +134,7 @@ def begin_run(
     Args:
         plan: Of the run.
         checkpoint: The folder of a whole checkpoint; None to begin at the beginning.
-        log: Trainer's.
+        log: Takes figures for the log.
         loop_begun: Called when a loop has begun or was taken up.
 
     Raises:

@@ -19,7 +19,7 @@ class LoopSchedule:
 
     Args:
         total_updates: Optimizer steps of the run.
-        updates_per_loop: ceil(total / num_loops); the last loop may be shorter.
+        updates_per_loop: ceil(total / num_loops), or those of an epoch; the last loop may be shorter.
         samples_per_update: Batch x accumulation x processes.
         batch_size: Per process and micro-batch.
         gradient_accumulation_steps: Micro-batches per update.
@@ -27,6 +27,9 @@ class LoopSchedule:
         pool_size: N.
         budget: K.
         seed: The run's data seed.
+        batches_short: Micro-batches that the last update of a loop lacks, as in an epoch that accumulation does not
+            divide.
+        updates_per_epoch: Optimizer steps of one pass over the pool, as Trainer counts them.
     """
 
     total_updates: int
@@ -38,6 +41,8 @@ class LoopSchedule:
     pool_size: int
     budget: int
     seed: int
+    batches_short: int = 0
+    updates_per_epoch: int = 1
 
     @classmethod
     def of_run(
@@ -53,39 +58,36 @@ class LoopSchedule:
             seed: The run's data seed.
 
         Raises:
-            ValueError: The pool is smaller than a batch, or there are more loops than optimizer steps.
+            ValueError: The pool is empty, or with `dataloader_drop_last` has not one batch.
         """
-        batch_world = 1 if split_batches else args.world_size
-        if pool_size < batch_size * batch_world:
-            raise ValueError(
-                f"the pool has {pool_size} samples, fewer than one batch of {batch_size * batch_world}: lower "
-                "per_device_train_batch_size"
-            )
+        if pool_size == 0:
+            raise ValueError("the pool has 0 samples: train_dataset is empty")
+        batch_world, accumulation = 1 if split_batches else args.world_size, args.gradient_accumulation_steps
+        batches = batches_over_pool(args, pool_size, batch_size, batch_world)
+        per_epoch = max(math.ceil(batches / accumulation), 1)
         total = args.max_steps
         if total <= 0:
             total = updates_over_pool(args, pool_size, batch_size, batch_world)
-        if total < args.num_loops:
-            raise ValueError(f"num_loops is {args.num_loops}, and the run has only {total} optimizer steps")
-        schedule = cls(
+        if args.num_loops is None:
+            per_loop, short = per_epoch, per_epoch * accumulation - batches
+        else:
+            per_loop, short = math.ceil(total / args.num_loops), 0
+        # As in a plain loader, whose only batch is smaller then.
+        share = math.ceil(pool_size / args.world_size)
+        batch_size = min(batch_size, share * args.world_size if split_batches else share)
+        return cls(
             total_updates=total,
-            updates_per_loop=-(-total // args.num_loops),
-            samples_per_update=batch_size * batch_world * args.gradient_accumulation_steps,
+            updates_per_loop=per_loop,
+            samples_per_update=batch_size * batch_world * accumulation,
             batch_size=batch_size,
-            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            gradient_accumulation_steps=accumulation,
             world_size=args.world_size,
             pool_size=pool_size,
             budget=args.budget(pool_size),
             seed=seed,
+            batches_short=short,
+            updates_per_epoch=per_epoch,
         )
-        if schedule.num_loops != args.num_loops:
-            logger.warning(
-                "%d steps in %d loops make loops of %d steps, and so only %d of them",
-                total,
-                args.num_loops,
-                schedule.updates_per_loop,
-                schedule.num_loops,
-            )
-        return schedule
 
     @property
     def num_loops(self) -> int:
@@ -93,7 +95,8 @@ class LoopSchedule:
 
     @property
     def samples_per_loop(self) -> int:
-        return self.updates_per_loop * self.samples_per_update
+        batch = self.samples_per_update // self.gradient_accumulation_steps
+        return self.updates_per_loop * self.samples_per_update - self.batches_short * batch
 
     def loop_of(self, global_step: int) -> int:
         return global_step // self.updates_per_loop
@@ -106,19 +109,43 @@ class LoopSchedule:
         """What a checkpoint keeps, and a resumed run must share."""
         return {"num_loops": self.num_loops, **asdict(self)}
 
+    def check_loops(self, asked: int | None) -> None:
+        """Tell where there are fewer loops than were asked for."""
+        if asked is not None and self.num_loops != asked:
+            logger.warning(
+                "%d steps in %d loops make loops of %d steps, and so only %d of them",
+                self.total_updates,
+                asked,
+                self.updates_per_loop,
+                self.num_loops,
+            )
+
 
 def updates_over_pool(args: TrainingArguments, pool_size: int, batch_size: int, batch_world: int) -> int:
-    """Optimizer steps of `num_train_epochs` over the pool, as Trainer counts them for a plain dataset.
+    """Optimizer steps of `num_train_epochs` over the pool, as Trainer counts them for a plain dataset; the arguments
+    are those of `batches_over_pool`."""
+    batches = batches_over_pool(args, pool_size, batch_size, batch_world)
+    return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
+
+
+def batches_over_pool(args: TrainingArguments, pool_size: int, batch_size: int, batch_world: int) -> int:
+    """Micro-batches of a process in one pass over the pool, as in Trainer's loader of a plain dataset.
 
     Args:
         args: Epochs, accumulation and `dataloader_drop_last`.
         pool_size: N.
         batch_size: Samples in one batch of the loader.
         batch_world: Batches that make one micro-step: the processes, or 1 where they split each batch.
+
+    Raises:
+        ValueError: With `dataloader_drop_last` there is none.
     """
-    if args.dataloader_drop_last:
-        batches = pool_size // batch_size // batch_world
-    else:
-        batches = math.ceil(math.ceil(pool_size / batch_size) / batch_world)
-    updates = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
-    return math.ceil(args.num_train_epochs * updates)
+    if not args.dataloader_drop_last:
+        return math.ceil(math.ceil(pool_size / batch_size) / batch_world)
+    batches = pool_size // batch_size // batch_world
+    if batches == 0:
+        raise ValueError(
+            f"the pool has {pool_size} samples, fewer than one batch of {batch_size * batch_world}, and "
+            "dataloader_drop_last leaves it out: lower per_device_train_batch_size, or leave dataloader_drop_last off"
+        )
+    return batches

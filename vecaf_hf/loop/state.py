@@ -47,6 +47,7 @@ class RunState:
         cost: `CostMeter.state_dict()`.
         losses: Per process, the sum of the training losses that no log has shown yet.
         logged_step: Step of the last log.
+        untold: Figures that no log has shown yet.
         selector: `Selector.state_dict()`.
         learner: `Teaching.state_dict()`.
         augmentation: `CEACallback.state_dict()`.
@@ -64,6 +65,7 @@ class RunState:
     cost: dict[str, Any] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     logged_step: int = 0
+    untold: dict[str, float] = field(default_factory=dict)
     selector: dict[str, Tensor] = field(default_factory=dict)
     learner: dict[str, Tensor] = field(default_factory=dict)
     augmentation: dict[str, Tensor] = field(default_factory=dict)
@@ -111,6 +113,7 @@ class RunState:
             "cost": self.cost,
             "losses": self.losses,
             "logged_step": self.logged_step,
+            "untold": self.untold,
         }
         tensors = {f"{part}.{name}": tensor for part in PARTS for name, tensor in getattr(self, part).items()}
         for loop, (stream, selection) in enumerate(zip(self.streams, self.selections, strict=True)):
@@ -146,6 +149,7 @@ class RunState:
         state = cls(
             **{name: values[name] for name in ("identity", "run", "step", "stopped", "cost", "losses", "logged_step")}
         )
+        state.untold = values.get("untold", {})
         for place, failed in values["skipped"].items():
             state.skipped[place] = {int(index): reason for index, reason in failed.items()}
         for loop, entry in enumerate(values["loops"]):

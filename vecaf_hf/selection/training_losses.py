@@ -104,7 +104,7 @@ def infobatch(candidates: Candidates, budget: int, options: SelectionOptions, ge
     The budget is ignored. The half that stays has twice the weight of the other samples, so that the expected loss is
     that of the whole pool; samples that training has not seen stay too. A loop that begins in the last 12.5 % of the
     run takes the whole pool with equal weights. Where none begins there, as with fewer than 8 loops of equal length,
-    the run prunes to its end. In the paper a loop is an epoch: set `num_loops` to the run's passes over the pool.
+    the run prunes to its end. In the paper a loop is an epoch, as where `num_loops` is not set.
 
     Weights have mean 1 over the selection, as all of ours have: a step's gradient is an unbiased estimate of that of
     the pool's mean loss, as without pruning. The paper leaves the weights 1 and 2, and its steps are larger by the size
