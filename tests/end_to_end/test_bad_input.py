@@ -1346,9 +1346,9 @@ TAKEN = [
         warns("8 steps in 5 loops make loops of 2 steps, and so only 4 of them"),
     ),
     Taken(
-        "more loops than the epochs have steps",
-        lambda b: b.train(num_loops=6, max_steps=-1, num_train_epochs=1),
-        warns("5 steps in 6 loops make loops of 1 steps, and so only 5 of them"),
+        "more loops than steps",
+        lambda b: b.train(num_loops=9),
+        warns("8 steps in 9 loops make loops of 1 steps, and so only 8 of them"),
     ),
     Taken(
         "samples without a caption",
