@@ -20,6 +20,7 @@ from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.selector import Selector
 from vecaf_hf.loop.state import RunState, pool_fingerprint
+from vecaf_hf.loop.threads import use_all_cores
 from vecaf_hf.scoring.classes import ModelClasses
 from vecaf_hf.scoring.scorer import PROXY_WITHOUT_CLASSES, Scorer
 from vecaf_hf.scoring.warmup import linear_of
@@ -141,6 +142,8 @@ def begin_run(
         ValueError: Something is wrong with data, model or captions, or the checkpoint is of another run.
     """
     scorer, schedule = plan.scorer, plan.schedule
+    if scorer.accelerator.device.type == "cpu":
+        use_all_cores()
     plan.teaching.begin(scorer.model, schedule, plan.meter)
     # A checkpoint is of a run whose objective was accepted.
     scorer.objective.is_accepted |= bool(checkpoint)
