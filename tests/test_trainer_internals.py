@@ -27,7 +27,7 @@ SIGNATURES = {
     "set_initial_training_values": "args, dataloader",
     "training_step": "model, inputs, num_items_in_batch=",
     "compute_loss": "model, inputs, return_outputs=, num_items_in_batch=",
-    "create_optimizer": "model=",
+    "_wrap_model": "model, training=, dataloader=",
     "evaluation_loop": "dataloader, description, prediction_loss_only=, ignore_keys=, metric_key_prefix=",
     "get_train_dataloader": "",
     "create_model_card": (

@@ -100,7 +100,6 @@ class VeCAFTrainer(PushingTrainer):
             sample_loss_func, own_loss, problem, self.args.label_smoothing_factor, sample_weight_func
         )
         self._has_own_objective = sample_loss_func is not None or own_loss is not None
-        self._makes_optimizer = self.optimizer is None
         # Trainer's place for the loss: with weights, or a loss per sample, ours.
         is_by_sample = sample_loss_func is not None or sample_weight_func is not None
         self._unweighted_loss = self._weighted_loss if is_by_sample else own_loss
@@ -266,16 +265,15 @@ class VeCAFTrainer(PushingTrainer):
         self.has_trained = True
         return loss
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's optimizer, and in it the alignment when that is learned, and what a learner learns."""
-        optimizer = super().create_optimizer(model)
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        for learning in self._beside_model:
-            learned = learning.learned_parameters()
-            if any(id(parameter) not in held for parameter in learned):
-                decay = self.args.weight_decay if learning.decays else 0.0
-                optimizer.add_param_group({"params": learned, "weight_decay": decay})
-        return optimizer
+    def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        """Trainer's; the optimizer, whoever made it, trains what learns beside the model too.
+
+        Trainer (transformers 5.23) calls it when there is an optimizer, before it makes a schedule and loads states.
+        """
+        if training:
+            for learning in self._beside_model:
+                learning.join(self.optimizer)
+        return super()._wrap_model(model, training, *args, **kwargs)
 
     @property
     def _beside_model(self) -> list[LearnsBesideModel]:
@@ -390,9 +388,6 @@ class VeCAFTrainer(PushingTrainer):
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         plan = self.plan()
         self.scorer = plan.scorer
-        if self._makes_optimizer and (plan.teaching.teaches or (self.cea and self.cea.learned_parameters())):
-            # It holds what the last run learned beside the model.
-            self.optimizer = None
         with self.evaluated_weights():
             loop = begin_run(plan, self._resume_folder, self._tell, self._loop_begun)
         self._untold = dict(loop.history.untold)

@@ -22,7 +22,7 @@ from vecaf_hf.loop.sampler import Stream
 from vecaf_hf.selection import Selection
 from vecaf_hf.selection.candidates import evenly_spaced
 
-VERSION = 7
+VERSION = 8
 JSON_FILE = "vecaf_state.json"
 TENSORS_FILE = "vecaf_state.safetensors"
 # Rows of a dataset that tell it from others.
