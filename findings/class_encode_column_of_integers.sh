@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `class_encode_column` renumbers labels that are integers already, from ten classes on.
+# `class_encode_column` renumbers labels that are integers already, where they are more than ten.
 #
 # Packages:   datasets 5.2.0.
 # Expected:   The reference says that the column is cast to ClassLabel. Labels 0 to 11 stay 0 to 11, with those names.
