@@ -30,6 +30,10 @@ SIGNATURES = {
     "_wrap_model": "model, training=, dataloader=",
     "evaluation_loop": "dataloader, description, prediction_loss_only=, ignore_keys=, metric_key_prefix=",
     "get_train_dataloader": "",
+    "_get_dataloader": "dataset, description, batch_size, sampler_fn=, is_training=, dataloader_key=",
+    "_get_train_sampler": "train_dataset=",
+    "_inner_training_loop": "batch_size=, args=, resume_from_checkpoint=, trial=, ignore_keys_for_eval=",
+    "_prepare_for_training": "max_steps, train_dataloader, resume_from_checkpoint",
     "create_model_card": (
         "language=, license=, tags=, model_name=, finetuned_from=, tasks=, dataset_tags=, dataset=, dataset_args="
     ),

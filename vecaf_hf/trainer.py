@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import datasets
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from vecaf_hf.arguments import VeCAFArguments, with_defaults
 from vecaf_hf.augmentation.callback import find_cea
@@ -22,12 +24,14 @@ from vecaf_hf.data.pool import Collator, Pool
 from vecaf_hf.hub.trainer import PushingTrainer
 from vecaf_hf.inspection.inspecting import inspect
 from vecaf_hf.inspection.inspection import Inspection
+from vecaf_hf.inspection.look import first_selection
 from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.teaching import Teaching
 from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.epochs import PoolEpochs
 from vecaf_hf.loop.plan import Plan, begin_run, check_devices, held_out_pool
 from vecaf_hf.loop.record import LoopRecord
+from vecaf_hf.loop.sampler import LookSampler, Stream
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.state import RunState
 from vecaf_hf.reporting.card import given_to_card, write_card
@@ -39,6 +43,15 @@ from vecaf_hf.scoring.objective import Objective, SampleWeight, find_objective
 from vecaf_hf.scoring.scorer import Scorer
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection
+
+logger = logging.getLogger(__name__)
+
+# Methods of Trainer that decide what a loader samples.
+SAMPLING = ("_get_train_sampler", "_get_train_dataloader", "_get_dataloader")
+OTHER_LOADER = (
+    "returned a loader of its own, and here the selection decides which samples are trained on: return that of "
+    "super().get_train_dataloader(), or leave the method out"
+)
 
 
 class VeCAFTrainer(PushingTrainer):
@@ -109,6 +122,9 @@ class VeCAFTrainer(PushingTrainer):
         self._pool: Pool | None = None
         # Figures that go into Trainer's next log line.
         self._untold: dict[str, float] = {}
+        # Whether the next loader is one to train by.
+        self._run_is_due = False
+        self._tell_who_samples()
         self.teaching = Teaching(self.args, self.accelerator)
         self.add_callback(self.teaching)
         self.loop: LoopController | None = None
@@ -181,10 +197,45 @@ class VeCAFTrainer(PushingTrainer):
 
     # --- Trainer's hooks ---
 
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        self._run_is_due = True
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self._run_is_due = False
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[nn.Module, DataLoader]:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        # Callbacks look at it, and find no key of ours.
+        self.callback_handler.train_dataloader = self._loader_to_look_at()
+        return prepared
+
     def get_train_dataloader(self) -> DataLoader:
-        """The loader of one loop after another; each pass over it is a loop of the current selection."""
+        """Trainer's loader over the samples of a loop, to be looked at: of the loop that trains or was the last to, or
+        of the first one, which is selected when the loader is iterated. Where a run begins, what it trains by."""
         if self.train_dataset is None:
             raise ValueError("training needs a train_dataset")
+        return self.begin_run() if self._run_is_due else self._loader_to_look_at()
+
+    def _loader_to_look_at(self) -> DataLoader:
+        self._open_pool()
+        schedule = self._schedule
+        sampler = LookSampler(self._stream_to_look_at, schedule.samples_per_loop, schedule.seed)
+        return self._get_dataloader(
+            self.train_dataset, "Training", schedule.batch_size, lambda dataset: sampler, is_training=True
+        )
+
+    def _stream_to_look_at(self) -> Stream:
+        if self.loop is not None and self.loop.history.streams:
+            return self.loop.history.streams[-1]
+        if self.args.world_size > 1 and self.args.accelerator_config.dispatch_batches:
+            raise RuntimeError("nothing is selected yet, and with dispatch_batches one process alone would select")
+        return Stream(first_selection(self.plan(apart=True)).indices, 0)
+
+    def begin_run(self) -> DataLoader:
+        """Begin a run, as `train` does: the loader of one loop after another, each pass over which is a loop of the
+        current selection."""
+        self._run_is_due = False
         loop = self.loop = self._begin_run()
         if self.model_wrapped is self.model:
             # An evaluation before the training has marked the model as prepared, without DistributedDataParallel, and
@@ -194,6 +245,8 @@ class VeCAFTrainer(PushingTrainer):
 
     def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple[Any, ...]:
         """Trainer's sizes, in which an epoch is a loop."""
+        if self._run_is_due:
+            raise ValueError(f"{type(self).__name__}.get_train_dataloader {OTHER_LOADER}")
         _, per_loop, _, _, per_update, batches, _ = super().set_initial_training_values(args, dataloader)
         schedule, history = self._running.schedule, self._running.history
         total = schedule.total_updates
@@ -257,6 +310,8 @@ class VeCAFTrainer(PushingTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step, counted."""
+        if POOL_INDEX not in inputs:
+            raise ValueError(f"{type(self).__name__}.get_train_dataloader {OTHER_LOADER}")
         self.pool.refuse_unloadable(inputs)
         self.meter.add_training(len(inputs[POOL_INDEX]) * self.args.world_size)
         loss = super().training_step(model, inputs, *args, **kwargs)
@@ -319,6 +374,21 @@ class VeCAFTrainer(PushingTrainer):
 
     # --- A run ---
 
+    def _tell_who_samples(self) -> None:
+        own = [name for name in SAMPLING if getattr(type(self), name, None) is not getattr(Trainer, name, None)]
+        if own:
+            logger.warning(
+                "%s.%s is not called for the training: the selection decides which samples are trained on, and each "
+                "pass over them is shuffled. To weigh samples, choose a strategy, or write one",
+                type(self).__name__,
+                " and ".join(own),
+            )
+
+    @property
+    def _schedule(self) -> LoopSchedule:
+        split = self.accelerator.split_batches
+        return LoopSchedule.of_run(self.args, len(self.pool), self._train_batch_size, split, self.pool.seed)
+
     @property
     def pool(self) -> Pool:
         """What is trained on.
@@ -363,13 +433,13 @@ class VeCAFTrainer(PushingTrainer):
             pool, teaching, meter = copy.copy(pool), Teaching(self.args, self.accelerator), CostMeter()
             pool.forget_samples()
             cea = cea and cea.apart(pool.dataset, pool.labels, self.class_names)
-        head, split = find_head(self.model, self.args.head), self.accelerator.split_batches
+        head = find_head(self.model, self.args.head)
         classes = ModelClasses.of(self.model, head, self._has_own_objective)
         scorer = Scorer(pool, self.model, head, self.sample_objective, meter, teaching)
         scorer.is_trained, scorer.evaluated_weights = self.state.global_step > 0, self.evaluated_weights
         return Plan(
             args=self.args,
-            schedule=LoopSchedule.of_run(self.args, len(pool), self._train_batch_size, split, pool.seed),
+            schedule=self._schedule,
             scorer=scorer,
             cea=cea,
             teaching=teaching,

@@ -45,7 +45,7 @@ def main(batches: int, image_size: int, batch_size: int) -> None:
         stock = Trainer(with_cea.model, args, data_collator=with_cea.data_collator, eval_dataset=with_cea.eval_dataset)
         for trainer in (with_cea, stock):
             trainer.current_gradient_accumulation_steps = 1  # as train() sets it
-        loader = with_cea.get_train_dataloader()
+        loader = with_cea.begin_run()
         events = with_cea.callback_handler
         events.optimizer = None
         events.on_epoch_begin(args, with_cea.state, with_cea.control)

@@ -58,7 +58,7 @@ def real(dataset: str) -> Candidates:
     words += " --strategy ods --max_steps 300 --per_device_eval_batch_size 250 --dataloader_num_workers 0"
     words += " --report_to none --output_dir runs/following"
     trainer, _ = build_trainer(*parse({}, words.split()))
-    trainer.get_train_dataloader()
+    trainer.begin_run()
     scored = trainer.scorer.score(torch.arange(len(trainer.train_dataset)))
     assert scored.embeddings is not None
     head = make_probe(trainer.scorer.head, scored.embeddings)

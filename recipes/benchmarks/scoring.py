@@ -135,7 +135,7 @@ def main(rounds: int, samples: int, image_size: int, batch_size: int) -> None:
             trainers[way], _ = build_trainer(*parse({}, f"{options} --scoring_batch_size {batch_size}".split()))
         against_bare_loop(trainers["full"], rounds)
         for trainer in trainers.values():
-            trainer.get_train_dataloader()
+            trainer.begin_run()
         modes(trainers, rounds)
 
 

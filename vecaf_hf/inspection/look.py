@@ -72,9 +72,7 @@ def look(plan: Plan, samples: int | None) -> Look:
         samples: Most samples to score for the selection; None for as many as the run does, or LOOKED_AT where it scores
             none.
     """
-    args, strategy = plan.args, plan.scorer.strategy
-    # A learner has learned nothing when the first loop begins: chance selects.
-    scores = (strategy.needs_forward and not strategy.learns) or args.head_warmup
+    scores = _scores(plan)
     with plan.scorer.evaluated_weights(), _untouched(plan):
         try:
             selector = plan.begin()
@@ -86,7 +84,7 @@ def look(plan: Plan, samples: int | None) -> Look:
         if not scores:
             candidates, is_drawn = _scored_for_looking(plan, selection, samples or LOOKED_AT)
         unit = _unit_costs(plan, selection)
-    cea, kept = plan.own_cea, plan.scorer.kept
+    cea, kept, strategy = plan.own_cea, plan.scorer.kept, plan.scorer.strategy
     sizes = RunSizes(
         # The run's own selections, not one of a part.
         selected=len(selection) if part is None else plan.schedule.budget,
@@ -98,6 +96,22 @@ def look(plan: Plan, samples: int | None) -> Look:
         has_scores=not strategy.learns and kept is not None and kept.has_entry,
     )
     return Look(plan.schedule, selection, candidates, is_drawn, part, scores, sizes, unit)
+
+
+def first_selection(plan: Plan) -> Selection:
+    """What the run's first loop will train on, and nothing else is found out; the plan is made apart."""
+    with plan.scorer.evaluated_weights(), _untouched(plan):
+        try:
+            return _first_selection(plan, plan.begin(), _scores(plan), None)[0]
+        finally:
+            if plan.cea is not None:
+                plan.cea.detach()
+
+
+def _scores(plan: Plan) -> bool:
+    """Whether the first selection scores; a learner has learned nothing when the first loop begins: chance selects."""
+    strategy = plan.scorer.strategy
+    return (strategy.needs_forward and not strategy.learns) or plan.args.head_warmup
 
 
 @contextmanager
