@@ -228,7 +228,7 @@ class VeCAFTrainer(PushingTrainer):
     def _stream_to_look_at(self) -> Stream:
         if self.loop is not None and self.loop.history.streams:
             return self.loop.history.streams[-1]
-        if self.args.world_size > 1 and self.args.accelerator_config.dispatch_batches:
+        if self.args.world_size > 1 and self.accelerator.dispatch_batches:
             raise RuntimeError("nothing is selected yet, and with dispatch_batches one process alone would select")
         return Stream(first_selection(self.plan(apart=True)).indices, 0)
 
