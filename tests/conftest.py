@@ -24,6 +24,17 @@ IMAGE_SIZE = 32
 TRAIN, VALIDATION = 120, 40
 
 
+# Files that take a minute or more begin first: begun last, one process would wait for another.
+LONG = {
+    *("test_paper", "test_long_run", "test_resume", "test_ood", "test_killed", "test_processes", "test_failures"),
+    *("test_interrupted", "test_precision", "test_published_strategies", "test_captioner_runs", "test_push_run"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def quiet_and_narrow() -> Iterator[None]:
     """One thread: tiny operations on a busy machine wait for each other. No progress bars.
