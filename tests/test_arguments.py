@@ -102,7 +102,6 @@ def test_a_selections_options_are_all_there_with_their_defaults(make):
             "group_column is 'kind', and strategy <built-in function min> ",
         ),
         ({"ignore_data_skip": True}, "ignore_data_skip does not go with VeCAF"),
-        ({"auto_find_batch_size": True}, "auto_find_batch_size does not go with VeCAF"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy=.*group_by_length.* does not go"),
         ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy=.*sequential.* does not go"),
         ({"fsdp": True}, "fsdp does not go with VeCAF"),

@@ -247,8 +247,6 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     def _refuse_what_breaks_loops(self) -> None:
         reasons = {
             "ignore_data_skip": "a resumed loop must go on with the samples that it had not used",
-            "auto_find_batch_size": "a changed batch size changes the loops; find the batch size before the run",
-            "enable_jit_checkpoint": "it saves in the middle of a step; use vecaf_hf.interruptible",
             "save_on_each_node": "a checkpoint needs the generators of all processes in one folder",
             "fsdp": "it is not supported: the head of a sharded model sees no whole embedding",
             "deepspeed": "it is not supported: the head of a sharded model sees no whole embedding",

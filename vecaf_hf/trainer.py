@@ -18,6 +18,7 @@ from transformers.trainer_utils import TrainOutput
 
 from vecaf_hf.arguments import VeCAFArguments, with_defaults
 from vecaf_hf.augmentation.callback import find_cea
+from vecaf_hf.checkpoint.jit import save_at_steps_end
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.data.pool import Collator, Pool
@@ -34,6 +35,7 @@ from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.sampler import LookSampler, Stream
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.state import RunState
+from vecaf_hf.loop.trying import try_batch
 from vecaf_hf.reporting.card import given_to_card, write_card
 from vecaf_hf.reporting.report import RunReport
 from vecaf_hf.scoring.classes import ModelClasses, class_names
@@ -122,6 +124,8 @@ class VeCAFTrainer(PushingTrainer):
         self._pool: Pool | None = None
         # Figures that go into Trainer's next log line.
         self._untold: dict[str, float] = {}
+        if self.args.enable_jit_checkpoint:
+            save_at_steps_end(self.callback_handler)
         # Whether the next loader is one to train by.
         self._run_is_due = False
         self._tell_who_samples()
@@ -197,10 +201,14 @@ class VeCAFTrainer(PushingTrainer):
 
     # --- Trainer's hooks ---
 
-    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> TrainOutput:
+    def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        if self.args.auto_find_batch_size and batch_size is not None:
+            # Before anything is selected; where a whole run needs more memory, it begins again, as for Trainer.
+            self._open_pool()
+            try_batch(self.model, self.pool, batch_size, self._batch_loss, self.accelerator)
         self._run_is_due = True
         try:
-            return super()._inner_training_loop(*args, **kwargs)
+            return super()._inner_training_loop(batch_size, *args, **kwargs)
         finally:
             self._run_is_due = False
 

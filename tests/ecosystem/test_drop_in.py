@@ -230,6 +230,6 @@ def test_a_subclass_with_options_of_its_own_is_told_to_derive_from_ours(tmp_path
 
 
 def test_what_breaks_the_loops_is_refused_as_in_our_own_arguments(make_vit: MakeModel, tmp_path: Path) -> None:
-    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, auto_find_batch_size=True)
-    with pytest.raises(ValueError, match="auto_find_batch_size does not go with VeCAF"):
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, ignore_data_skip=True)
+    with pytest.raises(ValueError, match="ignore_data_skip does not go with VeCAF"):
         VeCAFTrainer(make_vit(), args)

@@ -95,9 +95,20 @@ class Plan:
         """What a resumed run must share with the one that wrote its checkpoint."""
         pool = pool_fingerprint(self.pool.dataset, self.pool.labels)
         augmentation = self.cea.identity() if self.cea else {"cea": None}
-        identity = {**self.schedule.sizes(), "pool": pool, **self.args.identity(), **augmentation}
+        sizes = {**self.schedule.sizes(), "samples_per_loop": self.schedule.samples_per_loop}
+        identity = {**sizes, "pool": pool, **self.args.identity(), **augmentation}
         # As a checkpoint gives it back, a tuple as a list.
         return json.loads(json.dumps(identity))
+
+    @property
+    def may_differ(self) -> set[str]:
+        """What of the identity a resumed run need not share, since nothing is selected or trained by it."""
+        free = {"batch_size", "gradient_accumulation_steps", "batches_short", "updates_per_epoch"}
+        strategy, rescore = self.scorer.strategy, self.args.scoring_way[0]
+        by_length = strategy.reads & {"progress", "mistaken", "training_losses"} or strategy.learns or self.cea
+        # What a checkpoint of a run's last loop leaves out.
+        keeps = strategy.needs_forward and rescore in ("stale", "proxy")
+        return free if by_length or keeps else free | {"total_updates", "num_loops"}
 
     def begin(self) -> Selector:
         """Whatever is wrong with data, model, objective, head or captions shows here, on a few samples.
@@ -152,7 +163,7 @@ def begin_run(
     if plan.args.on_bad_sample == "raise" and not checkpoint:
         scorer.check_trainable(selector.foreseen(schedule.num_loops))
     identity = plan.identity()
-    history = RunState.load(checkpoint, identity) if checkpoint else RunState(identity)
+    history = RunState.load(checkpoint, identity, plan.may_differ) if checkpoint else RunState(identity)
     loop = LoopController(schedule, selector, plan.teaching, history, log, loop_begun)
     if checkpoint:
         loop.go_on()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,11 @@ class RunState:
         (folder / JSON_FILE).write_text(json.dumps(values))
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> RunState:
-        """The state in a checkpoint, for a run with this identity.
+    def load(
+        cls, folder: str | os.PathLike[str], identity: Mapping[str, Any], may_differ: Collection[str] = ()
+    ) -> RunState:
+        """The state in a checkpoint, for a run with this identity; what of it `may_differ` is the new run's from now
+        on.
 
         Raises:
             ValueError: The checkpoint was written by another run (the message has each thing that differs, then and
@@ -144,7 +147,12 @@ class RunState:
             raise ValueError(
                 f"cannot resume: the checkpoint's format is {values['version']}, this version reads {VERSION}"
             )
-        check_same(values["identity"], identity)
+        saved = values["identity"]
+        check_same({**saved, **{name: identity[name] for name in may_differ}}, identity)
+        if "total_updates" in may_differ and values["step"] >= saved["total_updates"]:
+            # It ended with its last step, and there may be more of them now.
+            values["stopped"] = values["step"] >= identity["total_updates"]
+        values["identity"] = dict(identity)
         tensors = load_file(Path(folder) / TENSORS_FILE)
         state = cls(
             **{name: values[name] for name in ("identity", "run", "step", "stopped", "cost", "losses", "logged_step")}
