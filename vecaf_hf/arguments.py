@@ -370,6 +370,23 @@ def _named(value: Any) -> Any:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
+def without_classes(args: VeCAFArguments, reason: str | None) -> VeCAFArguments:
+    """The arguments for labels that are not one class per sample: the default strategy, which goes by classes, gives
+    way to random, and says so; whatever was chosen otherwise stays.
+
+    Args:
+        args: Of a run.
+        reason: How its labels are known not to be classes; None if they may be.
+    """
+    default = VeCAFArguments.strategy
+    if reason is None or args.strategy != default or args.class_balance != 1:
+        return args
+    logger.warning("%s: strategy %r, the default, needs one class per sample; random selects instead", reason, default)
+    args = copy.copy(args)
+    args.strategy = "random"
+    return args
+
+
 def with_defaults(args: TrainingArguments | None) -> VeCAFArguments:
     """The arguments as VeCAF's: as they are, or `TrainingArguments` with the same values and our options' defaults.
 

@@ -6,6 +6,7 @@ import copy
 import logging
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from vecaf_hf.arguments import VeCAFArguments, with_defaults
+from vecaf_hf.arguments import VeCAFArguments, with_defaults, without_classes
 from vecaf_hf.augmentation.callback import find_cea
 from vecaf_hf.checkpoint.jit import save_at_steps_end
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.data.pool import Collator, Pool
+from vecaf_hf.data.unused_columns import TellingCollator, reads_more, without_columns
 from vecaf_hf.hub.trainer import PushingTrainer
 from vecaf_hf.inspection.inspecting import inspect
 from vecaf_hf.inspection.inspection import Inspection
@@ -38,7 +40,7 @@ from vecaf_hf.loop.state import RunState
 from vecaf_hf.loop.trying import try_batch
 from vecaf_hf.reporting.card import given_to_card, write_card
 from vecaf_hf.reporting.report import RunReport
-from vecaf_hf.scoring.classes import ModelClasses, class_names
+from vecaf_hf.scoring.classes import ModelClasses, class_names, other_labels, settle_names
 from vecaf_hf.scoring.head import find_head
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
 from vecaf_hf.scoring.objective import Objective, SampleWeight, find_objective
@@ -70,6 +72,7 @@ class VeCAFTrainer(PushingTrainer):
         eval_dataset: One dataset or several by name.
         scoring_dataset: The training pool under the evaluation transform, sample by sample aligned with
             `train_dataset`; scores are taken from it. `train_dataset` itself if not given.
+        scoring_collator: Makes the batches that are scored, where `data_collator` mixes samples (CutMix, MixUp).
         sample_loss_func: The objective per sample, (outputs, labels) -> Tensor [N]. It drives the selection, and
             its mean is the training loss. Without it, `compute_loss_func` applied to each sample (also in
             training, a second time, where `rescore` or the strategy goes by training's losses or the strategy has a
@@ -100,6 +103,7 @@ class VeCAFTrainer(PushingTrainer):
         eval_dataset: Any = None,
         *,
         scoring_dataset: Any = None,
+        scoring_collator: Any = None,
         sample_loss_func: SampleLoss | None = None,
         sample_weight_func: SampleWeight | None = None,
         work_before: CostMeter | None = None,
@@ -115,6 +119,9 @@ class VeCAFTrainer(PushingTrainer):
             sample_loss_func, own_loss, problem, self.args.label_smoothing_factor, sample_weight_func
         )
         self._has_own_objective = sample_loss_func is not None or own_loss is not None
+        # For saves that do not come through the trainer too.
+        settle_names(self.model)
+        self.args = without_classes(self.args, other_labels(self.model, self._has_own_objective))
         # Trainer's place for the loss: with weights, or a loss per sample, ours.
         is_by_sample = sample_loss_func is not None or sample_weight_func is not None
         self._unweighted_loss = self._weighted_loss if is_by_sample else own_loss
@@ -132,7 +139,9 @@ class VeCAFTrainer(PushingTrainer):
         self.teaching = Teaching(self.args, self.accelerator)
         self.add_callback(self.teaching)
         self.loop: LoopController | None = None
-        self.scoring_dataset = scoring_dataset
+        # Of a dataset's fingerprint: whether its transform reads columns that the model does not take.
+        self._transforms: dict[str, bool] = {}
+        self.scoring_dataset, self.scoring_collator = scoring_dataset, scoring_collator
         if self.train_dataset is not None:
             self._open_pool()
 
@@ -469,6 +478,7 @@ class VeCAFTrainer(PushingTrainer):
         with self.evaluated_weights():
             loop = begin_run(plan, self._resume_folder, self._tell, self._loop_begun)
         self._untold = dict(loop.history.untold)
+        self.args = loop.args
         if self._resume_folder:
             self._unlogged = loop.history.losses[self.args.process_index], loop.history.logged_step
         self.remove_callback(LoopController)
@@ -506,8 +516,23 @@ class VeCAFTrainer(PushingTrainer):
         prepare = self._without_unused_columns
         return Pool(dataset, scoring_dataset, self.args, prepare, self.label_name, self.accelerator)
 
-    def _without_unused_columns(self, dataset: Any) -> tuple[Any, Collator]:
+    def _without_unused_columns(self, dataset: Any, scored: bool) -> tuple[Any, Collator]:
         """The dataset and its collator, as Trainer's own loaders have them."""
-        if isinstance(dataset, datasets.Dataset):
-            return self._remove_unused_columns(dataset, description="training"), self.data_collator
-        return dataset, self._get_collator_with_removed_columns(self.data_collator, description="training")
+        collator = self.data_collator if self.scoring_collator is None or not scored else self.scoring_collator
+        if not isinstance(dataset, datasets.Dataset):
+            return dataset, self._get_collator_with_removed_columns(collator, description="training")
+        rest = self._remove_unused_columns(dataset, description="training")
+        removed = frozenset(dataset.column_names) - frozenset(rest.column_names)
+        return rest, TellingCollator(collator, removed) if removed else collator
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        """Trainer's, but what the dataset's transform reads is removed after it, with a warning."""
+        remove = partial(super()._remove_unused_columns, description=description)
+        return without_columns(dataset, remove, self._transform_reads)
+
+    def _transform_reads(self, dataset: Any, rest: Any) -> bool:
+        """Whether a dataset's transform reads columns that the rest has not; tried once for each dataset."""
+        key = dataset._fingerprint
+        if key not in self._transforms:
+            self._transforms[key] = reads_more(dataset, rest)
+        return self._transforms[key]

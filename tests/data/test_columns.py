@@ -66,7 +66,8 @@ def test_the_only_class_label_is_found_but_not_one_of_two():
 )
 def test_torchvisions_targets(targets):
     class Vision(torch.utils.data.Dataset):
-        pass
+        def __len__(self):
+            return 3
 
     pool = Vision()
     pool.targets = targets

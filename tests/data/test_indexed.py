@@ -34,8 +34,8 @@ def items(draws, seed=0) -> dict:
 
 def test_an_item_comes_with_its_position():
     dataset = IndexedDataset(Augmented(), 0)
-    position, item = dataset[Draw(7)]
-    assert position == item[0] == 7 and len(dataset) == 9
+    draw, item = dataset[Draw(7)]
+    assert draw.position == item[0] == 7 and len(dataset) == 9
 
 
 def test_augmentation_is_the_same_in_any_order_and_however_often():
@@ -77,7 +77,7 @@ def test_the_collators_batch_gets_the_positions(wrap):
         assert samples == ["a", "b"]
         return wrap({"pixel_values": torch.ones(2)})
 
-    batch = IndexedCollator(collate)([(7, "a"), (3, "b")])
+    batch = IndexedCollator(collate)([(Draw(7), "a"), (Draw(3), "b")])
     assert batch.keys() == {"pixel_values", POOL_INDEX}
     assert batch[POOL_INDEX].tolist() == [7, 3] and batch[POOL_INDEX].dtype == torch.long
 
@@ -85,7 +85,7 @@ def test_the_collators_batch_gets_the_positions(wrap):
 @every_case("batch", [(torch.ones(2), torch.zeros(2)), [1], torch.ones(2)])
 def test_a_collator_that_returns_no_dict(batch):
     with pytest.raises(TypeError, match=f"data_collator returned {type(batch).__name__}; return a dict"):
-        IndexedCollator(lambda samples: batch)([(0, "a")])
+        IndexedCollator(lambda samples: batch)([(Draw(0), "a")])
 
 
 class Holed:

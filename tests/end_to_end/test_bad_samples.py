@@ -89,7 +89,8 @@ def test_a_systematic_failure_shows_on_a_few_samples(
     trainer = make_trainer(make_vit(), pool=train.with_transform(broken))
     with pytest.raises(ValueError, match=r"cannot load sample 0.*KeyError: 'picture'.*and 6 more"):
         trainer.train()
-    assert len(tried) <= 16
+    # Together, and one by one to find which it was.
+    assert len(tried) <= 24
 
 
 @pytest.mark.parametrize("strategy", ["ods", "random", "full", "infobatch", "balanced", "topk_loss"])
@@ -231,7 +232,7 @@ def test_a_training_transform_that_fails_on_some(
     numbered = train.select(range(SIZE)).add_column("number", list(range(SIZE)))
 
     def crop(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        if batch["number"][0] in narrow:
+        if narrow & set(batch["number"]):
             raise ValueError("crop is larger than the image")
         return clean(batch)
 
@@ -254,7 +255,7 @@ def test_a_sample_that_could_not_be_loaded_for_a_while_is_back(
     numbered = train.select(range(SIZE)).add_column("number", list(range(SIZE)))
 
     def load(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        if batch["number"][0] in broken:
+        if broken & set(batch["number"]):
             raise OSError("the server does not answer")
         return clean(batch)
 
@@ -279,7 +280,7 @@ def test_a_storage_that_is_gone_is_no_pool_to_skip(
 
 def test_half_of_a_pool_can_be_skipped_and_one_more_cannot() -> None:
     bad = {index: Unloadable("gone", "") for index in range(4)}
-    half, most = (SampleLedger(size, "skip", Accelerator(cpu=True)) for size in (8, 7))
+    half, most = (SampleLedger(torch.zeros(size, dtype=torch.bool), "skip", Accelerator(cpu=True)) for size in (8, 7))
     half.settle("scoring", range(8), torch.arange(8), bad)
     assert half.usable.tolist() == [4, 5, 6, 7]
     with pytest.raises(ValueError, match="That is most of the 7 samples"):

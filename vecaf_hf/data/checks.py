@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vecaf_hf.data.indexed import POOL_INDEX
+from vecaf_hf.data.labels import is_ignored, one_per_sample
 from vecaf_hf.printable import listed
 
 
@@ -28,6 +29,7 @@ def check_labels(batch: Mapping[str, Any], label_name: str, num_classes: int | N
             f"the collator's batches have no {label_name!r} (they have {keys}{there}): selection needs labels; rename "
             "the column of labels, or set remove_unused_columns=False where it was left out"
         )
+    labels = one_per_sample(labels)
     if num_classes is not None and labels.dim() == 1:
         # Before the forward pass: an accelerator would abort the process.
         check_range(labels, indices, num_classes)
@@ -49,13 +51,14 @@ def check_values(batch: Mapping[str, Any], label_name: str) -> None:
                 )
 
 
-def check_range(labels: Tensor, indices: Tensor, num_classes: int) -> None:
-    """Raise a ValueError that names the first of these samples whose label is no class.
+def check_range(labels: Tensor, indices: Tensor, num_classes: int, advice: str = "") -> None:
+    """Raise a ValueError that names the first of these samples whose label is no class, and none that is ignored.
 
     Args:
         labels: Class of each sample. LongTensor [n].
         indices: Their positions in the pool. LongTensor [n].
         num_classes: C.
+        advice: What else may mend it.
     """
     if labels.is_floating_point():
         row = int((~labels.isfinite()).int().argmax())
@@ -63,11 +66,11 @@ def check_range(labels: Tensor, indices: Tensor, num_classes: int) -> None:
             f"the label of sample {int(indices[row])} is {float(labels[row]):g} ({labels.dtype}), and the model's "
             f"{num_classes} classes are whole numbers, 0 to {num_classes - 1}: mend what is missing, or cast the labels"
         )
-    wrong = (labels < 0) | (labels >= num_classes)
+    wrong = ((labels < 0) | (labels >= num_classes)) & ~is_ignored(labels)
     if wrong.any():
         row = int(wrong.nonzero()[0, 0])
         raise ValueError(
             f"the label of sample {int(indices[row])} is {int(labels[row])}, and the model has {num_classes} classes "
             f"(0 to {num_classes - 1}; {int(wrong.sum())} such samples): mend the labels, or load the model with "
-            "num_labels set to their number"
+            f"num_labels set to their number{advice}"
         )

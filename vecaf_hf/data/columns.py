@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import datasets
@@ -9,7 +10,10 @@ import torch
 from datasets import ClassLabel
 from torch import Tensor
 
+from vecaf_hf.data.labels import one_per_sample
 from vecaf_hf.printable import listed
+
+logger = logging.getLogger(__name__)
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")
 
@@ -57,8 +61,8 @@ def find_label_column(dataset: Any, name: str | None = None) -> str | None:
 def read_labels(dataset: Any, column: str | None = None) -> Tensor | None:
     """Class of each sample where it can be had without loading samples. LongTensor [N], or None.
 
-    From the label column of a `datasets.Dataset`, or from `targets` as torchvision's datasets have it; column "none"
-    says that neither holds the classes.
+    From the label column of a `datasets.Dataset`, or from `targets` as torchvision's datasets have it, if there are as
+    many as samples; column "none" says that neither holds the classes.
     """
     if column == "none":
         return None
@@ -67,11 +71,22 @@ def read_labels(dataset: Any, column: str | None = None) -> Tensor | None:
     if values is None:
         return None
     try:
-        labels = torch.as_tensor(values)
+        # torch asks a Series of pandas for its rows by their labels.
+        values = values.to_numpy(copy=True) if hasattr(values, "to_numpy") else values
+        labels = one_per_sample(torch.as_tensor(values))
     except (TypeError, ValueError, RuntimeError):
         # Names, gaps or lists of several lengths: a transform or the collator makes labels of them.
         return None
-    return labels.long() if labels.dim() == 1 and not labels.is_floating_point() else None
+    if labels.dim() != 1 or labels.is_floating_point():
+        return None
+    if len(labels) != len(dataset):
+        logger.warning(
+            "the dataset has %d `targets` for %d samples: they are left alone, its labels are those of the batches",
+            len(labels),
+            len(dataset),
+        )
+        return None
+    return labels.long()
 
 
 def read_groups(dataset: Any, column: str) -> Tensor:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import datasets
 import torch
 from torch.utils.data import Dataset
 
@@ -31,11 +32,18 @@ class Unloadable(NamedTuple):
     trace: str
 
 
-class IndexedDataset(Dataset):
-    """A map-style dataset asked by `Draw`, answering (index, item); the item is an `Unloadable` where it raises.
+# Kinds of work on a batch, so that each draws from a seed of its own.
+LOADING, COLLATING = 0, 1
 
-    Whatever is random in loading the item (image augmentation) is seeded by (seed, draw): it is the same with
-    any number of workers or processes and after a resume, and another one in each pass.
+
+class IndexedDataset(Dataset):
+    """A map-style dataset asked by `Draw`, answering (draw, item); the item is an `Unloadable` where it raises.
+
+    A dataset that gives whole batches (`__getitems__`: `datasets.Dataset`, torch's `Subset`) is asked for them, as
+    torch asks it for Trainer: its transform may pad images to the largest of the batch. Then whatever is random in
+    loading is seeded by (seed, the batch's first draw); sample by sample, also where a transform has a true attribute
+    `one_by_one`, by (seed, draw). So it is the same with any number of workers and after a resume, and another one in
+    each pass.
     """
 
     def __init__(self, dataset: Any, seed: int) -> None:
@@ -44,42 +52,79 @@ class IndexedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> tuple[int, Any]:
+    def __getitem__(self, draw: Draw) -> tuple[Draw, Any]:
         with seeded(seed_of(self.seed, draw.stream, draw.turn, draw.position)):
             try:
-                return draw.position, self.dataset[draw.position]
+                return draw, self.dataset[draw.position]
             except Exception as error:
                 # Of any type: a decoder's, the file system's, the user's transform's.
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
-                return draw.position, Unloadable(reason, traceback.format_exc())
+                return draw, Unloadable(reason, traceback.format_exc())
+
+    def __getitems__(self, draws: list[Draw]) -> list[tuple[Draw, Any]]:
+        if not gives_batches(self.dataset):
+            return [self[draw] for draw in draws]
+        try:
+            return self._together(draws)
+        except Exception:
+            # Which of them it was; the others are a batch again.
+            alone = [self[draw] for draw in draws]
+        loaded = [draw for draw, item in alone if not isinstance(item, Unloadable)]
+        try:
+            together = iter(self._together(loaded) if loaded else [])
+        except Exception as error:
+            raise _failed("the dataset", loaded, error) from error
+        return [one if isinstance(one[1], Unloadable) else next(together) for one in alone]
+
+    def _together(self, draws: list[Draw]) -> list[tuple[Draw, Any]]:
+        with seeded(seed_of(self.seed, LOADING, *draws[0])):
+            items = self.dataset.__getitems__([draw.position for draw in draws])
+        if len(items) != len(draws):
+            raise ValueError(
+                f"{len(draws)} samples were asked for, and {len(items)} came: a transform must return a row for each "
+                "sample it is given"
+            )
+        return list(zip(draws, items, strict=True))
+
+
+def gives_batches(dataset: Any) -> bool:
+    """Whether a dataset is to be asked for whole batches."""
+    if isinstance(dataset, datasets.Dataset):
+        return not getattr(dataset.format["format_kwargs"].get("transform"), "one_by_one", False)
+    return callable(getattr(dataset, "__getitems__", None))
+
+
+def _failed(what: str, draws: Sequence[Draw], error: Exception) -> ValueError:
+    some = ", ".join(str(draw.position) for draw in draws[:3])
+    return ValueError(f"{what} failed on a batch of samples {some}, ...: {type(error).__name__}: {error}")
 
 
 class IndexedCollator:
     """The user's collator over the samples that could be loaded, with their positions in the pool added to the batch.
 
-    A batch of which nothing could be loaded has none of the collator's keys.
+    A batch of which nothing could be loaded has none of the collator's keys. Whatever is random in the collator
+    (CutMix, MixUp) is seeded by (seed, the batch's first draw), as loading is.
     """
 
-    def __init__(self, collator: Callable[[list[Any]], Any]) -> None:
-        self.collator = collator
+    def __init__(self, collator: Callable[[list[Any]], Any], seed: int = 0) -> None:
+        self.collator, self.seed = collator, seed
 
-    def __call__(self, samples: Sequence[tuple[int, Any]]) -> dict[str, Any]:
-        unloadable = {index: item for index, item in samples if isinstance(item, Unloadable)}
+    def __call__(self, samples: Sequence[tuple[Draw, Any]]) -> dict[str, Any]:
+        unloadable = {draw.position: item for draw, item in samples if isinstance(item, Unloadable)}
         for index in list(unloadable)[1:]:
             # One traceback a batch is enough: if the storage is gone, every sample has one.
             unloadable[index] = unloadable[index]._replace(trace="")
-        loaded = [(index, item) for index, item in samples if index not in unloadable]
+        draws = [draw for draw, item in samples if not isinstance(item, Unloadable)]
+        items = [item for _, item in samples if not isinstance(item, Unloadable)]
         try:
-            batch = self.collator([item for _, item in loaded]) if loaded else {}
+            with seeded(seed_of(self.seed, COLLATING, *samples[0][0])):
+                batch = self.collator(items) if items else {}
         except Exception as error:
-            some = ", ".join(str(index) for index, _ in loaded[:3])
-            raise ValueError(
-                f"data_collator failed on a batch of samples {some}, ...: {type(error).__name__}: {error}"
-            ) from error
+            raise _failed("data_collator", draws, error) from error
         if not isinstance(batch, Mapping):
             raise TypeError(
                 f"data_collator returned {type(batch).__name__}; return a dict of the model's arguments, "
                 'for example {"pixel_values": ..., "labels": ...}'
             )
-        indices = torch.tensor([index for index, _ in loaded], dtype=torch.long)
+        indices = torch.tensor([draw.position for draw in draws], dtype=torch.long)
         return {**batch, POOL_INDEX: indices} | ({UNLOADABLE: unloadable} if unloadable else {})

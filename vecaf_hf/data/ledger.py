@@ -25,7 +25,7 @@ class SampleLedger:
     """Which samples of the pool cannot be loaded, the same in all processes.
 
     Args:
-        size: N.
+        ignored: Which samples training ignores; read whenever it is asked which are usable. BoolTensor [N].
         on_bad_sample: `raise` or `skip`.
         accelerator: Its processes tell each other what they found.
 
@@ -34,10 +34,10 @@ class SampleLedger:
         tried: Which samples have been loaded as training loads them. Bool [N].
     """
 
-    def __init__(self, size: int, on_bad_sample: str, accelerator: Accelerator) -> None:
-        self.on_bad_sample, self.accelerator = on_bad_sample, accelerator
+    def __init__(self, ignored: Tensor, on_bad_sample: str, accelerator: Accelerator) -> None:
+        self.ignored, self.on_bad_sample, self.accelerator = ignored, on_bad_sample, accelerator
         self.failed: dict[str, dict[int, str]] = {"scoring": {}, "training": {}}
-        self.tried = torch.zeros(size, dtype=torch.bool)
+        self.tried = torch.zeros(len(ignored), dtype=torch.bool)
 
     @property
     def skipped(self) -> dict[int, str]:
@@ -46,8 +46,8 @@ class SampleLedger:
 
     @property
     def usable(self) -> Tensor:
-        """Positions of all samples but the skipped ones, rising. LongTensor [n]."""
-        kept = torch.ones(len(self.tried), dtype=torch.bool)
+        """Positions of all samples but the skipped and the ignored ones, rising. LongTensor [n]."""
+        kept = ~self.ignored
         kept[list(self.skipped)] = False
         return kept.nonzero().squeeze(1)
 

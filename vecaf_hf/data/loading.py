@@ -28,7 +28,7 @@ def indexed_loader(
         IndexedDataset(dataset, seed),
         batch_size=batch_size,
         sampler=draws,
-        collate_fn=IndexedCollator(collator),
+        collate_fn=IndexedCollator(collator, seed),
         num_workers=workers,
         # Pinning without an accelerator does nothing but warn.
         pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -15,14 +16,19 @@ from tqdm.auto import tqdm
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.data.checks import check_labels, check_range, check_values
+from vecaf_hf.data.collating import check_collator
 from vecaf_hf.data.columns import read_groups, read_labels
-from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, Unloadable
+from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, IndexedDataset, Unloadable
+from vecaf_hf.data.labels import IGNORED, is_ignored, is_soft, one_per_sample
 from vecaf_hf.data.ledger import LISTED, SampleLedger, refuse
 from vecaf_hf.data.loading import indexed_loader
 from vecaf_hf.printable import listed
-from vecaf_hf.selection.candidates import Candidates
+from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 
 logger = logging.getLogger(__name__)
+
+# Samples that a collator is tried on.
+COLLATED = 4
 
 Collator = Callable[[list[Any]], Any]
 
@@ -34,13 +40,15 @@ class Pool:
         dataset: What is trained on, map-style.
         scoring_dataset: The same samples under the evaluation transform; `dataset` itself if None.
         args: The run's options.
-        prepare: dataset -> (dataset, collator), without the columns that the model does not take.
+        prepare: (dataset, whether it is scored) -> (dataset, collator), without the columns that the model does not
+            take.
         label_name: The batch's key for the labels.
         accelerator: Its processes share the loading.
 
     Attributes:
         labels: Class of each sample, LongTensor [N], or None where no column has it.
         size: N, when the pool was made.
+        ignored: Whether training ignores each sample, by its label, as far as that is known. BoolTensor [N].
         groups: Group of each sample, for a strategy that reads it; else None. LongTensor [N].
         ledger: Which samples cannot be loaded, and so are not selected.
 
@@ -54,7 +62,7 @@ class Pool:
         dataset: Any,
         scoring_dataset: Any,
         args: VeCAFArguments,
-        prepare: Callable[[Any], tuple[Any, Collator]],
+        prepare: Callable[[Any, bool], tuple[Any, Collator]],
         label_name: str,
         accelerator: Accelerator,
     ) -> None:
@@ -73,6 +81,7 @@ class Pool:
         self.seed = args.seed if args.data_seed is None else args.data_seed
         self.labels = read_labels(dataset, args.label_column)
         self.groups = None if args.group_column is None else read_groups(dataset, args.group_column)
+        self.ignored = torch.zeros(len(dataset), dtype=torch.bool) if self.labels is None else is_ignored(self.labels)
         self.forget_samples()
 
     def __len__(self) -> int:
@@ -96,7 +105,7 @@ class Pool:
 
     def forget_samples(self) -> None:
         """Begin a run: whatever could not be loaded in an earlier one may be whole by now."""
-        self.ledger = SampleLedger(len(self), self.args.on_bad_sample, self.accelerator)
+        self.ledger = SampleLedger(self.ignored, self.args.on_bad_sample, self.accelerator)
 
     def batches(self, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
         """Those of the scoring loader, their labels checked.
@@ -111,16 +120,27 @@ class Pool:
 
     def training_loader(self, draws: Any, batch_size: int) -> DataLoader:
         """Batches of the dataset, in the order of a sampler of draws."""
-        dataset, collator = self.prepare(self.dataset)
+        dataset, collator = self.prepare(self.dataset, False)
         persistent = self.args.dataloader_persistent_workers
         return indexed_loader(dataset, collator, draws, batch_size, self.args, self.seed, persistent)
 
     def scoring_loader(self, indices: Iterable[int], turn: int = 0) -> DataLoader:
         """Batches of the scoring dataset, these positions in this order; the scorer deals them out to the processes.
         Another turn draws anew whatever is random in loading them."""
-        dataset, collator = self.prepare(self.scoring_dataset)
+        dataset, collator = self.prepare(self.scoring_dataset, True)
         draws = [Draw(index, turn=turn) for index in indices]
         return indexed_loader(dataset, collator, draws, self.scoring_batch_size, self.args, self.seed)
+
+    def check_collator(self) -> None:
+        """Check, on a few samples, that the collator which samples are scored with leaves each as it is.
+
+        Raises:
+            ValueError: It mixes labels, as CutMix and MixUp do.
+        """
+        dataset, collator = self.prepare(self.scoring_dataset, True)
+        draws = [Draw(index) for index in evenly_spaced(len(self), COLLATED).tolist()]
+        items = [item for _, item in IndexedDataset(dataset, self.seed).__getitems__(draws)]
+        check_collator(collator, [item for item in items if not isinstance(item, Unloadable)], self.label_name)
 
     @property
     def scoring_batch_size(self) -> int:
@@ -142,7 +162,7 @@ class Pool:
         """
         indices = indices[~self.ledger.tried[indices]]
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        dataset, collator = self.prepare(self.dataset)
+        dataset, collator = self.prepare(self.dataset, False)
         draws = [Draw(index) for index in indices[rank::world].tolist()]
         loader = indexed_loader(dataset, collator, draws, self.args.train_batch_size, self.args, self.seed)
         unloadable: dict[int, Unloadable] = {}
@@ -175,7 +195,7 @@ class Pool:
         for batch in self.batches(everything[rank::world].tolist()):
             unloadable |= batch.get(UNLOADABLE, {})
             if len(batch[POOL_INDEX]):
-                found = batch[self.label_name]
+                found = one_per_sample(batch[self.label_name])
                 if found.dim() != 1 or found.is_floating_point():
                     raise ValueError(
                         f"strategy {self.args.strategy!r} needs labels that are one class per sample, and a "
@@ -184,16 +204,47 @@ class Pool:
                 labels[batch[POOL_INDEX]] = found.long()
         self.note_scored(everything, unloadable)
         self.labels = self.accelerator.reduce(labels.to(self.accelerator.device)).cpu()
+        self._ignore(is_ignored(self.labels).nonzero().squeeze(1))
+
+    def without_ignored(self, scored: Candidates) -> Candidates:
+        """The candidates without those whose label training ignores; these are not selected in this run."""
+        if scored.labels is None or not (ignored := is_ignored(scored.labels)).any():
+            return scored
+        self._ignore(scored.indices[ignored])
+        return scored.take(~ignored)
+
+    def _ignore(self, indices: Tensor) -> None:
+        if not self.ignored[indices].all():
+            self.ignored[indices] = True
+            self._tell_of_ignored()
+
+    def _tell_of_ignored(self) -> None:
+        if self.ignored.any():
+            logger.warning(
+                "%d of %d samples have the label %d, which training ignores: they are never selected",
+                int(self.ignored.sum()),
+                len(self),
+                IGNORED,
+            )
+
+    def with_classes(self, candidates: Candidates) -> Candidates:
+        """The candidates, with their classes in place of soft labels where the pool knows them."""
+        labels = candidates.labels
+        if self.labels is None or labels is None or not is_soft(labels):
+            return candidates
+        return replace(candidates, labels=self.labels[candidates.indices])
 
     def check_classes(self, class_names: Sequence[str], num_classes: int | None) -> None:
         """Raise a ValueError if a label is no class of the model; warn of classes that no sample has."""
         self.num_classes = num_classes
+        self._tell_of_ignored()
         if self.labels is None or num_classes is None:
             return
-        check_range(self.labels, torch.arange(len(self)), num_classes)
+        advice = "; or set label_column='none' if a transform makes other labels of these"
+        check_range(self.labels, torch.arange(len(self)), num_classes, advice)
         if len(class_names) < 2:
             return
-        absent = torch.bincount(self.labels, minlength=len(class_names)) == 0
+        absent = torch.bincount(self.labels[~self.ignored], minlength=len(class_names)) == 0
         if absent.any():
             names = [class_names[index] for index in absent.nonzero().squeeze(1).tolist()]
             logger.warning("no sample of the pool has the class %s: the model will not learn it", listed(names, LISTED))

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vecaf_hf.arguments import VeCAFArguments
+from vecaf_hf.arguments import VeCAFArguments, without_classes
 from vecaf_hf.augmentation.callback import CEACallback
 from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.cost import CostMeter
@@ -21,7 +21,7 @@ from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.selector import Selector
 from vecaf_hf.loop.state import RunState, pool_fingerprint
 from vecaf_hf.loop.threads import use_all_cores
-from vecaf_hf.scoring.classes import ModelClasses
+from vecaf_hf.scoring.classes import ModelClasses, problem_type_kept
 from vecaf_hf.scoring.scorer import PROXY_WITHOUT_CLASSES, Scorer
 from vecaf_hf.scoring.warmup import linear_of
 from vecaf_hf.selection import find_strategy
@@ -96,7 +96,7 @@ class Plan:
         pool = pool_fingerprint(self.pool.dataset, self.pool.labels)
         augmentation = self.cea.identity() if self.cea else {"cea": None}
         sizes = {**self.schedule.sizes(), "samples_per_loop": self.schedule.samples_per_loop}
-        identity = {**sizes, "pool": pool, **self.args.identity(), **augmentation}
+        identity = {**sizes, "pool": pool, **self.scorer.args.identity(), **augmentation}
         # As a checkpoint gives it back, a tuple as a list.
         return json.loads(json.dumps(identity))
 
@@ -120,7 +120,14 @@ class Plan:
             ValueError: What is wrong.
         """
         scorer, strategy = self.scorer, self.scorer.strategy
-        probe = scorer.probe()
+        if strategy.needs_forward or self.args.head_warmup or self.cea is not None:
+            self.pool.check_collator()
+        with problem_type_kept(scorer.model):
+            probe = scorer.probe()
+        if probe.classes is None and self.pool.labels is None:
+            labels = probe.given("labels")
+            scorer.go_by(without_classes(self.args, f"labels are {labels.dtype} {list(labels.shape)}"))
+            strategy = scorer.strategy
         self.teaching.build()
         self.meter.forget_work()
         uses_labels = "labels" in (strategy.reads if probe.classes is not None else strategy.needs)

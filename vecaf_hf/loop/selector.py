@@ -83,11 +83,16 @@ class Selector:
         way = RESCORE[self.args.scoring_way[0]]
         return "training_losses" in self.strategy.reads or (rescores and way.reads_training_losses)
 
+    @property
+    def _due(self) -> int:
+        """K, or fewer where training ignores more of the pool than K leaves."""
+        return min(self.budget, int((~self.pool.ignored).sum()))
+
     def _tell_of_few(self) -> None:
         """Warn if there are more classes than a loop selects samples."""
         if self.pool.labels is None or not self.strategy.shares_by_class(self.args):
             return
-        classes = len(self.pool.labels.unique())
+        classes = len(self.pool.labels[~self.pool.ignored].unique())
         if self.budget < classes:
             logger.warning(
                 "a selection has %d samples, fewer than the pool's %d classes: it leaves classes out, with equal "
@@ -114,7 +119,8 @@ class Selector:
 
     def state_dict(self, selects_again: bool = True) -> dict[str, Tensor]:
         """What a checkpoint keeps; for the next boundaries only if there are any."""
-        own = {"irreducible": self.irreducible, "mistaken": self.mistaken}
+        ignored = self.pool.ignored if self.pool.ignored.any() else None
+        own = {"irreducible": self.irreducible, "mistaken": self.mistaken, "ignored": ignored}
         state = {name: values for name, values in own.items() if values is not None}
         if hasattr(self.args.strategy, "state_dict"):
             state |= {f"strategy.{name}": _kept(value) for name, value in self.args.strategy.state_dict().items()}
@@ -127,6 +133,9 @@ class Selector:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state_dict` gave."""
         self.irreducible, self.mistaken = state.get("irreducible"), state.get("mistaken")
+        if "ignored" in state:
+            # As far as it was known: who is drawn to be scored depends on it.
+            self.pool.ignored |= state["ignored"]
         if hasattr(self.args.strategy, "load_state_dict"):
             self.args.strategy.load_state_dict(_part(state, "strategy"))
         self.rescoring.load_state_dict(_part(state, "scores"))
@@ -153,7 +162,7 @@ class Selector:
                 parts.append(self.rescoring.drawn(seed))
             else:
                 with seeded(seed):
-                    parts.append(run_strategy(self.strategy, candidates, self.budget, self.args, seed).indices)
+                    parts.append(run_strategy(self.strategy, candidates, self._due, self.args, seed).indices)
         return torch.cat(parts).unique()
 
     # --- A boundary ---
@@ -239,7 +248,7 @@ class Selector:
         accelerator, meter = self.scorer.accelerator, self.scorer.meter
 
         def run() -> Selection:
-            return run_strategy(strategy, candidates.to(accelerator.device), self.budget, self.args, seed)
+            return run_strategy(strategy, candidates.to(accelerator.device), self._due, self.args, seed)
 
         with meter.timed("select"):
             selection = decided_by_main(accelerator, run)
@@ -265,7 +274,7 @@ class Selector:
             more["mistaken"] = self.mistaken[indices]
         if "training_losses" in reads:
             more["training_losses"] = self._losses_of_training()[indices]
-        return replace(self._grouped(candidates), **more)
+        return replace(self._grouped(self.pool.with_classes(candidates)), **more)
 
     def _class_sizes(self, labels: Tensor) -> Tensor:
         """How many samples that can be loaded have each sample's class. LongTensor [N]."""

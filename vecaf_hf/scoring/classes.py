@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,52 @@ def class_names(model: Any) -> tuple[str, ...]:
     """Names of a model's classes, in the order of its logits; empty without a config."""
     by_index = getattr(getattr(model, "config", None), "id2label", None) or {}
     return tuple(str(by_index[index]) for index in sorted(by_index))
+
+
+def settle_names(model: Any) -> None:
+    """Make the list of names that a timm model is saved with that of its classes.
+
+    transformers' wrapper (5.23, models/timm_wrapper/configuration_timm_wrapper.py) saves `label_names` as they were
+    loaded, or `id2label` in the order in which it was written, and reads them alone: a model that was finetuned on
+    other classes comes back with the old ones' names.
+    """
+    config: Any = getattr(model, "config", None)
+    names = list(class_names(model))
+    if getattr(config, "model_type", None) != "timm_wrapper":
+        return
+    known = list(getattr(config, "label_names", None) or [])
+    are_numbers = names == [f"LABEL_{index}" for index in range(len(names))]
+    # Told by their number alone, they are those that the model was loaded with.
+    if not (are_numbers and len(known) == len(names)):
+        config.label_names = names
+
+
+def other_labels(model: Any, own_objective: bool) -> str | None:
+    """What a model's config says of its labels where they are not one class per sample; None where they may be.
+
+    Args:
+        model: Perhaps with a config.
+        own_objective: Whether the user has given the loss: one output may tell two classes apart then.
+    """
+    config = getattr(model, "config", None)
+    problem = getattr(config, "problem_type", None)
+    if problem not in SINGLE_LABEL:
+        return f"problem_type is {problem!r}"
+    one_output = not own_objective and getattr(config, "num_labels", None) == 1
+    return "num_labels is 1 (regression)" if one_output else None
+
+
+@contextmanager
+def problem_type_kept(model: Any) -> Iterator[None]:
+    """A model of transformers 5.23 settles its config's unset `problem_type` by the first labels that it sees, for good
+    (loss/loss_utils.py, ForSequenceClassificationLoss): training's are to be the first, not those of this block."""
+    config: Any = getattr(model, "config", None)
+    before = getattr(config, "problem_type", None)
+    try:
+        yield
+    finally:
+        if getattr(config, "problem_type", None) != before:
+            config.problem_type = before
 
 
 @dataclass(frozen=True)
@@ -47,6 +95,6 @@ class ModelClasses:
         return cls(
             names=names,
             count=count if count > 1 and not own_objective else None,
-            may_be_single=single and (own_objective or getattr(config, "num_labels", None) != 1),
+            may_be_single=other_labels(model, own_objective) is None,
             are_single=single,
         )

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from vecaf_hf.cost import FULL_SIZE, CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Unloadable
+from vecaf_hf.data.labels import is_ignored, one_per_sample
 from vecaf_hf.scoring.head import captured_embeddings, check_head
 from vecaf_hf.scoring.losses import kind_of_output, logits_of
 from vecaf_hf.scoring.memory import FittingBatches
@@ -168,8 +169,9 @@ class ForwardPass:
                 fields["losses"] = losses = self.objective.sample_losses(rest, labels)
                 _check_shape(losses, len(indices))
                 if reference is not None:
-                    _check_loss(reference(outputs, labels), losses, logits)
-        whole = {"indices": indices, "labels": labels.cpu(), "loaded": torch.ones(len(indices), dtype=torch.uint8)}
+                    _check_loss(reference(outputs, labels), losses[~is_ignored(labels)], logits)
+        loaded = torch.ones(len(indices), dtype=torch.uint8)
+        whole = {"indices": indices, "labels": one_per_sample(labels).cpu(), "loaded": loaded}
         return whole | {name: values.float().cpu() for name, values in fields.items()}
 
     def _outputs(self, model: nn.Module, inputs: dict[str, Any], count: int) -> Any:

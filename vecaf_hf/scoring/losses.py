@@ -11,6 +11,8 @@ from torch.nn import functional
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import ModelOutput
 
+from vecaf_hf.data.labels import one_per_sample
+
 SampleLoss = Callable[[Any, Tensor], Tensor]
 
 # The kinds of output that a model may have, each made of logits alone.
@@ -57,6 +59,7 @@ def classification_losses(
     if problem_type is None:
         problem_type = _problem_type(logits, labels)
     if problem_type == "single_label_classification":
+        labels = one_per_sample(labels)
         return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
     targets = labels.float().reshape(logits.shape)
     if problem_type == "regression":

@@ -12,6 +12,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from vecaf_hf.agreement import decided_by_main
+from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.forward_pass import ForwardPass
@@ -77,6 +78,10 @@ class Scorer:
         self.evaluated_weights: Callable[[], AbstractContextManager[None]] = nullcontext
         self._fitting = FittingBatches()
 
+    def go_by(self, args: VeCAFArguments) -> None:
+        """Other options than the pool's, whose strategy needs no more of a forward pass."""
+        self.args, self.strategy = args, find_strategy(args.strategy)
+
     # --- By a forward pass ---
 
     def score(self, indices: Tensor) -> Candidates:
@@ -115,7 +120,7 @@ class Scorer:
         self.watcher.before_scoring()
         scored = forward.score(self.model, self.head, indices)
         self.output_kind = forward.output_kind or self.output_kind
-        return scored
+        return pool.without_ignored(scored)
 
     @property
     def reads_losses(self) -> bool:
@@ -130,7 +135,7 @@ class Scorer:
             ValueError: The objective is no mean of samples' losses.
         """
         if not self.objective.is_accepted and self.objective.reference is not None:
-            self.score_at(evenly_spaced(len(self.pool), PROBED_SAMPLES), None, check_loss=True)
+            self.score_at(self._some(), None, check_loss=True)
         self.objective.is_accepted = True
 
     def probe(self) -> Candidates:
@@ -141,7 +146,7 @@ class Scorer:
         """
         pool, size = self.pool, self.args.scoring_image_size
         pool.forget_samples()
-        indices = evenly_spaced(len(pool), PROBED_SAMPLES)
+        indices = self._some()
         if pool.scoring_dataset is not pool.dataset:
             self.check_trainable(indices)
         # At full size too: these forwards, which are not counted, tell what training and evaluation cost.
@@ -160,6 +165,11 @@ class Scorer:
         folder = self.args.score_cache
         self.kept = None if folder is None else KeptScores(folder, self, probe)
         return probe
+
+    def _some(self) -> Tensor:
+        """A few samples, evenly spaced. LongTensor [n]."""
+        usable = self.pool.ledger.usable
+        return usable[evenly_spaced(len(usable), PROBED_SAMPLES)]
 
     def check_trainable(self, indices: Tensor) -> bool:
         """`Pool.check_trainable`, timed: the price of a selection too."""
