@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.checkpoint.files import claim, find_checkpoint, latest_run, make_durable, reload_model, writing
 from vecaf_hf.loop import RunState
+from vecaf_hf.scoring.classes import settle_names
 
 
 class ResumingTrainer(Trainer):
@@ -154,6 +155,7 @@ class ResumingTrainer(Trainer):
             make_durable(output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        settle_names(self.model)
         super()._save(output_dir, state_dict)
         # A pickle, which nothing reads and the Hub warns of: the same as text.
         folder = Path(str(self.args.output_dir if output_dir is None else output_dir))
