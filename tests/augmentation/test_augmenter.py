@@ -658,10 +658,9 @@ def test_identity_needs_no_candidates_and_refuses_other_sizes():
     assert torch.equal(callback.running.augmenter.aligner(torch.eye(DT)), torch.eye(DT))
 
 
-def test_candidates_without_captions_cannot_fit_an_alignment():
-    callback = make_callback(make_head())
-    with pytest.raises(ValueError, match="none of the candidates has a caption"):
-        callback.running.before_selection(make_candidates([2]))
+def test_candidates_without_captions_stay_where_they_are():
+    callback, candidates = make_callback(make_head()), make_candidates([2])
+    assert torch.equal(callback.running.before_selection(candidates).embeddings, candidates.embeddings)
 
 
 def test_a_dual_alignment_is_fitted_on_the_encoders_embeddings_of_raw_images():

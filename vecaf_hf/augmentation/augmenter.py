@@ -219,7 +219,7 @@ class Augmenter:
     def _similarity_of_captions(self, indices: Tensor, domains: Tensor) -> Tensor:
         """That of a sample without a caption is the others' mean. LongTensor [n], [D, d_t] -> [n]."""
         captioned = self.table.captioned(indices)
-        found = domain_similarity(self.table.plain, domains)[self.table.rows[indices]]
+        found = domain_similarity(self.table.plain, domains)[self.table.texts(False, self.loop)[1][indices]]
         return torch.where(captioned, found, found[captioned].mean().nan_to_num())
 
     def _aligned(self, texts: Tensor) -> Tensor:
@@ -258,5 +258,7 @@ def _class_means(table: CaptionTable, labels: Tensor) -> Tensor:
 
 def _distinct(vectors: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The vectors that occur, and the row of each occurrence among them; -1 counts as the first. [u, d], [n]."""
+    if not len(vectors):
+        return vectors.new_zeros(1, vectors.shape[1]), torch.zeros_like(rows)
     kept, inverse = rows.clamp(min=0).unique(return_inverse=True)
     return vectors[kept], inverse

@@ -25,7 +25,7 @@ from vecaf_hf.printable import listed
 from vecaf_hf.selection import STRATEGIES, Strategy, find_strategy
 from vecaf_hf.text.captioner import Captioner
 from vecaf_hf.text.captioning import PoolCaptions
-from vecaf_hf.text.captions import AUTO, LABEL_FIELD, TEMPLATE, find_captions
+from vecaf_hf.text.captions import AUTO, LABEL_FIELD, TEMPLATE, Caption, find_captions
 from vecaf_hf.text.domains import Domains
 from vecaf_hf.text.encoder import TextEncoder
 from vecaf_hf.text.pool_texts import PoolTexts
@@ -41,7 +41,8 @@ class CEACallback(LearnsBesideModel):
     Args:
         text_encoder: A Hub id, a local folder, or a `TextEncoder`.
         captions: A column of the training dataset, a list aligned with it, a template over class names, or "auto": by
-            the captioner, or "a photo of a {label}" without one.
+            the captioner, or "a photo of a {label}" without one. Of a sample's several captions, a list, each loop
+            draws one.
         captioner: With "auto", what captions the images of the dataset's `image_column`: a Hub id, a local folder, or a
             `Captioner`. `caption_when` says which images.
         **options: Fields of `CEAOptions`, for example `step_size=0.2`, `domain_prompt="It's a snowy day."` or a list of
@@ -57,7 +58,7 @@ class CEACallback(LearnsBesideModel):
     def __init__(
         self,
         text_encoder: str | TextEncoder,
-        captions: str | Sequence[str | None] = TEMPLATE,
+        captions: str | Sequence[Caption] = TEMPLATE,
         captioner: str | Captioner | None = None,
         **options: Any,
     ) -> None:
@@ -145,7 +146,7 @@ class CEACallback(LearnsBesideModel):
                     f'alignment="dual" needs an encoder of texts and images, and {self.encoder.name_or_path!r} has no '
                     'image tower: use alignment="ridge", or CLIP or SigLIP'
                 )
-        captions: list[str | None] | PoolCaptions
+        captions: list[Caption] | PoolCaptions
         if self.captioner is None:
             captions = find_captions(self.captions, dataset, labels, class_names)
         else:
@@ -170,7 +171,7 @@ class CEACallback(LearnsBesideModel):
         options, texts = self.options, self.texts
         self._check_learned(accelerator)
         domains = Domains.deal(options.prompts, texts.size, loops, seed) if options.reads_prompted else None
-        texts.begin(accelerator, meter, domains)
+        texts.begin(accelerator, meter, domains, loops, seed)
         prompts = texts.of_prompts(options.prompts) if self.has_affinity else None
         is_learned = options.toward == "learned_difference"
         mapping = CountedMap(dimension, len(options.prompts), seed, accelerator, meter) if is_learned else None

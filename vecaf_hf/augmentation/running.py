@@ -120,6 +120,7 @@ class RunningCEA:
             "weight": self.augmenter.aligner.weight.detach(),
             "bias": self.augmenter.aligner.bias.detach(),
             "indices": held,
+            "fitted": torch.tensor(self.augmenter.fitted),
             **vars(self.held.take(self.position[held])),
             **({} if self.augmenter.mapping is None else self.augmenter.mapping.state_dict()),
             **self.pool_texts.state_dict(),
@@ -130,7 +131,7 @@ class RunningCEA:
         """Go on from what `state` gave."""
         self.augmenter.take(self.pool_texts.load_state_dict(state))
         self.augmenter.aligner.set(state["weight"], state["bias"])
-        self.augmenter.fitted = True
+        self.augmenter.fitted = bool(state["fitted"])
         if self.augmenter.mapping is not None:
             self.augmenter.mapping.load_state_dict(state)
         self._hold(state["indices"], Texts(**{name: state[name] for name in Texts.__dataclass_fields__}))
@@ -139,11 +140,9 @@ class RunningCEA:
         augmenter = self.augmenter
         rows = augmenter.alignment_rows(candidates)
         if len(rows) == 0:
-            raise ValueError(
-                "none of the candidates has a caption to fit the alignment on: score more of the pool (rescore, "
-                "scoring_fraction)"
-            )
-        sources = augmenter.table.of(candidates.indices[rows], prompted=False)
+            # None has a caption: all train as they are, whatever the alignment.
+            return
+        sources = augmenter.table.of(candidates.indices[rows], prompted=False, loop=augmenter.loop)
         if self.options.alignment == "dual":
             sources = self.pool_texts.of_images(candidates.indices[rows])
         augmenter.fit(sources, candidates.given("embeddings")[rows])

@@ -24,7 +24,7 @@ from vecaf_hf.seeding import seed_of
 from vecaf_hf.selection import STRATEGIES, Selection, run_strategy
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 from vecaf_hf.selection.ods import replace_options
-from vecaf_hf.text.captions import find_captions
+from vecaf_hf.text.captions import Caption, find_captions
 from vecaf_hf.validation import whole
 
 # Most candidates that ActiveFT selects from, to compare with: its whole pool would take as long as a selection does.
@@ -156,7 +156,7 @@ def _map(candidates: Candidates, chosen: Tensor, is_drawn: Tensor, folds: OutOfF
 
 def _samples(shown: Sequence[int], candidates: Candidates, plan: Plan) -> dict[int, Sample]:
     names, pool = plan.classes.names, plan.pool
-    captions: Sequence[str | None] | None = None
+    captions: Sequence[Caption] | None = None
     if plan.cea is not None:
         captions = find_captions(plan.cea.captions, pool.dataset, pool.labels, names)
     classes = candidates.classes
@@ -166,6 +166,10 @@ def _samples(shown: Sequence[int], candidates: Candidates, plan: Plan) -> dict[i
         return None if label is None else names[label] if label < len(names) else str(label)
 
     return {
-        index: Sample(named(label_of.get(index)), None if captions is None else captions[index])
+        index: Sample(named(label_of.get(index)), None if captions is None else _as_text(captions[index]))
         for index in sorted(set(shown))
     }
+
+
+def _as_text(caption: Caption) -> str | None:
+    return " / ".join(caption) if isinstance(caption, tuple) else caption

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.stored_images import LoadImage
 from vecaf_hf.text.captioning import PoolCaptions
-from vecaf_hf.text.captions import CaptionTable, caption_table, with_captions
+from vecaf_hf.text.captions import Caption, CaptionTable, caption_table, with_captions
 from vecaf_hf.text.domains import Domains
 from vecaf_hf.text.encoder import TextEncoder
 
@@ -23,7 +23,7 @@ class PoolTexts:
 
     Args:
         encoder: Of the captions; its weights are freed between uses unless it is to embed images too.
-        captions: One per sample, None where it has none; or those that a captioner makes.
+        captions: Each sample's, None where it has none; or those that a captioner makes.
         size: N.
         images: Image of a position, where the encoder is to embed images.
 
@@ -40,14 +40,15 @@ class PoolTexts:
     def __init__(
         self,
         encoder: TextEncoder,
-        captions: list[str | None] | PoolCaptions,
+        captions: list[Caption] | PoolCaptions,
         size: int,
         images: LoadImage | None,
     ) -> None:
         self.encoder, self.size, self.images = encoder, size, images
         self.made = captions if isinstance(captions, PoolCaptions) else None
         self.given = None if isinstance(captions, PoolCaptions) else captions
-        self._encoded = False
+        # Loops and seed of the run whose table there is.
+        self._drawn_for: tuple[int, int] | None = None
         self._image_rows: dict[int, Tensor] = {}
 
     @property
@@ -55,11 +56,13 @@ class PoolTexts:
         """Samples without a caption; with a captioner, of those that it was asked about."""
         return self.table.missing if self.made is None else self.made.missing
 
-    def begin(self, accelerator: Accelerator, meter: CostMeter, domains: Domains | None) -> None:
-        """Begin a run: with the captions that are given, or none."""
+    def begin(
+        self, accelerator: Accelerator, meter: CostMeter, domains: Domains | None, loops: int = 1, seed: int = 0
+    ) -> None:
+        """Begin a run of so many loops: with the captions that are given, or none."""
         self._accelerator, self._meter = accelerator, meter
-        is_known = self._encoded and _are_same(domains, self.domains)
-        self.domains = domains
+        is_known = self._drawn_for == (loops, seed) and _are_same(domains, self.domains)
+        self.domains, self._drawn_for = domains, (loops, seed)
         if self.made is not None:
             self.made.begin()
             with self._encoding():
@@ -67,8 +70,7 @@ class PoolTexts:
         elif not is_known:
             assert self.given is not None
             with self._encoding():
-                self.table = caption_table(self.given, domains, self.encoder)
-            self._encoded = True
+                self.table = caption_table(self.given, domains, self.encoder, loops, seed)
 
     def of_prompts(self, prompts: Sequence[str]) -> Tensor:
         """The domain prompts alone, unit rows. [D, d_t]."""
