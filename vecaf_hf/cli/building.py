@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from sklearn.metrics import accuracy_score
 from torch import Tensor
 from torchvision.transforms import v2
@@ -20,18 +21,28 @@ from transformers import (
     PreTrainedModel,
     set_seed,
 )
+from transformers.trainer_utils import IntervalStrategy
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback, TextEncoder
 from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.cli.class_folders import LABEL, load_class_folders
 from vecaf_hf.cli.local_models import resolve_model
 from vecaf_hf.cli.options import RecipeArguments
+from vecaf_hf.cli.splits import hold_out, with_classes
 from vecaf_hf.data.columns import find_label_column, read_labels
+from vecaf_hf.data.rgb import Greys, ToRGB, to_rgb
 from vecaf_hf.printable import listed
-from vecaf_hf.text.captions import find_captions
+from vecaf_hf.selection.candidates import evenly_spaced
+from vecaf_hf.text.captions import Caption, find_captions
 from vecaf_hf.text.checkpoint import LOADING_ADVICE
 from vecaf_hf.trainer import VeCAFTrainer
 from vecaf_hf.validation import check_choice
+
+logger = logging.getLogger(__name__)
+
+# Images whose values say what is white.
+LOOKED_AT = 32
 
 
 @contextmanager
@@ -46,13 +57,15 @@ def naming(kind: str, name: str) -> Iterator[None]:
 
 
 def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[DatasetDict, str]:
-    """The splits `train`, `validation` and (where there is one) `test`, and the name of the label column."""
+    """The splits `train` and, where there are such, `validation` and `test`; and the name of the label column."""
     if not recipe.dataset_name:
         raise ValueError(
             "dataset_name is not set: give a dataset's Hub id, or a folder of parquet files or class folders"
         )
     with naming("dataset", recipe.dataset_name):
-        data = load_dataset(recipe.dataset_name, recipe.dataset_config_name)
+        by_folder = label_column in (None, LABEL) and recipe.dataset_config_name is None
+        data = load_class_folders(recipe.dataset_name) if by_folder else None
+        data = data or load_dataset(recipe.dataset_name, recipe.dataset_config_name)
     if recipe.test_split is not None and recipe.test_split in (recipe.train_split, recipe.validation_split):
         raise ValueError(
             f"test_split is {recipe.test_split!r}, which the run trains on or watches: name another or none"
@@ -64,20 +77,16 @@ def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[Data
     label = find_label_column(train, label_column)
     if label is None:
         raise ValueError(f"which of the columns {listed(train.column_names)} holds the label? Set label_column")
-    for split in {recipe.train_split, recipe.validation_split, recipe.test_split} - {None}:
-        if any(value is None or value != value for value in data[split].unique(label)):
-            raise ValueError(f"some samples of the split {split!r} have no {label!r}: mend or remove them")
-    if not isinstance(train.features[label], ClassLabel):
-        # By the training split's classes: encoded by itself, a split that lacks a class would number them otherwise.
-        classes = ClassLabel(names=sorted({str(value) for value in train.unique(label)}))
-        data = data.cast_column(label, Value("string")).cast_column(label, classes)
-        train = data[recipe.train_split]
+    used = list(
+        dict.fromkeys(name for name in (recipe.train_split, recipe.validation_split, recipe.test_split) if name)
+    )
+    data = with_classes(data, recipe.train_split, used, label)
+    train = data[recipe.train_split]
     named = {"validation": recipe.validation_split, "test": recipe.test_split}
     splits = DatasetDict({name: data[split] for name, split in named.items() if split is not None})
     for name, fraction in (("validation", recipe.validation_fraction), ("test", recipe.test_fraction)):
         if name not in splits and fraction > 0:
-            halves = train.train_test_split(fraction, seed=recipe.split_seed, stratify_by_column=label)
-            train, splits[name] = halves["train"], halves["test"]
+            train, splits[name] = hold_out(train, fraction, label, recipe.split_seed)
     if recipe.max_train_samples is not None:
         count = min(recipe.max_train_samples, len(train))
         train = train.shuffle(seed=recipe.split_seed).select(range(count))
@@ -85,7 +94,7 @@ def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[Data
     return splits, label
 
 
-def captions_of(recipe: RecipeArguments, pool: Dataset, label: str) -> str | list[str | None]:
+def captions_of(recipe: RecipeArguments, pool: Dataset, label: str) -> str | list[Caption]:
     """The column or template; or each sample's caption, where they are shuffled."""
     if not recipe.shuffle_captions:
         return recipe.captions
@@ -108,9 +117,6 @@ def load_model(name: str, class_names: list[str]) -> PreTrainedModel:
         label2id={name: index for index, name in enumerate(class_names)},
         ignore_mismatched_sizes=True,
     )
-    if hasattr(model.config, "label_names"):
-        # A timm checkpoint's list of names is saved as it was loaded, and hides id2label.
-        model.config.label_names = class_names
     # Lite0's training step at 40 px takes half the time on one CPU thread (0.15 s in place of 0.30 for a batch of 64);
     # sums differ in their last bits.
     return model.to(memory_format=torch.channels_last)
@@ -137,13 +143,25 @@ def image_transforms(recipe: RecipeArguments, processor: Any) -> tuple[v2.Transf
     return v2.Compose([crop, *flip, *to_tensor]), v2.Compose([*centre, *to_tensor])
 
 
-def with_images(dataset: Dataset, transform: v2.Transform, image: str, label: str) -> Dataset:
+def find_range(dataset: Dataset, image: str) -> ToRGB:
+    """What turns a dataset's images into RGB: deep greys by the range of some of them."""
+    stored, found = dataset.with_format(None).select_columns([image]), []
+    for row in evenly_spaced(len(dataset), LOOKED_AT).tolist():
+        # One that cannot be read is told of by who trains on it.
+        with suppress(Exception):
+            found.append(stored[row][image])
+    return Greys.of(filter(None, found)) or to_rgb
+
+
+def with_images(dataset: Dataset, transform: v2.Transform, image: str, label: str, in_rgb: ToRGB = to_rgb) -> Dataset:
     """The dataset giving what the model takes."""
 
     def apply(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        pixels = [transform(picture.convert("RGB")) for picture in batch[image]]
+        pixels = [transform(in_rgb(picture)) for picture in batch[image]]
         return {"pixel_values": pixels, "labels": batch[label]}
 
+    # Each image's crop has a seed of its own, whatever batch it is in.
+    apply.one_by_one = True  # type: ignore[attr-defined]
     return dataset.with_transform(apply)
 
 
@@ -158,6 +176,22 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": accuracy_score(prediction.label_ids, np.argmax(prediction.predictions, axis=-1))}
 
 
+def without_evaluation(args: VeCAFArguments) -> None:
+    """A run whose recipe holds nothing out evaluates nothing after its loops.
+
+    Raises:
+        ValueError: It is to choose the best checkpoint.
+    """
+    if args.load_best_model_at_end:
+        raise ValueError(
+            "load_best_model_at_end chooses by evaluations, and nothing is held out: name a validation_split, or set "
+            "validation_fraction above 0"
+        )
+    if args.eval_strategy != IntervalStrategy.NO or args.eval_on_start:
+        logger.warning("nothing is held out (no validation_split, validation_fraction 0): the run evaluates nothing")
+        args.eval_strategy, args.eval_on_start, args.do_eval = IntervalStrategy.NO, False, False
+
+
 def build_trainer(
     recipe: RecipeArguments, cea: CEAOptions, args: VeCAFArguments, **instead: Any
 ) -> tuple[VeCAFTrainer, Dataset | None]:
@@ -165,6 +199,8 @@ def build_trainer(
     # The transforms read columns that the model does not know.
     args.remove_unused_columns = False
     splits, label = load_splits(recipe, args.label_column)
+    if "validation" not in splits:
+        without_evaluation(args)
     args.label_column = label
     check_choice("image_column", cea.image_column, splits["train"].column_names)
     name = resolve_model(recipe.model_name_or_path)
@@ -183,15 +219,17 @@ def build_trainer(
         captions = captions_of(recipe, splits["train"], label)
         callbacks.append(CEACallback(encoder, captions, recipe.captioner, **vars(cea)))
 
+    in_rgb = find_range(splits["train"], cea.image_column)
+
     def view(split: str, transform: v2.Transform) -> Dataset:
-        return with_images(splits[split], transform, cea.image_column, label)
+        return with_images(splits[split], transform, cea.image_column, label, in_rgb)
 
     trainer = VeCAFTrainer(
         model=model,
         args=args,
         train_dataset=view("train", train_transform),
         scoring_dataset=view("train", eval_transform),
-        eval_dataset=view("validation", eval_transform),
+        eval_dataset=view("validation", eval_transform) if "validation" in splits else None,
         processing_class=processor,
         data_collator=collate,
         callbacks=callbacks,

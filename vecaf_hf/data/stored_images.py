@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from vecaf_hf.data.rgb import to_rgb
 from vecaf_hf.printable import listed
 
 LoadImage = Callable[[int], Image.Image]
@@ -26,4 +27,4 @@ def raw_images(dataset: Any, column: str, reader: str, advice: str) -> LoadImage
         there = f"holds {dataset.features[column]}" if column in dataset.features else "is not there"
         raise ValueError(f"{wanted} that {there} (columns: {listed(dataset.column_names)}): {advice}")
     raw = dataset.with_format(None).select_columns([column])
-    return lambda index: raw[index][column].convert("RGB")
+    return lambda index: to_rgb(raw[index][column])

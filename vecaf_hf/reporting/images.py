@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vecaf_hf.data.rgb import to_rgb
 from vecaf_hf.seeding import seeded
 
 ImageOf = Callable[[int], "Image.Image | None"]
@@ -33,7 +34,7 @@ def images_of(dataset: Any) -> ImageOf:
             with seeded(0):
                 item = raw[index]
             found = next(_pictures(item if column is None else item[column]), None)
-            return None if found is None else found.convert("RGB")
+            return None if found is None else to_rgb(found)
         except Exception:
             # A page is worth having without one of its pictures, whatever a decoder or a transform raises.
             return None
