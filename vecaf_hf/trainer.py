@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import datasets
@@ -30,7 +32,7 @@ from vecaf_hf.inspection.inspection import Inspection
 from vecaf_hf.inspection.look import first_selection
 from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.teaching import Teaching
-from vecaf_hf.loop.controller import LoopController
+from vecaf_hf.loop.controller import Batch, LoopController
 from vecaf_hf.loop.epochs import PoolEpochs
 from vecaf_hf.loop.plan import Plan, begin_run, check_devices, held_out_pool
 from vecaf_hf.loop.record import LoopRecord
@@ -45,6 +47,7 @@ from vecaf_hf.scoring.head import find_head
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
 from vecaf_hf.scoring.objective import Objective, SampleWeight, find_objective
 from vecaf_hf.scoring.scorer import Scorer
+from vecaf_hf.scoring.shown_outputs import ShownOutputs
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection
 
@@ -92,7 +95,11 @@ class VeCAFTrainer(PushingTrainer):
     model: Any
     args: VeCAFArguments
     train_dataset: Any
-    sample_objective: Objective
+    # The objective as users gave it: for a batch, or for a sample and its weight.
+    _batch_objective: Any = None
+    _given: Mapping[str, Any] = MappingProxyType({})
+    _objective: tuple[Any, Objective] | None = None
+    loop: LoopController | None = None
 
     def __init__(
         self,
@@ -109,23 +116,14 @@ class VeCAFTrainer(PushingTrainer):
         work_before: CostMeter | None = None,
         **kwargs: Any,
     ) -> None:
+        self._given = {"sample_loss_func": sample_loss_func, "sample_weight_func": sample_weight_func}
         # What scripts for Trainer give by position.
         data = {"data_collator": data_collator, "train_dataset": train_dataset, "eval_dataset": eval_dataset}
         super().__init__(model, with_defaults(args), **data, **kwargs)
-        config = getattr(self.model, "config", None)
-        own_loss, problem = self.compute_loss_func, getattr(config, "problem_type", None)
         self.label_name = self.label_names[0] if self.label_names else "labels"
-        self.sample_objective = find_objective(
-            sample_loss_func, own_loss, problem, self.args.label_smoothing_factor, sample_weight_func
-        )
-        self._has_own_objective = sample_loss_func is not None or own_loss is not None
         # For saves that do not come through the trainer too.
         settle_names(self.model)
         self.args = without_classes(self.args, other_labels(self.model, self._has_own_objective))
-        # Trainer's place for the loss: with weights, or a loss per sample, ours.
-        is_by_sample = sample_loss_func is not None or sample_weight_func is not None
-        self._unweighted_loss = self._weighted_loss if is_by_sample else own_loss
-        self.compute_loss_func = self._unweighted_loss
         self.meter, self.work_before = CostMeter(), work_before or CostMeter()
         self.cea = find_cea(self.callback_handler.callbacks, self.args.strategy)
         self._pool: Pool | None = None
@@ -138,7 +136,8 @@ class VeCAFTrainer(PushingTrainer):
         self._tell_who_samples()
         self.teaching = Teaching(self.args, self.accelerator)
         self.add_callback(self.teaching)
-        self.loop: LoopController | None = None
+        self._shown = ShownOutputs()
+        self.add_callback(self._shown)
         # Of a dataset's fingerprint: whether its transform reads columns that the model does not take.
         self._transforms: dict[str, bool] = {}
         self.scoring_dataset, self.scoring_collator = scoring_dataset, scoring_collator
@@ -273,6 +272,40 @@ class VeCAFTrainer(PushingTrainer):
         loops = schedule.loop_of(history.step) if history.stopped else schedule.num_loops
         return loops, per_loop, len(self.train_dataset), total * per_update, per_update, batches, total
 
+    @property
+    def compute_loss_func(self) -> Any:
+        """The loss of a batch, which Trainer reads anew in each step: the user's, or where there is a loss per sample,
+        or the loop's samples have weights, ours; None for the model's own."""
+        by_sample = any(self._given.values()) or (self.loop is not None and self.loop.is_weighted)
+        return self._weighted_loss if by_sample else self._batch_objective
+
+    @compute_loss_func.setter
+    def compute_loss_func(self, given: Any) -> None:
+        self._batch_objective = given
+
+    @property
+    def sample_objective(self) -> Objective:
+        """The loss of each sample, by all that is given now."""
+        problem = getattr(getattr(self.model, "config", None), "problem_type", None)
+        made_of = (self._batch_objective, problem, self.args.label_smoothing_factor, *self._given.values())
+        if self._objective is None or self._objective[0] != made_of:
+            batch, problem, smoothing, sample, weight = made_of
+            self._objective = made_of, find_objective(sample, batch, problem, smoothing, weight)
+            # What the user computes is compared with nothing: it may be anything.
+            self._objective[1].is_accepted = self._overrides_loss
+        return self._objective[1]
+
+    @property
+    def _has_own_objective(self) -> bool:
+        """Whether the user has given the loss: then labels may be anything."""
+        given = self._batch_objective is not None or self._given["sample_loss_func"] is not None
+        return given or self._overrides_loss
+
+    @property
+    def _overrides_loss(self) -> bool:
+        """Whether `compute_loss` is the user's own."""
+        return type(self).compute_loss is not VeCAFTrainer.compute_loss or "compute_loss" in vars(self)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -280,24 +313,26 @@ class VeCAFTrainer(PushingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Trainer's loss; a training batch passes the head by way of CEA, and its losses are recorded if needed."""
-        indices = inputs.pop(POOL_INDEX, None)
-        if indices is None:
+        """Trainer's loss; those of a training batch are recorded, and taught to a learner, if needed."""
+        batch = self.loop.batch if self.loop else None
+        if batch is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels: Any = inputs.get(self.label_name)
-        step, moving = self.state.global_step, self.cea.batch(indices) if self.cea else nullcontext()
-        with self._running.passing(indices, step) as batch, self.teaching.watching(), moving:
+        with self.teaching.watching():
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        batch.is_seen = True
         if batch.recorder is not None or self.teaching.is_learning:
             # Trainer takes the labels away unless the model computes the loss, with which a tuple then begins.
             rest = outputs[1:] if isinstance(outputs, tuple) and self.label_name in inputs else outputs
-            # An objective may draw from the global generators: not at the training's expense.
-            with torch.no_grad(), seeded(0):
-                losses = self.sample_objective.sample_losses(rest, labels)
+            losses = self._losses_of(rest, batch)
             batch.seen(losses)
             if self.teaching.is_learning:
-                loss = self.teaching.taught(loss, losses, step, self._accumulated(num_items_in_batch))
+                loss = self.teaching.taught(loss, losses, batch.step, self._accumulated(num_items_in_batch))
         return (loss, outputs) if return_outputs else loss
+
+    def _losses_of(self, outputs: Any, batch: Batch) -> Tensor:
+        # An objective may draw from the global generators: not at the training's expense.
+        with torch.no_grad(), seeded(0):
+            return self.sample_objective.sample_losses(outputs, batch.labels)
 
     def _weighted_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
         """The objective per sample, recorded if needed, weighted and averaged: Trainer's `compute_loss_func`."""
@@ -326,16 +361,49 @@ class VeCAFTrainer(PushingTrainer):
         return self.current_gradient_accumulation_steps if self.compute_loss_func is not None or counts_items else 1
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Trainer's step, counted."""
+        """Trainer's step, counted, on a batch without our keys; it passes the head by way of CEA."""
         if POOL_INDEX not in inputs:
             raise ValueError(f"{type(self).__name__}.get_train_dataloader {OTHER_LOADER}")
         self.pool.refuse_unloadable(inputs)
-        self.meter.add_training(len(inputs[POOL_INDEX]) * self.args.world_size)
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        indices: Any = self._prepare_input(inputs.pop(POOL_INDEX))
+        self.meter.add_training(len(indices) * self.args.world_size)
+        # The user's `compute_loss` may take them away.
+        labels: Any = self._prepare_input(inputs.get(self.label_name))
+        if self.cea is not None and self.cea not in self.callback_handler.callbacks:
+            # It was removed while the run goes on.
+            self.cea.detach()
+            self.cea = self._running.selector.cea = None
+        moving = self.cea.batch(indices) if self.cea else nullcontext()
+        with self._running.passing(indices, self.state.global_step, labels) as batch, moving, self._shown.watching():
+            loss = super().training_step(model, inputs, *args, **kwargs)
+            if not batch.is_seen:
+                self._see(batch)
         for learning in self._beside_model:
             learning.after_backward(self.accelerator)
         self.has_trained = True
         return loss
+
+    def _see(self, batch: Batch) -> None:
+        """What is to be seen of a batch whose loss the user's `compute_loss` made, without ours.
+
+        Raises:
+            ValueError: It takes ours, or the model's own forward pass.
+        """
+        strategy = self.scorer.strategy
+        if (
+            self.teaching.is_learning
+            or strategy.weighs
+            or self.args.sample_weights != "none"
+            or batch.weights is not None
+        ):
+            raise ValueError(
+                f"compute_loss of {type(self).__name__} does not call super().compute_loss, and strategy "
+                f"{self.args.strategy!r} weighs samples, or learns, there: call it, pass the objective as "
+                "sample_loss_func, or choose another strategy"
+            )
+        if batch.recorder is not None:
+            outputs = self._shown.outputs(self.label_name, len(batch.indices))
+            batch.seen(self._losses_of(outputs, batch))
 
     def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         """Trainer's; the optimizer, whoever made it, trains what learns beside the model too.
@@ -440,6 +508,14 @@ class VeCAFTrainer(PushingTrainer):
             self._pool = old
             raise
         self.scorer = plan.scorer
+        if self._overrides_loss and self.scorer.reads_losses:
+            logger.warning(
+                "%s has a compute_loss of its own, and strategy %r goes by each sample's loss, which is taken to be "
+                "%s: pass sample_loss_func, and sample_weight_func, to say what it is",
+                type(self).__name__,
+                self.args.strategy,
+                "compute_loss_func's" if self._batch_objective else "that of the model's problem_type",
+            )
 
     def plan(self, apart: bool = False) -> Plan:
         """What a run is made of; `apart` with ledger, counters and captions of its own, to look and change nothing."""
@@ -475,12 +551,15 @@ class VeCAFTrainer(PushingTrainer):
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         plan = self.plan()
         self.scorer = plan.scorer
+        self._shown.detach()
         with self.evaluated_weights():
             loop = begin_run(plan, self._resume_folder, self._tell, self._loop_begun)
         self._untold = dict(loop.history.untold)
         self.args = loop.args
         if self._resume_folder:
             self._unlogged = loop.history.losses[self.args.process_index], loop.history.logged_step
+        if self._overrides_loss and loop.selector.training_losses is not None:
+            self._shown.attach(self.model)
         self.remove_callback(LoopController)
         self.remove_callback(PoolEpochs)
         if self.args.num_loops is not None:
@@ -497,8 +576,6 @@ class VeCAFTrainer(PushingTrainer):
 
     def _loop_begun(self) -> None:
         self._take_up_losses()
-        # Trainer reads it anew in each step: without weights the loss stays the model's own.
-        self.compute_loss_func = self._weighted_loss if self._running.is_weighted else self._unweighted_loss
 
     def _run_state(self) -> RunState:
         loop, step = self._running, self.state.global_step

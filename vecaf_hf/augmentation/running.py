@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vecaf_hf.augmentation.augmenter import Augmenter, Texts
 from vecaf_hf.augmentation.options import CEAOptions
-from vecaf_hf.scoring.head import flat
+from vecaf_hf.scoring.head import Hook, flat
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.text.pool_texts import PoolTexts
 
@@ -48,10 +48,11 @@ class RunningCEA:
         self.accelerator, self._prompts = accelerator, prompts
         self.hides_progress = True
         self._batch: Tensor | None = None
+        self._passed = False
         # Of the loop's selected samples: their texts, and each sample's row in these, -1 for others. [N].
         self.held = Texts.none()
         self.position = torch.full((pool_texts.size,), -1, device=accelerator.device)
-        self._hook = head.register_forward_pre_hook(self._move_head_input)
+        self._hook = head.register_forward_pre_hook(Hook(self._move_head_input))
 
     @property
     def has_affinity(self) -> bool:
@@ -158,18 +159,30 @@ class RunningCEA:
 
     @contextmanager
     def batch(self, indices: Tensor) -> Iterator[None]:
-        """Inside the block, the batch that passes the head holds these samples of the pool."""
-        self._batch = indices
+        """Inside the block, the batch that passes the head holds these samples of the pool.
+
+        Raises:
+            ValueError: Nothing has passed it, or other samples.
+        """
+        self._batch, self._passed = indices, False
         try:
             yield
+            if not self._passed:
+                raise ValueError("CEA acts on what enters the head, and nothing did: compute_loss must call the model")
         finally:
             self._batch = None
 
     @torch.compiler.disable
     def _move_head_input(self, head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        self._passed = True
         if self._batch is None or not head.training or "training" not in self.options.act_on:
             return None
         embeddings = flat(inputs[0])
+        if len(embeddings) != len(self._batch):
+            raise ValueError(
+                f"CEA moves the embeddings of a batch of {len(self._batch)}, and {len(embeddings)} enter the head: "
+                "compute_loss must call the model on the batch as it comes"
+            )
         texts = self.held.take(self.position[self._batch])
         # In float32 whatever autocast does: the shift is small beside the embedding.
         with torch.autocast(embeddings.device.type, enabled=False):

@@ -151,7 +151,6 @@ def _scored_for_looking(plan: Plan, selection: Selection, samples: int) -> tuple
     """A random part of the pool, and as many of the selected samples; which of them are the random part."""
     drawn = _drawn(plan, min(samples, len(plan.pool)))
     some = selection.indices[evenly_spaced(len(selection), samples)]
-    plan.scorer.with_losses = True
     candidates = plan.scorer.score(torch.cat([drawn, some]).unique())
     return candidates, torch.isin(candidates.indices, drawn)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from vecaf_hf.scoring.head import without_wrappers
+from vecaf_hf.scoring.head import Hook, without_wrappers
 from vecaf_hf.selection.candidates import evenly_spaced
 
 # LearnLoss looks at the four stages of a ResNet.
@@ -73,7 +73,7 @@ class FeatureLevels:
             if self._recording:
                 self._pooled[level] = globally_averaged(output, self.channels_last)
 
-        return record
+        return Hook(record)
 
 
 def globally_averaged(output: Any, channels_last: bool) -> Tensor:

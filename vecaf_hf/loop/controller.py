@@ -37,14 +37,18 @@ class Batch:
     Args:
         indices: Positions of its samples in the pool. LongTensor [n].
         step: Optimizer steps done.
+        labels: Of its samples, as the collator gives them.
         weights: Of its samples, [n]; None where all count alike.
         recorder: Where its losses are to be recorded, once.
+        is_seen: Whether the trainer's own `compute_loss` has had it.
     """
 
     indices: Tensor
     step: int
+    labels: Any
     weights: Tensor | None
     recorder: TrainingLosses | None
+    is_seen: bool = False
 
     def seen(self, losses: Tensor) -> None:
         """Record the losses of its samples, [n], unless that is done."""
@@ -65,7 +69,7 @@ class LoopController(TrainerCallback):
         teaching: What learns beside the model.
         history: What the run has selected so far: nothing, or what a checkpoint has.
         log: Takes figures for the log.
-        loop_begun: Called when a loop has begun or was taken up: the trainer then sets its loss, by `is_weighted`.
+        loop_begun: Called when a loop has begun or was taken up.
 
     Attributes:
         sampler: Yields one loop's samples each time it is iterated.
@@ -178,10 +182,10 @@ class LoopController(TrainerCallback):
         return self._weights is not None
 
     @contextmanager
-    def passing(self, indices: Tensor, step: int) -> Iterator[Batch]:
+    def passing(self, indices: Tensor, step: int, labels: Any) -> Iterator[Batch]:
         """Inside the block, these samples pass the model in training. LongTensor [n]."""
         weights = None if self._weights is None else self._weights[indices]
-        self.batch = Batch(indices, step, weights, self.selector.training_losses)
+        self.batch = Batch(indices, step, labels, weights, self.selector.training_losses)
         try:
             yield self.batch
         finally:

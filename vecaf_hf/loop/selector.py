@@ -199,7 +199,7 @@ class Selector:
     def find_mistakes(self, loop: int) -> None:
         """`mistaken`, by a forward pass over the pool when this loop begins; False where a sample cannot be loaded."""
         with seeded(seed_of(self.pool.seed, loop)):
-            scored = not_empty(self.scorer.score(self.pool.ledger.usable))
+            scored = not_empty(self.scorer.score(self.pool.ledger.usable, with_losses=False))
         self.mistaken = torch.zeros(len(self.pool), dtype=torch.bool)
         self.mistaken[scored.indices] = mistakes(scored)
 
@@ -293,7 +293,7 @@ class Selector:
         if scored:
             selected = candidates.take(torch.isin(candidates.indices, selection.indices))
         else:
-            selected = not_empty(self.scorer.score(selection.indices.sort().values))
+            selected = not_empty(self.scorer.score(selection.indices.sort().values, with_losses=False))
         return cea.begin_loop(selected, refit=not scored)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,6 +88,24 @@ def flat(embedding: Tensor) -> Tensor:
             "`head` the module that the pooled embedding enters"
         )
     return flattened
+
+
+class Hook:
+    """A run's hook on a module of its model. A copy of the model, such as an EMA's, is plain: there it does nothing.
+
+    Args:
+        call: What it does, with the arguments of a hook; None for nothing.
+    """
+
+    def __init__(self, call: Callable[..., Any] | None = None) -> None:
+        self.call = call
+
+    def __call__(self, *args: Any) -> Any:
+        return None if self.call is None else self.call(*args)
+
+    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
+        # Of `copy` and `pickle` both. The method would take its object along: text encoder, processes and all.
+        return Hook, ()
 
 
 @contextmanager

@@ -57,7 +57,6 @@ class Scorer:
     Attributes:
         output_kind: Of what the model returns: the objective is given the like for a fitted head.
         kept: The untrained model's scores in `score_cache`; None without, and before `probe`.
-        with_losses: Whether candidates get their losses: not where nobody looks at them.
         is_trained: Whether the model has made a step: what is kept is of another one then.
         evaluated_weights: A block in which the model has the weights that it is evaluated with; it begins before
             anything is scored.
@@ -71,7 +70,6 @@ class Scorer:
         self.meter, self.watcher = meter, watcher
         self.strategy = find_strategy(self.args.strategy)
         self.keeps_logits = bool(self.strategy.reads & {"logits", "mistaken"})
-        self.with_losses = self.strategy.needs_forward or self.args.head_warmup or self.args.score_cache is not None
         self.output_kind = "ModelOutput"
         self.kept: KeptScores | None = None
         self.is_trained = False
@@ -84,12 +82,12 @@ class Scorer:
 
     # --- By a forward pass ---
 
-    def score(self, indices: Tensor) -> Candidates:
+    def score(self, indices: Tensor, with_losses: bool = True) -> Candidates:
         """These positions of the pool as the run scores them, without those that cannot be loaded. LongTensor [M]."""
         # What a learner observes, and what a trained model thinks, no folder has.
         if self.kept is not None and not self.is_trained and not self.watcher.is_learning:
             return self.kept.score(indices)
-        return self.score_at(indices, self.args.scoring_image_size)
+        return self.score_at(indices, self.args.scoring_image_size, with_losses=with_losses)
 
     def score_at(
         self,
@@ -97,6 +95,7 @@ class Scorer:
         image_size: int | None,
         pool: Pool | None = None,
         image_size_is_new: bool = False,
+        with_losses: bool = True,
         check_loss: bool = False,
     ) -> Candidates:
         """By a forward pass on images of this size, None for as they come; of another pool, if one is given."""
@@ -113,7 +112,7 @@ class Scorer:
             image_size=image_size,
             image_size_is_new=image_size_is_new,
             fitting=self._fitting,
-            with_losses=self.with_losses or check_loss,
+            with_losses=with_losses,
             check_loss=check_loss,
             observed=self.watcher.observed,
         )
@@ -126,7 +125,7 @@ class Scorer:
     def reads_losses(self) -> bool:
         """Whether the run goes by samples' losses, or weighs them."""
         reads = {"losses", "training_losses", "irreducible", "learned_scores"}
-        return bool(self.strategy.reads & reads) or self.args.sample_weights != "none"
+        return bool(self.strategy.reads & reads) or self.strategy.weighs or self.args.sample_weights != "none"
 
     def accept_objective(self) -> None:
         """Samples' losses are used: once they must have been compared with what training minimises, on a few samples.
@@ -151,10 +150,12 @@ class Scorer:
             self.check_trainable(indices)
         # At full size too: these forwards, which are not counted, tell what training and evaluation cost.
         check_loss = self.reads_losses and not self.objective.is_accepted
-        probe = not_empty(self.score_at(indices, None, check_loss=check_loss))
+        # Where nobody looks at samples' losses, there may be none.
+        looks = check_loss or self.strategy.needs_forward or self.args.head_warmup or self.args.score_cache is not None
+        probe = not_empty(self.score_at(indices, None, with_losses=looks, check_loss=check_loss))
         self.objective.is_accepted |= check_loss
         if size is not None:
-            probe = not_empty(self.score_at(indices, size, image_size_is_new=True))
+            probe = not_empty(self.score_at(indices, size, image_size_is_new=True, with_losses=looks))
         pool.check_column(probe)
         if probe.classes is None and self.args.head_warmup:
             raise ValueError(NO_CLASSES.format("head_warmup", "leave head_warmup off"))

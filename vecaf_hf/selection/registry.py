@@ -50,6 +50,7 @@ class Strategy:
         heeds: Those of the options `allocation`, `class_balance` and `sample_weights` that it follows.
         candidates_per_sample: How many random candidates it wants per selected sample: the others are not scored. None
             for all of the pool.
+        weighs: Whether it gives samples weights, without being told to.
 
     Raises:
         ValueError: There is no such field of `Candidates`, size or option.
@@ -61,6 +62,7 @@ class Strategy:
     size: Size = "budget"
     heeds: Set[str] = frozenset()
     candidates_per_sample: int | None = None
+    weighs: bool = False
 
     def __post_init__(self) -> None:
         check_choice("size", self.size, get_args(Size), or_callable=False)
@@ -180,6 +182,7 @@ def strategy(
     size: Size = "budget",
     heeds: Set[str] = frozenset(),
     candidates_per_sample: int | None = None,
+    weighs: bool = False,
 ) -> Callable[[F], F]:
     """Register a function as the strategy of its name.
 
@@ -189,6 +192,7 @@ def strategy(
         size: How many it selects: as `Strategy` says.
         heeds: Options that it follows: as `Strategy` says.
         candidates_per_sample: How many random candidates it wants per selected sample; None for all of the pool.
+        weighs: Whether it gives samples weights, without being told to.
 
     Returns:
         A decorator that leaves the function as it is.
@@ -198,7 +202,7 @@ def strategy(
     """
 
     def register(select: F) -> F:
-        STRATEGIES.add(select.__name__, Strategy(select, needs, wants, size, heeds, candidates_per_sample))
+        STRATEGIES.add(select.__name__, Strategy(select, needs, wants, size, heeds, candidates_per_sample, weighs))
         return select
 
     return register

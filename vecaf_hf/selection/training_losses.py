@@ -97,7 +97,7 @@ def trimmed(candidates: Candidates, budget: int, options: SelectionOptions, gene
     return Selection(candidates.indices.cpu()[first_of_classes(order, classes, due)])
 
 
-@strategy(needs={"training_losses", "progress"}, size="own")
+@strategy(needs={"training_losses", "progress"}, size="own", weighs=True)
 def infobatch(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """InfoBatch (arXiv 2303.04947): all but a random half of those whose last training loss is below the mean.
 
