@@ -27,6 +27,7 @@ SIGNATURES = {
     "set_initial_training_values": "args, dataloader",
     "training_step": "model, inputs, num_items_in_batch=",
     "compute_loss": "model, inputs, return_outputs=, num_items_in_batch=",
+    "_get_num_items_in_batch": "batch_samples, device",
     "_wrap_model": "model, training=, dataloader=",
     "evaluation_loop": "dataloader, description, prediction_loss_only=, ignore_keys=, metric_key_prefix=",
     "get_train_dataloader": "",

@@ -48,7 +48,7 @@ class RunningCEA:
         self.accelerator, self._prompts = accelerator, prompts
         self.hides_progress = True
         self._batch: Tensor | None = None
-        self._passed = False
+        self._passed, self._attached = False, True
         # Of the loop's selected samples: their texts, and each sample's row in these, -1 for others. [N].
         self.held = Texts.none()
         self.position = torch.full((pool_texts.size,), -1, device=accelerator.device)
@@ -62,6 +62,7 @@ class RunningCEA:
     def detach(self) -> None:
         """Take the hook off the head: the plain model is left."""
         self._hook.remove()
+        self._attached = False
 
     def caption(self, indices: Tensor) -> None:
         """Have these samples captioned, and go by their captions from now on. LongTensor [n]."""
@@ -164,7 +165,7 @@ class RunningCEA:
         Raises:
             ValueError: Nothing has passed it, or other samples.
         """
-        self._batch, self._passed = indices, False
+        self._batch, self._passed = indices, not self._attached
         try:
             yield
             if not self._passed:

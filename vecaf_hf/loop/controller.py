@@ -182,7 +182,7 @@ class LoopController(TrainerCallback):
         return self._weights is not None
 
     @contextmanager
-    def passing(self, indices: Tensor, step: int, labels: Any) -> Iterator[Batch]:
+    def passing(self, indices: Tensor, step: int, labels: Any = None) -> Iterator[Batch]:
         """Inside the block, these samples pass the model in training. LongTensor [n]."""
         weights = None if self._weights is None else self._weights[indices]
         self.batch = Batch(indices, step, labels, weights, self.selector.training_losses)
