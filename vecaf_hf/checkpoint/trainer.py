@@ -12,10 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput
 
 from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.checkpoint.files import claim, find_checkpoint, latest_run, make_durable, reload_model, writing
+from vecaf_hf.checkpoint.optimizers import check_resumes
 from vecaf_hf.loop import RunState
 from vecaf_hf.scoring.classes import settle_names
 
@@ -92,6 +93,12 @@ class ResumingTrainer(Trainer):
         if callable(getattr(optimizer, "eval", None)):
             optimizer.eval()
         self._optimizer_in_training = None
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        # With Trainer 5.23 the place where a run's optimizer is there and has not stepped.
+        if training and self.args.save_strategy != SaveStrategy.NO and not self.args.save_only_model:
+            check_resumes(self.optimizer)
+        return super()._wrap_model(model, training, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         if callable(getattr(self.optimizer, "train", None)):
