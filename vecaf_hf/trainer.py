@@ -43,7 +43,7 @@ from vecaf_hf.loop.trying import try_batch
 from vecaf_hf.reporting.card import given_to_card, write_card
 from vecaf_hf.reporting.report import RunReport
 from vecaf_hf.scoring.classes import ModelClasses, class_names, other_labels, settle_names
-from vecaf_hf.scoring.head import find_head
+from vecaf_hf.scoring.head import named_head, without_wrappers
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
 from vecaf_hf.scoring.objective import Objective, SampleWeight, find_objective
 from vecaf_hf.scoring.scorer import Scorer
@@ -526,9 +526,8 @@ class VeCAFTrainer(PushingTrainer):
             pool, teaching, meter = copy.copy(pool), Teaching(self.args, self.accelerator), CostMeter()
             pool.forget_samples()
             cea = cea and cea.apart(pool.dataset, pool.labels, self.class_names)
-        head = find_head(self.model, self.args.head)
-        classes = ModelClasses.of(self.model, head, self._has_own_objective)
-        scorer = Scorer(pool, self.model, head, self.sample_objective, meter, teaching)
+        classes = ModelClasses.of(self.model, named_head(without_wrappers(self.model)), self._has_own_objective)
+        scorer = Scorer(pool, self.model, cea is not None, self.sample_objective, meter, teaching)
         scorer.is_trained, scorer.evaluated_weights = self.state.global_step > 0, self.evaluated_weights
         return Plan(
             args=self.args,

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoModelForImageClassification
 from transformers.models.timm_wrapper import TimmWrapperConfig
 
-from vecaf_hf.scoring.head import captured_embeddings, check_head, find_head, flat
+from vecaf_hf.scoring.entering import Head, TwoHeads
+from vecaf_hf.scoring.head import alike, find_head, flat, makes
 
 CONFIGS = {
     "ViT": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8},
@@ -44,22 +45,24 @@ def pixels(size: int = 32) -> torch.Tensor:
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def assert_head_makes_the_logits(model: nn.Module, head: nn.Module, size: int = 32) -> torch.Tensor:
-    with torch.inference_mode(), captured_embeddings(head) as seen:
+def settled(model: nn.Module, name: str | None = None, size: int = 32) -> Head:
+    """The model's head, after a forward pass of which it makes the logits."""
+    head = Head(model, name, "a test")
+    with torch.inference_mode(), head.watched() as calls:
         logits = model(pixel_values=pixels(size)).logits
-    (embeddings,) = seen
-    assert embeddings.dim() == 2 and len(embeddings) == 2
+        embeddings = head.embeddings(calls, logits, check=True)
+    assert embeddings.dim() == 2 and len(embeddings) == 2 and head.is_settled
+    assert not any(module._forward_hooks for module in model.modules())
     with torch.inference_mode():
-        check_head(head, embeddings, logits)
-    return embeddings
+        assert makes(head.module, embeddings, logits)
+    return head
 
 
 @every_case("architecture", CONFIGS)
 def test_the_head_is_found_and_its_input_makes_the_logits(architecture):
     model = tiny(architecture)
-    head = find_head(model)
-    assert head is model.classifier
-    assert_head_makes_the_logits(model, head)
+    assert find_head(model) is model.classifier
+    assert settled(model).module is model.classifier
 
 
 @every_case("name", ["test_resnet", "test_vit", "test_efficientnet"])
@@ -68,38 +71,39 @@ def test_timms_head_is_its_classifier(name):
     head = find_head(model)
     assert isinstance(head, nn.Linear) and head is model.timm_model.get_classifier()
     size = model.timm_model.pretrained_cfg["input_size"][-1]
-    assert_head_makes_the_logits(model, head, size)
-
-
-class Distilled(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head, self.head_dist = nn.Linear(2, 2), nn.Linear(2, 2)
+    assert settled(model, size=size).module is head
 
 
 def timm_distilled() -> nn.Module:
-    wrapper = nn.Module()
-    wrapper.timm_model = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=1, num_classes=3)
-    return wrapper
+    sizes = {"img_size": 32, "embed_dim": 8, "num_heads": 2, "depth": 1}
+    config = TimmWrapperConfig(architecture="deit_tiny_distilled_patch16_224", model_args=sizes, num_labels=3)
+    return AutoModelForImageClassification.from_config(config).eval()
 
 
 def transformers_distilled() -> nn.Module:
     config = transformers.DeiTConfig(image_size=32, patch_size=4, num_labels=3, **CONFIGS["DeiT"])
-    return transformers.DeiTForImageClassificationWithTeacher(config)
+    return transformers.DeiTForImageClassificationWithTeacher(config).eval()
 
 
-@every_case("make", [Distilled, timm_distilled, transformers_distilled])
-def test_a_distilled_model_has_two_heads(make):
-    with pytest.raises(ValueError, match="has two heads"):
-        find_head(make())
+@every_case("make", [timm_distilled, transformers_distilled])
+def test_what_enters_two_heads_side_by_side_makes_the_mean_of_their_logits(make):
+    torch.manual_seed(0)
+    model = make()
+    head = settled(model)
+    assert isinstance(head.module, TwoHeads) and head.module.divisor == 2 and head.module.widths == [8, 8]
+    assert not head.takes_one and not head.module.training
+    head.module.train()
+    assert not model.training and all(part.training for part in head.module.heads)
+    other = Head(model, None, "another process")
+    other.adopt(head.state())
+    embeddings = torch.randn(3, 16)
+    assert torch.equal(other.module.eval()(embeddings), head.module(embeddings))
 
 
-def test_a_model_without_a_head_names_what_it_has():
+def test_a_head_of_another_name_is_found_by_what_it_makes():
     model = nn.Sequential()
     model.backbone, model.output = nn.Linear(2, 2), nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=r"no classification head found in Sequential .*it has backbone, output"):
-        find_head(model)
-    assert find_head(model, "output") is model.output
+    assert find_head(model) is None and find_head(model, "output") is model.output
 
 
 def test_a_head_without_parameters_is_none():
@@ -115,7 +119,7 @@ def test_a_head_without_parameters_is_none():
 def test_a_named_head_anywhere_inside_or_an_error():
     model = tiny("ResNet")
     assert find_head(model, "classifier.1") is model.classifier[1]
-    assert_head_makes_the_logits(model, model.classifier[1])
+    assert settled(model, "classifier.1").module is model.classifier[1]
     with pytest.raises(ValueError, match="head is 'clasifier', and ResNetForImageClassification has no such module"):
         find_head(model, "clasifier")
 
@@ -142,27 +146,14 @@ def test_one_embedding_a_sample_is_flattened(shape):
 
 @every_case("shape", [(3, 5, 2), (3, 5, 7, 7), (3, 1, 2, 1)])
 def test_a_sequence_or_a_map_is_no_embedding(shape):
-    with pytest.raises(ValueError, match=r"not one embedding per sample: name with `head`"):
+    with pytest.raises(ValueError, match="not one embedding per sample"):
         flat(torch.randn(shape))
-
-
-def test_captures_each_forward_and_only_inside_the_block():
-    head = nn.Linear(4, 2)
-    with captured_embeddings(head) as seen:
-        head(torch.zeros(3, 4))
-        head(torch.ones(2, 4))
-    head(torch.zeros(1, 4))
-    assert [len(embeddings) for embeddings in seen] == [3, 2]
-    assert not head._forward_pre_hooks
-    with pytest.raises(KeyError), captured_embeddings(head):
-        raise KeyError
-    assert not head._forward_pre_hooks
 
 
 def test_a_convolutional_head_is_checked_on_maps():
     head = nn.Conv2d(4, 2, kernel_size=1)
     embeddings = torch.randn(3, 4)
-    check_head(head, embeddings, head(embeddings[:, :, None, None]).flatten(1))
+    assert makes(head, embeddings, head(embeddings[:, :, None, None]).flatten(1))
 
 
 @every_case(
@@ -171,6 +162,12 @@ def test_a_convolutional_head_is_checked_on_maps():
 )
 def test_a_module_that_is_not_the_whole_head_is_refused(wrong):
     head, embeddings = nn.Linear(4, 2), 3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-    check_head(head, embeddings, head(embeddings))
-    with pytest.raises(ValueError, match="Linear does not turn the embedding into the model's logits"):
-        check_head(head, embeddings, wrong(head(embeddings)))
+    assert makes(head, embeddings, head(embeddings))
+    assert not makes(head, embeddings, wrong(head(embeddings)))
+
+
+@every_case("factor", [1e-6, 1.0, 1e6])
+def test_how_alike_logits_are_is_told_at_their_own_scale(factor):
+    logits = factor * torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert alike(logits * (1 + 1e-6), logits) and not alike(logits * 1.01, logits)
+    assert alike(logits.bfloat16(), logits) and not alike(logits.bfloat16() * 1.1, logits)

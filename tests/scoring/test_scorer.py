@@ -13,6 +13,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from vecaf_hf.cost import FULL_SIZE, CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, Draw, IndexedCollator, IndexedDataset
+from vecaf_hf.scoring.entering import Head
 from vecaf_hf.scoring.forward_pass import ForwardPass
 from vecaf_hf.scoring.losses import classification_losses
 from vecaf_hf.scoring.objective import Objective
@@ -98,7 +99,9 @@ def make_scorer(
 @every_case("indices", [list(range(N)), [9, 2, 22, 17, 0, 5, 1], [3]])
 def test_scores_are_those_of_a_bare_loop(indices, returns, reference_loss):
     model, pool = Model(returns).train(), Pool()
-    found = make_scorer(reference_loss=reference_loss).score(model, model.head, torch.tensor(indices))
+    found = make_scorer(reference_loss=reference_loss).score(
+        model, Head(model, "head", "a test"), torch.tensor(indices)
+    )
     model.eval()
     for row, index in enumerate(indices):
         sample = pool[index]
@@ -117,10 +120,10 @@ def test_scores_are_those_of_a_bare_loop(indices, returns, reference_loss):
 def test_the_model_is_scored_in_eval_mode_and_left_in_its_own(training):
     model = Model().train(training)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    make_scorer().score(model, model.head, torch.arange(N))
+    make_scorer().score(model, Head(model, "head", "a test"), torch.arange(N))
     assert all(module.training is training for module in model.modules())
     assert {mode for mode, _ in model.calls} == {False}
-    assert not model.head._forward_pre_hooks
+    assert not model.head._forward_hooks
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, state[name]), name
 
@@ -128,13 +131,15 @@ def test_the_model_is_scored_in_eval_mode_and_left_in_its_own(training):
 def test_the_mode_is_restored_after_a_failure():
     model = Model().train()
     with pytest.raises(TypeError, match="pixel_values"):
-        make_scorer(lambda samples: {"labels": stack(samples)["labels"]}).score(model, model.head, torch.arange(N))
+        make_scorer(lambda samples: {"labels": stack(samples)["labels"]}).score(
+            model, Head(model, "head", "a test"), torch.arange(N)
+        )
     assert model.training
 
 
 def test_only_the_first_batch_is_verified_and_every_forward_is_counted():
     model, meter = Model(), CostMeter()
-    make_scorer(meter=meter).score(model, model.head, torch.arange(N))
+    make_scorer(meter=meter).score(model, Head(model, "head", "a test"), torch.arange(N))
     assert [with_labels for _, with_labels in model.calls] == [True, False, False, False, False]
     flops = 2 * (4 * D + D * C)
     assert meter.forward_flops == {FULL_SIZE: flops}
@@ -154,36 +159,36 @@ def test_a_nan_names_the_sample(field):
         return losses.masked_fill((losses - expected).abs() < 1e-6, torch.nan)
 
     model = Model()
-    expected = make_scorer().score(model, model.head, torch.tensor([13])).losses[0]
+    expected = make_scorer().score(model, Head(model, "head", "a test"), torch.tensor([13])).losses[0]
     scorer = make_scorer(broken) if field == "embeddings" else make_scorer(sample_loss=broken_loss)
     order = torch.arange(N).flip(0)
     with pytest.raises(ValueError, match=f"{field} of sample 13 is not finite"):
-        scorer.score(model, model.head, order)
+        scorer.score(model, Head(model, "head", "a test"), order)
 
 
 def test_a_model_that_trains_another_objective():
     model = Model(factor=1.5)
     with pytest.raises(ValueError, match=r"is not the mean .*Pass the objective as sample_loss_func"):
-        make_scorer().score(model, model.head, torch.arange(N))
-    make_scorer(reference_loss=None).score(model, model.head, torch.arange(N))
+        make_scorer().score(model, Head(model, "head", "a test"), torch.arange(N))
+    make_scorer(reference_loss=None).score(model, Head(model, "head", "a test"), torch.arange(N))
 
 
 def test_logits_are_kept_only_where_they_are_needed():
     model = Model()
-    assert make_scorer(keep_logits=False).score(model, model.head, torch.arange(N)).logits is None
+    assert make_scorer(keep_logits=False).score(model, Head(model, "head", "a test"), torch.arange(N)).logits is None
 
 
 def test_a_module_that_is_not_the_head():
     model = Model()
     with pytest.raises(ValueError, match="BatchNorm1d does not turn the embedding into the model's logits"):
-        make_scorer().score(model, model.body[1], torch.arange(N))
+        make_scorer().score(model, Head(model, "body.1", "a test"), torch.arange(N))
 
 
 def test_the_pool_index_does_not_reach_the_model():
     model = Model()
     forward = model.forward
     model.forward = lambda **inputs: forward(**inputs) if POOL_INDEX not in inputs else pytest.fail("index passed on")
-    make_scorer().score(model, model.head, torch.arange(N))
+    make_scorer().score(model, Head(model, "head", "a test"), torch.arange(N))
 
 
 class Holed(Pool):
@@ -200,9 +205,9 @@ class Holed(Pool):
 @every_case("bad", [{7}, {0, 1, 2, 3, 4}, {4, 5, 22}, set(range(22))])
 def test_what_cannot_be_loaded_is_no_candidate_and_changes_no_other(bad):
     model = Model()
-    whole = make_scorer().score(model, model.head, torch.arange(N))
+    whole = make_scorer().score(model, Head(model, "head", "a test"), torch.arange(N))
     noted.clear()
-    found = make_scorer(pool=Holed(bad)).score(model, model.head, torch.arange(N))
+    found = make_scorer(pool=Holed(bad)).score(model, Head(model, "head", "a test"), torch.arange(N))
     kept = [index for index in range(N) if index not in bad]
     assert found.indices.tolist() == kept
     torch.testing.assert_close(found.embeddings, whole.embeddings[kept])
@@ -218,9 +223,9 @@ def test_what_does_not_fit_in_memory_is_scored_in_halves(most):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     model, meter = Model(), CostMeter()
-    whole = make_scorer().score(model, model.head, torch.arange(N))
+    whole = make_scorer().score(model, Head(model, "head", "a test"), torch.arange(N))
     model.register_forward_pre_hook(narrow, with_kwargs=True)
-    found = make_scorer(meter=meter, pool=Holed({6, 11})).score(model, model.head, torch.arange(N))
+    found = make_scorer(meter=meter, pool=Holed({6, 11})).score(model, Head(model, "head", "a test"), torch.arange(N))
     kept = [index for index in range(N) if index not in (6, 11)]
     assert found.indices.tolist() == kept
     torch.testing.assert_close(found.tensors(), whole.take(torch.tensor(kept)).tensors())
@@ -246,8 +251,8 @@ class Images(Pool):
 def test_reduced_images_are_scored_and_counted_by_themselves():
     model, meter, pool = Convolution(), CostMeter(), Images()
     options = {"meter": meter, "pool": pool, "reference_loss": None}
-    make_scorer(**options).score(model, model.head, torch.arange(4))
-    found = make_scorer(**options, image_size=2).score(model, model.head, torch.arange(N))
+    make_scorer(**options).score(model, Head(model, "head", "a test"), torch.arange(4))
+    found = make_scorer(**options, image_size=2).score(model, Head(model, "head", "a test"), torch.arange(N))
     small = nn.functional.interpolate(pool.pixels, (2, 2), mode="bilinear", antialias=True)
     torch.testing.assert_close(found.logits, model(small)["logits"].detach())
     per_pixel, rest = 2 * D, 2 * D * C
@@ -258,14 +263,14 @@ def test_reduced_images_are_scored_and_counted_by_themselves():
 def test_a_part_of_which_nothing_can_be_loaded_has_no_candidates():
     model = Model()
     scorer = make_scorer(pool=Holed(set(range(N))))
-    found = scorer.score(model, model.head, torch.arange(N))
+    found = scorer.score(model, Head(model, "head", "a test"), torch.arange(N))
     assert len(found) == 0 and found.tensors().keys() == {"indices"} and scorer.output_kind is None
 
 
 @every_case(("returns", "kind"), [("output", "ModelOutput"), ("tuple", "tuple"), ("dict", "Mapping")])
 def test_the_kind_of_the_models_output_is_remembered(returns, kind):
     model, scorer = Model(returns), make_scorer()
-    scorer.score(model, model.head, torch.arange(N))
+    scorer.score(model, Head(model, "head", "a test"), torch.arange(N))
     assert scorer.output_kind == kind
 
 
@@ -276,9 +281,9 @@ def test_a_failure_is_put_down_to_the_size_of_images_only_where_that_is_new():
 
     model, options = Broken(), {"pool": Images(), "reference_loss": None, "image_size": 2}
     with pytest.raises(RuntimeError, match=r"^boom"):
-        make_scorer(**options).score(model, model.head, torch.arange(N))
+        make_scorer(**options).score(model, Head(model, "head", "a test"), torch.arange(N))
     with pytest.raises(ValueError, match=r"scoring_image_size is 2, and Broken takes no images of that size .*boom"):
-        make_scorer(**options, image_size_is_new=True).score(model, model.head, torch.arange(N))
+        make_scorer(**options, image_size_is_new=True).score(model, Head(model, "head", "a test"), torch.arange(N))
 
 
 def test_nothing_of_a_batch_that_does_not_fit_is_held_while_memory_is_freed(monkeypatch):
@@ -297,5 +302,5 @@ def test_nothing_of_a_batch_that_does_not_fit_is_held_while_memory_is_freed(monk
     monkeypatch.setattr("vecaf_hf.scoring.memory.clear_device_cache", clear)
     model = Model()
     model.head = Narrow(D, C)
-    make_scorer().score(model, model.head, torch.arange(N))
+    make_scorer().score(model, Head(model, "head", "a test"), torch.arange(N))
     assert freed == [True]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,9 +73,10 @@ def look(plan: Plan, samples: int | None) -> Look:
             none.
     """
     scores = _scores(plan)
-    with plan.scorer.evaluated_weights(), _untouched(plan):
+    with plan.scorer.evaluated_weights(), _untouched(plan), ExitStack() as restore:
+        plan.scorer.look_at_embeddings("inspect()")
         try:
-            selector = plan.begin()
+            selector = _begin(plan, restore)
             selection, candidates, part = _first_selection(plan, selector, scores, samples)
         finally:
             if plan.cea is not None:
@@ -100,9 +101,9 @@ def look(plan: Plan, samples: int | None) -> Look:
 
 def first_selection(plan: Plan) -> Selection:
     """What the run's first loop will train on, and nothing else is found out; the plan is made apart."""
-    with plan.scorer.evaluated_weights(), _untouched(plan):
+    with plan.scorer.evaluated_weights(), _untouched(plan), ExitStack() as restore:
         try:
-            return _first_selection(plan, plan.begin(), _scores(plan), None)[0]
+            return _first_selection(plan, _begin(plan, restore), _scores(plan), None)[0]
         finally:
             if plan.cea is not None:
                 plan.cea.detach()
@@ -116,15 +117,23 @@ def _scores(plan: Plan) -> bool:
 
 @contextmanager
 def _untouched(plan: Plan) -> Iterator[None]:
-    """Global generators, the model's head (a warm-up fits it) and its mode are after the block what they were."""
-    head, model, device = plan.scorer.head, plan.scorer.model, plan.scorer.accelerator.device
-    training, before = model.training, {name: values.clone() for name, values in head.state_dict().items()}
+    """Global generators and the model's mode are after the block what they were."""
+    model, device = plan.scorer.model, plan.scorer.accelerator.device
+    training = model.training
     with torch.random.fork_rng([device] if device.type == "cuda" else []), seeded(seed_of(plan.schedule.seed)):
         try:
             yield
         finally:
-            head.load_state_dict(before)
             model.train(training)
+
+
+def _begin(plan: Plan, restore: ExitStack) -> Selector:
+    """The run begun; the head, which a warm-up fits, is given its weights again when the stack ends."""
+    selector = plan.begin()
+    if plan.args.head_warmup:
+        head = plan.scorer.head
+        restore.callback(head.load_state_dict, {name: values.clone() for name, values in head.state_dict().items()})
+    return selector
 
 
 def _first_selection(

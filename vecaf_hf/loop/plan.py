@@ -23,8 +23,8 @@ from vecaf_hf.loop.state import RunState, pool_fingerprint
 from vecaf_hf.loop.threads import use_all_cores
 from vecaf_hf.scoring.classes import ModelClasses, problem_type_kept
 from vecaf_hf.scoring.scorer import PROXY_WITHOUT_CLASSES, Scorer
-from vecaf_hf.scoring.warmup import linear_of
 from vecaf_hf.selection import find_strategy
+from vecaf_hf.selection.candidates import Candidates
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,8 @@ class Plan:
         args.check_loops(self.schedule.num_loops)
         self.schedule.check_loops(args.num_loops)
         self.teaching.make(scorer.model, self.schedule, self.meter)
-        if args.head_warmup:
-            linear_of(scorer.head)
-        if "head" in scorer.strategy.reads:
-            scorer.linear_head()
+        if scorer.head_of_model.found is not None:
+            scorer.check_head()
         if args.scoring_way[0] == "proxy" and not classes.may_be_single:
             raise ValueError(PROXY_WITHOUT_CLASSES)
         args.check_part_scored(len(pool))
@@ -125,8 +123,9 @@ class Plan:
         with problem_type_kept(scorer.model):
             probe = scorer.probe()
         if probe.classes is None and self.pool.labels is None:
-            labels = probe.given("labels")
-            scorer.go_by(without_classes(self.args, f"labels are {labels.dtype} {list(labels.shape)}"))
+            labels = probe.labels
+            found = "not one per sample" if labels is None else f"{labels.dtype} {list(labels.shape)}"
+            scorer.go_by(without_classes(self.args, f"labels are {found}"))
             strategy = scorer.strategy
         self.teaching.build()
         self.meter.forget_work()
@@ -134,12 +133,18 @@ class Plan:
         if uses_labels and not strategy.needs_forward:
             self.pool.load_labels()
         scorer.try_out(probe)
-        return Selector(self.schedule.budget, scorer, self._begin_cea(probe.given("embeddings").shape[1]))
+        return Selector(self.schedule.budget, scorer, self._begin_cea(probe))
 
-    def _begin_cea(self, dimension: int) -> RunningCEA | None:
+    def _begin_cea(self, probe: Candidates) -> RunningCEA | None:
         if self.cea is None:
             return None
-        schedule, scorer = self.schedule, self.scorer
+        if not self.scorer.head_of_model.takes_one:
+            model = type(self.scorer.model).__name__
+            raise ValueError(
+                f"CEA moves the one embedding that enters a head, and {model} has two heads, or one that is given all "
+                "tokens: leave CEA out"
+            )
+        schedule, scorer, dimension = self.schedule, self.scorer, probe.given("embeddings").shape[1]
         return self.cea.prepare(
             scorer.head, dimension, scorer.accelerator, self.meter, schedule.num_loops, schedule.seed
         )

@@ -81,12 +81,12 @@ class ModelClasses:
     are_single: bool
 
     @classmethod
-    def of(cls, model: Any, head: nn.Module, own_objective: bool) -> ModelClasses:
+    def of(cls, model: Any, head: nn.Module | None, own_objective: bool) -> ModelClasses:
         """Those of a model.
 
         Args:
             model: Perhaps with a config.
-            head: Its classification head.
+            head: Its classification head, as far as a name tells.
             own_objective: Whether the user has given the loss: then labels may be anything.
         """
         config, names = getattr(model, "config", None), class_names(model)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from tqdm.auto import tqdm
 from vecaf_hf.cost import FULL_SIZE, CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Unloadable
 from vecaf_hf.data.labels import is_ignored, one_per_sample
-from vecaf_hf.scoring.head import captured_embeddings, check_head
+from vecaf_hf.scoring.entering import Head
+from vecaf_hf.scoring.head import without_wrappers
 from vecaf_hf.scoring.losses import kind_of_output, logits_of
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import Objective
@@ -78,11 +80,12 @@ class ForwardPass:
         self.fitting = FittingBatches() if fitting is None else fitting
         self.observed = observed or (lambda inputs, count: nullcontext({}))
 
-    def score(self, model: nn.Module, head: nn.Module, indices: Tensor) -> Candidates:
-        """Candidates for these positions of the pool, LongTensor [M]; without any field where none could be loaded.
+    def score(self, model: nn.Module, head: Head, indices: Tensor) -> Candidates:
+        """Candidates for these positions of the pool, LongTensor [M]; without any field where none could be loaded, and
+        without embeddings where nobody reads what enters the head.
 
         Raises:
-            ValueError: The head is not what makes the logits, training's loss is not the mean
+            ValueError: No head makes the logits of one embedding per sample, training's loss is not the mean
                 of the objective's losses, or a result is not finite (with the sample's index).
         """
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -101,10 +104,12 @@ class ForwardPass:
         self.note_scored(indices, unloadable)
         # A process that could load none of its share learns from another one what it has no rows of.
         shapes = {name: (values.shape[1:], values.dtype) for name, values in fields.items()}
-        forms = gather_object([(shapes, self.output_kind)])
-        form, self.output_kind = next(((form, kind) for form, kind in forms if form), ({}, None))
+        forms = gather_object([(shapes, self.output_kind, head.state())])
+        form, self.output_kind, found = next((one for one in forms if one[0]), ({}, None, None))
         if not form:
             return Candidates(indices[:0])
+        if found is not None and not head.is_settled:
+            head.adopt(found)
         fields = fields or {name: torch.zeros((len(mine), *shape), dtype=of) for name, (shape, of) in form.items()}
         gathered = {name: self._gather(values)[: len(indices)] for name, values in fields.items()}
         loaded = gathered.pop("loaded").bool()
@@ -114,21 +119,21 @@ class ForwardPass:
         return Candidates(**gathered)  # type: ignore[arg-type]  # no head is among them
 
     def _forward(
-        self, model: nn.Module, head: nn.Module, indices: Tensor
+        self, model: nn.Module, head: Head, indices: Tensor
     ) -> tuple[dict[str, Tensor], dict[int, Unloadable]]:
         """Results with one row per position, those `loaded` filled; and the samples that could not be loaded."""
         fields: dict[str, Tensor] = {}
         unloadable: dict[int, Unloadable] = {}
         done = 0
         progress = tqdm(total=len(indices), desc="Scoring", unit="image", disable=self.disable_tqdm, leave=False)
-        with captured_embeddings(head) as seen, progress:
+        with progress:
             for batch in self.load(indices.tolist()):
                 failed = batch.pop(UNLOADABLE, {})
                 unloadable |= failed
                 rows = slice(done, done + len(batch[POOL_INDEX]) + len(failed))
                 loaded = torch.isin(indices[rows], batch[POOL_INDEX])
                 if loaded.any():
-                    forward = partial(self._forward_batch, model, head, seen, not fields)
+                    forward = partial(self._forward_batch, model, head, not fields)
                     parts = self.fitting.run(forward, batch)
                     results = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
                     if not fields:
@@ -139,40 +144,53 @@ class ForwardPass:
                 progress.update(len(loaded))
         return fields, unloadable
 
-    def _forward_batch(
-        self, model: nn.Module, head: nn.Module, seen: list[Tensor], first: bool, batch: dict[str, Any]
-    ) -> dict[str, Tensor]:
+    def _forward_batch(self, model: nn.Module, head: Head, first: bool, batch: dict[str, Any]) -> dict[str, Tensor]:
         inputs = dict(batch)
         indices = inputs.pop(POOL_INDEX)
         inputs = send_to_device(inputs, self.accelerator.device)
-        labels = inputs[self.label_name]
+        labels = inputs.get(self.label_name)
         reference = self.objective.reference if first and self.check_loss else None
+        reads = bool(head.reader) or self.keep_logits or self.with_losses
         own_loss = reference is not None and self.objective.reference_from_model
-        if not own_loss:
-            del inputs[self.label_name]
-        try:
-            with torch.inference_mode(), self.accelerator.autocast():
-                with self.observed(inputs, len(indices)) as further:
-                    outputs = self._outputs(model, inputs, len(indices))
-                embeddings, logits = seen[0], logits_of(outputs, own_loss)
-                if first:
-                    self.output_kind = kind_of_output(outputs)
-                    check_head(head, embeddings, logits)
-        finally:
-            # What a batch that does not fit has left would take the memory of its halves.
-            seen.clear()
+        # As Trainer gives them, where nothing is read of what comes out.
+        gives_labels = own_loss or not reads or _demands(model, self.label_name)
+        if not gives_labels:
+            inputs.pop(self.label_name, None)
+        # Not in inference mode: a model may keep what it has made once, and then train on it.
+        with (
+            torch.no_grad(),
+            self.accelerator.autocast(),
+            head.watched() as calls,
+            self.observed(inputs, len(indices)) as further,
+        ):
+            outputs = self._outputs(model, inputs, len(indices))
+        if first:
+            self.output_kind = kind_of_output(outputs)
+        fields, reads_logits = dict(further), bool(head.reader) or self.keep_logits
+        logits = logits_of(outputs, gives_labels) if reads_logits else None
         with torch.inference_mode():
-            # A tuple begins with the model's loss when it was given labels.
-            rest = outputs[1:] if own_loss and isinstance(outputs, tuple) else outputs
-            fields = {"embeddings": embeddings} | further | ({"logits": logits} if self.keep_logits else {})
+            if head.reader and logits is not None:
+                mask = inputs.get("attention_mask")
+                with self.accelerator.autocast():
+                    fields["embeddings"] = head.embeddings(calls, logits, first, mask)
+            if self.keep_logits and logits is not None:
+                fields["logits"] = logits
             if self.with_losses:
-                fields["losses"] = losses = self.objective.sample_losses(rest, labels)
-                _check_shape(losses, len(indices))
+                # A tuple begins with the model's loss when it was given labels.
+                rest = outputs[1:] if gives_labels and isinstance(outputs, tuple) else outputs
+                fields["losses"] = losses = self._losses(rest, labels, len(indices))
                 if reference is not None:
-                    _check_loss(reference(outputs, labels), losses[~is_ignored(labels)], logits)
-        loaded = torch.ones(len(indices), dtype=torch.uint8)
-        whole = {"indices": indices, "labels": one_per_sample(labels).cpu(), "loaded": loaded}
+                    _check_loss(reference(outputs, labels), losses[~is_ignored(labels)], _values(outputs))
+        whole = {"indices": indices, "loaded": torch.ones(len(indices), dtype=torch.uint8)}
+        labels = one_per_sample(labels) if isinstance(labels, Tensor) else None
+        if labels is not None and _are_rows(labels, logits):
+            whole["labels"] = labels.cpu()
         return whole | {name: values.float().cpu() for name, values in fields.items()}
+
+    def _losses(self, outputs: Any, labels: Any, count: int) -> Tensor:
+        losses = self.objective.sample_losses(outputs, labels)
+        _check_shape(losses, count)
+        return losses
 
     def _outputs(self, model: nn.Module, inputs: dict[str, Any], count: int) -> Any:
         """The model's, counted, for images of the size that is due."""
@@ -201,6 +219,25 @@ def _rows_like(values: Tensor, count: int) -> Tensor:
     return values.new_zeros((count, *values.shape[1:]))
 
 
+def _demands(model: nn.Module, name: str) -> bool:
+    """Whether the model's forward cannot do without labels."""
+    parameter = signature(without_wrappers(model).forward).parameters.get(name)
+    return parameter is not None and parameter.default is Parameter.empty
+
+
+def _are_rows(labels: Tensor, logits: Tensor | None) -> bool:
+    """Whether labels are a number for each sample, or for each of its logits: not for each token or pixel."""
+    if labels.dim() == 2 and logits is not None:
+        return labels.shape == logits.shape
+    return labels.dim() == 1 or (labels.dim() == 2 and labels.is_floating_point())
+
+
+def _values(outputs: Any) -> list[Tensor]:
+    """The real numbers that a model returns."""
+    values = [outputs] if isinstance(outputs, Tensor) else outputs.values() if isinstance(outputs, Mapping) else outputs
+    return [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+
+
 def _check_shape(losses: object, count: int) -> None:
     if not isinstance(losses, Tensor) or losses.shape != (count,):
         got = list(losses.shape) if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
@@ -210,8 +247,8 @@ def _check_shape(losses: object, count: int) -> None:
         )
 
 
-def _check_loss(reference: Tensor, losses: Tensor, logits: Tensor) -> None:
-    is_half = any(torch.finfo(values.dtype).bits < 32 for values in (reference, logits))
+def _check_loss(reference: Tensor, losses: Tensor, made_of: Sequence[Tensor]) -> None:
+    is_half = any(torch.finfo(values.dtype).bits < 32 for values in (reference, *made_of))
     # Of the same logits. Losses of an untrained model are much alike, and so are their weighted means.
     rtol, atol = (1e-2, 1e-3) if is_half else (1e-4, 1e-5)
     reference, mean = reference.float(), losses.float().mean()

@@ -41,12 +41,14 @@ class Source(Protocol):
 
     pool: Pool
     model: nn.Module
-    head: nn.Module
     objective: Objective
     meter: CostMeter
     accelerator: Accelerator
     output_kind: str
     keeps_logits: bool
+
+    @property
+    def head(self) -> nn.Module: ...
 
     def score_at(self, indices: Tensor, image_size: int | None) -> Candidates: ...
 

@@ -34,10 +34,24 @@ def kind_of_output(outputs: Any) -> str:
 
 
 def logits_of(outputs: Any, with_loss: bool = False) -> Tensor:
-    """The logits [N, C] in a model's output: a key, the output itself, or a tuple's first element after the loss."""
+    """The logits [N, C] in a model's output: a key, the output itself, or a tuple's first element after the loss.
+
+    Raises:
+        ValueError: There are none.
+    """
     if isinstance(outputs, Tensor):
         return outputs
-    return outputs["logits"] if isinstance(outputs, Mapping) else outputs[int(with_loss)]
+    place = int(with_loss)
+    if isinstance(outputs, Mapping):
+        logits, has = outputs.get("logits"), ", ".join(map(str, outputs))
+    else:
+        logits, has = outputs[place] if len(outputs) > place else None, f"{len(outputs)} elements"
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"the model returns no logits (its output has {has or 'nothing'}), and samples are scored by them: choose "
+            "a strategy that scores none, such as 'balanced' or 'random'"
+        )
+    return logits
 
 
 def classification_losses(

@@ -15,12 +15,13 @@ from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.pool import Pool
+from vecaf_hf.scoring.entering import Head
 from vecaf_hf.scoring.forward_pass import ForwardPass
 from vecaf_hf.scoring.irreducible import irreducible_losses
 from vecaf_hf.scoring.kept_scores import KeptScores
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import Objective
-from vecaf_hf.scoring.warmup import fit_head, flops_of_logits, linear_head, make_probe, rescored
+from vecaf_hf.scoring.warmup import fit_head, flops_of_logits, linear_head, linear_of, make_probe, rescored
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import find_strategy
 from vecaf_hf.selection.candidates import Candidates, LinearHead, evenly_spaced
@@ -49,7 +50,7 @@ class Scorer:
     Args:
         pool: What is scored. Its `args` are the run's.
         model: Scored by its weights as they are at each call.
-        head: Its classification head.
+        has_cea: Whether CEA moves what enters the head.
         objective: Gives each sample's loss.
         meter: Counts the work.
         watcher: Sees the forward passes.
@@ -63,13 +64,14 @@ class Scorer:
     """
 
     def __init__(
-        self, pool: Pool, model: Any, head: nn.Module, objective: Objective, meter: CostMeter, watcher: Watcher
+        self, pool: Pool, model: Any, has_cea: bool, objective: Objective, meter: CostMeter, watcher: Watcher
     ) -> None:
         self.pool, self.args, self.accelerator = pool, pool.args, pool.accelerator
-        self.model, self.head, self.objective = model, head, objective
+        self.model, self.objective = model, objective
         self.meter, self.watcher = meter, watcher
         self.strategy = find_strategy(self.args.strategy)
         self.keeps_logits = bool(self.strategy.reads & {"logits", "mistaken"})
+        self.head_of_model = Head(model, self.args.head, _reader(self.args, has_cea))
         self.output_kind = "ModelOutput"
         self.kept: KeptScores | None = None
         self.is_trained = False
@@ -117,9 +119,26 @@ class Scorer:
             observed=self.watcher.observed,
         )
         self.watcher.before_scoring()
-        scored = forward.score(self.model, self.head, indices)
+        scored = forward.score(self.model, self.head_of_model, indices)
         self.output_kind = forward.output_kind or self.output_kind
         return pool.without_ignored(scored)
+
+    @property
+    def head(self) -> nn.Module:
+        """The classification head, where something reads embeddings."""
+        return self.head_of_model.module
+
+    def look_at_embeddings(self, reader: str) -> None:
+        """Candidates are to have their embeddings in any case: this reader wants them."""
+        if not self.head_of_model.reader:
+            self.head_of_model = Head(self.model, self.args.head, reader)
+
+    def check_head(self) -> None:
+        """Raise a ValueError if the head is not linear, and what the run does with it needs that."""
+        if self.args.head_warmup:
+            linear_of(self.head)
+        if "head" in self.strategy.reads:
+            self.linear_head()
 
     @property
     def reads_losses(self) -> bool:
@@ -154,6 +173,8 @@ class Scorer:
         looks = check_loss or self.strategy.needs_forward or self.args.head_warmup or self.args.score_cache is not None
         probe = not_empty(self.score_at(indices, None, with_losses=looks, check_loss=check_loss))
         self.objective.is_accepted |= check_loss
+        if self.head_of_model.reader:
+            self.check_head()
         if size is not None:
             probe = not_empty(self.score_at(indices, size, image_size_is_new=True, with_losses=looks))
         pool.check_column(probe)
@@ -164,7 +185,7 @@ class Scorer:
         if "mistaken" in self.strategy.reads:
             mistakes(probe)
         folder = self.args.score_cache
-        self.kept = None if folder is None else KeptScores(folder, self, probe)
+        self.kept = None if folder is None or probe.embeddings is None else KeptScores(folder, self, probe)
         return probe
 
     def _some(self) -> Tensor:
@@ -224,6 +245,19 @@ class Scorer:
             losses, flops = decided_by_main(self.accelerator, fit)
         self.meter.add("select", flops=flops)
         return losses.new_full((len(pool),), torch.nan).index_copy(0, scored.indices, losses)
+
+
+def _reader(args: VeCAFArguments, has_cea: bool) -> str:
+    """Who reads the embedding that enters the head; "" if nobody does."""
+    strategy = find_strategy(args.strategy)
+    readers = {
+        f"strategy {args.strategy!r}": bool(strategy.reads & {"embeddings", "head", "irreducible"}),
+        "CEA": has_cea,
+        "head_warmup": args.head_warmup,
+        'rescore="proxy"': args.scoring_way[0] == "proxy" and strategy.needs_forward,
+        "score_cache": args.score_cache is not None and strategy.needs_forward,
+    }
+    return next((reader for reader, reads in readers.items() if reads), "")
 
 
 def not_empty(scored: Candidates) -> Candidates:
