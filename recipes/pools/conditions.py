@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from pools.corruptions import CORRUPTIONS, check_corruption, corrupted, package_version
 from pools.remaking import remade
+from vecaf_hf.data.rgb import to_rgb
 from vecaf_hf.validation import check_choice
 
 
@@ -55,7 +56,7 @@ def under_condition(
         return corrupted(dataset, image_column, name, severity, seed, rows)
 
     def make(picture: Image.Image, place: int) -> Image.Image:
-        return PLAIN[name](picture if picture.mode == "L" else picture.convert("RGB"))
+        return PLAIN[name](picture if picture.mode == "L" else to_rgb(picture))
 
     return remade(dataset, image_column, make, rows, "a condition", name, [name])
 

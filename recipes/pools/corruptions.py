@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pools.remaking import remade
+from vecaf_hf.data.rgb import to_rgb
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.validation import check_choice, whole
 
@@ -56,7 +57,7 @@ def corrupt(picture: Image.Image, name: str, severity: int, seed: int) -> Image.
     check_corruption(name, severity)
     mode = "L" if picture.mode == "L" else "RGB"
     # Not all corruptions take grey images.
-    working = picture.convert("RGB")
+    working = to_rgb(picture)
     scale = WORKING_SIZE / min(working.size)
     if name in WITH_LENGTHS and scale > 1:
         size = (round(working.width * scale), round(working.height * scale))

@@ -12,6 +12,7 @@ from PIL import Image, ImageEnhance
 from pools.domains import domains
 from pools.hidden import hidden
 from vecaf_hf.data.columns import read_column
+from vecaf_hf.data.rgb import to_rgb
 
 # Most over fewest samples of a class.
 IMBALANCE = 100
@@ -78,7 +79,7 @@ def varied(picture: Image.Image, seed: int) -> Image.Image:
     if seed < 0:
         return picture
     if picture.mode != "L":
-        picture = picture.convert("RGB")
+        picture = to_rgb(picture)
     generator = np.random.default_rng(seed)
     shift = tuple(generator.uniform(-0.06, 0.06, 2) * picture.size)
     angle, corner = generator.uniform(-8, 8), picture.getpixel((0, 0))

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as images_to
 
 from styling.options import SMALLEST, StyleOptions
 from styling.unet import UNet
+from vecaf_hf.data.rgb import to_rgb
 
 # What a file is known by, and where it holds the options.
 METADATA = "style_options"
@@ -111,7 +112,7 @@ class StyleNetwork(nn.Module):
 
 def to_tensor(image: Image.Image) -> Tensor:
     """[3, h, w] in [0, 1]."""
-    return images_to.pil_to_tensor(image.convert("RGB")).float() / 255
+    return images_to.pil_to_tensor(to_rgb(image)).float() / 255
 
 
 def enlarged_to(images: Tensor, size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,34 @@ def test_looking_at_whole_labels_settles_no_loss_for_mixed_ones(make_vit: MakeMo
     trainer = make_trainer(make_vit(), trainer=given, strategy="balanced", num_loops=1, max_steps=2)
     trainer.train()
     assert trainer.model.config.problem_type == "multi_label_classification"
+
+
+@pytest.mark.parametrize("strategy", ["balanced", "trimmed"])
+def test_mixed_labels_that_no_column_has_are_told(
+    make_vit: MakeModel,
+    make_trainer: MakeTrainer,
+    train: Dataset,
+    caplog: pytest.LogCaptureFixture,
+    strategy: str,
+) -> None:
+    """The default selects at random then; with a collator for scoring it goes by classes."""
+
+    class Pictures(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(train)
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return train[index]
+
+    options = {"strategy": strategy, "selection_budget": 20, "max_steps": 2}
+    mixing = make_trainer(make_vit(), pool=Pictures(), trainer=MIXING, **options)
+    with caplog.at_level(logging.WARNING):
+        if strategy == "balanced":
+            mixing.train()
+            assert "give a scoring_collator" in caplog.text and mixing.args.strategy == "random"
+        else:
+            with pytest.raises(ValueError, match="give a scoring_collator"):
+                mixing.train()
+    whole = make_trainer(make_vit(), pool=Pictures(), trainer={**MIXING, "scoring_collator": collate}, **options)
+    whole.train()
+    assert set(whole.loop_records[0].class_counts.values()) == {2}

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from datasets import ClassLabel
 from torch import Tensor
@@ -72,7 +73,7 @@ def read_labels(dataset: Any, column: str | None = None) -> Tensor | None:
         return None
     try:
         # torch asks a Series of pandas for its rows by their labels.
-        values = values.to_numpy(copy=True) if hasattr(values, "to_numpy") else values
+        values = np.array(values) if hasattr(values, "to_numpy") else values
         labels = one_per_sample(torch.as_tensor(values))
     except (TypeError, ValueError, RuntimeError):
         # Names, gaps or lists of several lengths: a transform or the collator makes labels of them.

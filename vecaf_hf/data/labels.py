@@ -29,3 +29,9 @@ def is_soft(labels: Tensor) -> bool:
         return False
     sums = labels.sum(dim=1)
     return bool((labels >= 0).all() and ((sums - 1).abs() < 1e-3).all())
+
+
+def described(labels: Tensor) -> str:
+    """What labels that are no classes are, for messages."""
+    soft = ", parts of classes (give a scoring_collator if the collator mixes samples)" if is_soft(labels) else ""
+    return f"{labels.dtype} {list(labels.shape)}{soft}"

@@ -19,7 +19,7 @@ from vecaf_hf.data.checks import check_labels, check_range, check_values
 from vecaf_hf.data.collating import check_collator
 from vecaf_hf.data.columns import read_groups, read_labels
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, IndexedDataset, Unloadable
-from vecaf_hf.data.labels import IGNORED, is_ignored, is_soft, one_per_sample
+from vecaf_hf.data.labels import IGNORED, described, is_ignored, is_soft, one_per_sample
 from vecaf_hf.data.ledger import LISTED, SampleLedger, refuse
 from vecaf_hf.data.loading import indexed_loader
 from vecaf_hf.printable import listed
@@ -199,7 +199,7 @@ class Pool:
                 if found.dim() != 1 or found.is_floating_point():
                     raise ValueError(
                         f"strategy {self.args.strategy!r} needs labels that are one class per sample, and a "
-                        f"batch's are {found.dtype} {list(found.shape)}"
+                        f"batch's are {described(found)}"
                     )
                 labels[batch[POOL_INDEX]] = found.long()
         self.note_scored(everything, unloadable)

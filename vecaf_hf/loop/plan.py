@@ -14,6 +14,7 @@ from vecaf_hf.arguments import VeCAFArguments, without_classes
 from vecaf_hf.augmentation.callback import CEACallback
 from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.data.labels import described
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.learners.teaching import Teaching
 from vecaf_hf.loop.controller import LoopController
@@ -118,13 +119,14 @@ class Plan:
             ValueError: What is wrong.
         """
         scorer, strategy = self.scorer, self.scorer.strategy
-        if strategy.needs_forward or self.args.head_warmup or self.cea is not None:
+        scores = strategy.needs_forward or "mistaken" in strategy.reads
+        if scores or self.args.head_warmup or self.cea is not None:
             self.pool.check_collator()
         with problem_type_kept(scorer.model):
             probe = scorer.probe()
         if probe.classes is None and self.pool.labels is None:
             labels = probe.labels
-            found = "not one per sample" if labels is None else f"{labels.dtype} {list(labels.shape)}"
+            found = "not one per sample" if labels is None else described(labels)
             scorer.go_by(without_classes(self.args, f"labels are {found}"))
             strategy = scorer.strategy
         self.teaching.build()

@@ -13,6 +13,7 @@ import huggingface_hub.constants
 import torch
 from PIL import Image
 
+from vecaf_hf.data.rgb import to_rgb
 from vecaf_hf.text.caption_checkpoint import CaptionCheckpoint, CaptionProcessor
 from vecaf_hf.text.embedding_cache import KEY_BYTES, encoder_fingerprint, image_key
 from vecaf_hf.text.encoder import default_device
@@ -106,7 +107,7 @@ class Captioner:
         Raises:
             ValueError: Processor or weights cannot be loaded, or the model needs a prompt.
         """
-        rgb = (image.convert("RGB") for image in images)
+        rgb = (to_rgb(image) for image in images)
         texts = self._cache.values(rgb, image_key, partial(self._make, done), IMAGES_AT_ONCE, done)
         return [text or None for text in texts]
 

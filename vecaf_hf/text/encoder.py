@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from vecaf_hf.data.rgb import to_rgb
 from vecaf_hf.text.checkpoint import TextCheckpoint
 from vecaf_hf.text.embedding_cache import EmbeddingCache, encoder_fingerprint, image_key
 from vecaf_hf.text.pooling import POOLINGS, pool, projected
@@ -151,7 +152,7 @@ class TextEncoder:
                 'such as CLIP or SigLIP, or align its texts with alignment="ridge"'
             )
         with self._progress("images", total) as progress:
-            embed, rgb = partial(self._embed_images, progress), (image.convert("RGB") for image in images)
+            embed, rgb = partial(self._embed_images, progress), (to_rgb(image) for image in images)
             rows = self._image_cache.rows(rgb, image_key, embed, IMAGES_AT_ONCE, progress.update)
         return rows if len(rows) else torch.empty(0, self.dimension)
 
