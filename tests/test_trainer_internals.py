@@ -34,6 +34,7 @@ SIGNATURES = {
     "_get_dataloader": "dataset, description, batch_size, sampler_fn=, is_training=, dataloader_key=",
     "_get_train_sampler": "train_dataset=",
     "_inner_training_loop": "batch_size=, args=, resume_from_checkpoint=, trial=, ignore_keys_for_eval=",
+    "_init_training_state": "max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial",
     "_prepare_for_training": "max_steps, train_dataloader, resume_from_checkpoint",
     "create_model_card": (
         "language=, license=, tags=, model_name=, finetuned_from=, tasks=, dataset_tags=, dataset=, dataset_args="

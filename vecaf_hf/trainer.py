@@ -83,6 +83,7 @@ class VeCAFTrainer(PushingTrainer):
         sample_weight_func: The weight of each sample in the training loss, labels -> Tensor [N], where that is a
             weighted mean, such as `lambda labels: class_weights[labels]`: the losses of a step times their weights,
             divided by the sum of the weights. A sample's loss is then the product.
+        *more: What `transformers.Trainer` takes after these: `processing_class`, ...
         work_before: What was done for the run before there was a trainer, such as restyling its pool: by all processes
             together, counted when the run begins.
         **kwargs: Of `transformers.Trainer`: `processing_class`, `compute_metrics`, `callbacks`, ...
@@ -108,7 +109,7 @@ class VeCAFTrainer(PushingTrainer):
         data_collator: Any = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
-        *,
+        *more: Any,
         scoring_dataset: Any = None,
         scoring_collator: Any = None,
         sample_loss_func: SampleLoss | None = None,
@@ -118,8 +119,7 @@ class VeCAFTrainer(PushingTrainer):
     ) -> None:
         self._given = {"sample_loss_func": sample_loss_func, "sample_weight_func": sample_weight_func}
         # What scripts for Trainer give by position.
-        data = {"data_collator": data_collator, "train_dataset": train_dataset, "eval_dataset": eval_dataset}
-        super().__init__(model, with_defaults(args), **data, **kwargs)
+        super().__init__(model, with_defaults(args), data_collator, train_dataset, eval_dataset, *more, **kwargs)
         self.label_name = self.label_names[0] if self.label_names else "labels"
         # For saves that do not come through the trainer too.
         settle_names(self.model)
@@ -220,6 +220,15 @@ class VeCAFTrainer(PushingTrainer):
         finally:
             self._run_is_due = False
 
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Trainer's, and where a resumed run goes on: the loop, and how many micro-batches of it are trained on."""
+        place = super()._init_training_state(*args, **kwargs)
+        if self._resume_folder is None:
+            return place
+        history = self._running.history
+        begun = [record.step for record in history.records[history.ended :]]
+        return history.ended, (history.step - begun[0]) * self.args.gradient_accumulation_steps if begun else 0
+
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[nn.Module, DataLoader]:
         prepared = super()._prepare_for_training(*args, **kwargs)
         # Callbacks look at it, and find no key of ours.
@@ -269,7 +278,7 @@ class VeCAFTrainer(PushingTrainer):
         # The training begins: who only looks at a loader does not come here.
         self._claim_folder(history.run)
         # Trainer would fill up a short last loop, or go on after a callback had stopped the run.
-        loops = schedule.loop_of(history.step) if history.stopped else schedule.num_loops
+        loops = history.ended if history.stopped else schedule.num_loops
         return loops, per_loop, len(self.train_dataset), total * per_update, per_update, batches, total
 
     @property

@@ -54,13 +54,6 @@ def test_a_loop_ends_at_its_length_or_with_the_run(controller, logs, step, stop)
     assert logs == [{"vecaf/tflops": 0}]
 
 
-@pytest.mark.parametrize("step", [1, 3, 5, 9])
-def test_a_loop_that_another_callback_ended_early(controller, logs, step):
-    with pytest.raises(RuntimeError, match=f"ended the loop early, at step {step} .*Use should_training_stop"):
-        controller.on_epoch_end(*at(step))
-    assert len(logs) == 1
-
-
 @pytest.mark.parametrize("step", [4, 8, 10])
 def test_a_loops_last_checkpoint_comes_after_its_evaluation(controller, step):
     args, state, control = at(step)

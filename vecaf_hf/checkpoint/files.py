@@ -44,6 +44,9 @@ def find_checkpoint(resume_from_checkpoint: str | bool, output_dir: str) -> str 
     Raises:
         ValueError: The given folder is no whole checkpoint; the message names the file.
     """
+    if str(resume_from_checkpoint).lower() == "true" and not Path(str(resume_from_checkpoint)).exists():
+        # As command lines give it.
+        resume_from_checkpoint = True
     if resume_from_checkpoint is not True:
         folder = Path(str(resume_from_checkpoint))
         damage = find_damage(folder)

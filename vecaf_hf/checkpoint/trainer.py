@@ -42,6 +42,8 @@ class ResumingTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trainer's training. With True it resumes from the last whole checkpoint in `output_dir`, and begins at the
         beginning where there is none yet: a job that is started again after every interruption can always pass it."""
+        if str(resume_from_checkpoint).lower() == "false":
+            resume_from_checkpoint = None
         if resume_from_checkpoint and self.args.save_only_model:
             raise ValueError(
                 "cannot resume with save_only_model: such checkpoints lack the states of optimizer, schedule and "

@@ -92,6 +92,8 @@ class LoopController(TrainerCallback):
         self.batch: Batch | None = None
         self._weights: Tensor | None = None  # [N], of the current selection
         self._save_at_end = False
+        self._begun = 0  # Step at which the current loop began.
+        self._ended = 0  # Loops that have ended, of which a callback may have cut some short.
 
     # --- Checkpoints ---
 
@@ -100,6 +102,7 @@ class LoopController(TrainerCallback):
         history, cea = self.history, self.selector.cea
         again = self.selector.selects_after(len(history.selections), self.schedule.num_loops)
         history.step, history.stopped, history.losses, history.logged_step = step, stopped, losses, logged_step
+        history.ended = self._ended
         history.cost, history.skipped = self.meter.state_dict(), self.pool.ledger.failed
         history.selector = self.selector.state_dict(again)
         history.learner = self.teaching.state_dict()
@@ -113,6 +116,7 @@ class LoopController(TrainerCallback):
             logger.warning(
                 "the run had ended at step %d, where the checkpoint was written: nothing is left", history.step
             )
+        self._ended = history.ended
         self.meter.load_state_dict(history.cost)
         # With what was found broken since, when the run was probed.
         ledger.failed = {place: history.skipped.get(place, {}) | bad for place, bad in ledger.failed.items()}
@@ -128,12 +132,13 @@ class LoopController(TrainerCallback):
     ) -> None:
         """Select for the loop that begins, or take up the one in which a checkpoint was written."""
         self.selector.scorer.is_trained = state.global_step > 0
-        loop = self.schedule.loop_of(state.global_step)
+        loop = self._ended
         if loop == len(self.history.selections):
             with self.selector.scorer.evaluated_weights():
                 self._select(loop, state.global_step, kwargs["optimizer"])
         selection = self.history.selections[loop]
         check_same_selection(self.selector.scorer.accelerator, selection, loop)
+        self._begun = self.history.records[loop].step
         self.sampler.stream = self.history.streams[loop]
         self._weights = self._weights_of(selection)
         self.loop_begun()
@@ -152,6 +157,7 @@ class LoopController(TrainerCallback):
         # A checkpoint of a loop's last step comes after that loop's evaluation: a run resumed from it begins with the
         # next loop, and the evaluation would be lost.
         is_last_step = self._begins_loop(state.global_step) or state.global_step >= state.max_steps
+        is_last_step = is_last_step or control.should_epoch_stop
         self._save_at_end = control.should_save and is_last_step
         control.should_save = control.should_save and not self._save_at_end
 
@@ -164,15 +170,12 @@ class LoopController(TrainerCallback):
         # Trainer takes any log for the one that is due, that of the losses.
         control.should_log = due
         control.should_save = control.should_save or self._save_at_end
-        finished = state.global_step >= state.max_steps or control.should_training_stop
-        if not finished and not self._begins_loop(state.global_step):
-            raise RuntimeError(
-                f"another callback ended the loop early, at step {state.global_step} (should_epoch_stop): a loop "
-                "must keep its length. Use should_training_stop to end the run"
-            )
+        # A run that stops in a loop goes on in it when it is resumed; a callback may end a loop (should_epoch_stop).
+        if self._begins_loop(state.global_step) or not control.should_training_stop:
+            self._ended += 1
 
     def _begins_loop(self, global_step: int) -> bool:
-        return global_step % self.schedule.updates_per_loop == 0
+        return (global_step - self._begun) % self.schedule.updates_per_loop == 0
 
     # --- A batch ---
 
@@ -215,7 +218,11 @@ class LoopController(TrainerCallback):
         self.log(record.logs())
 
     def _trained(self, earlier: int) -> Tensor:
-        return self.history.streams[earlier].samples(self.schedule.samples_per_loop, self.schedule.seed)
+        steps = [record.step for record in self.history.records[earlier : earlier + 2]]
+        count = self.schedule.samples_per_loop
+        if len(steps) == 2:
+            count = min(count, (steps[1] - steps[0]) * self.schedule.samples_per_update)
+        return self.history.streams[earlier].samples(count, self.schedule.seed)
 
     def _is_trainable(self, selection: Selection) -> bool:
         """Whether what the loop would train on can be loaded; at first all that the run would train on if it kept this

@@ -22,7 +22,7 @@ from vecaf_hf.loop.sampler import Stream
 from vecaf_hf.selection import Selection
 from vecaf_hf.selection.candidates import evenly_spaced
 
-VERSION = 8
+VERSION = 9
 JSON_FILE = "vecaf_state.json"
 TENSORS_FILE = "vecaf_state.safetensors"
 # Rows of a dataset that tell it from others.
@@ -48,6 +48,7 @@ class RunState:
         losses: Per process, the sum of the training losses that no log has shown yet.
         logged_step: Step of the last log.
         untold: Figures that no log has shown yet.
+        ended: Loops that have ended, of which a callback may have cut some short.
         selector: `Selector.state_dict()`.
         learner: `Teaching.state_dict()`.
         augmentation: `CEACallback.state_dict()`.
@@ -66,6 +67,7 @@ class RunState:
     losses: list[float] = field(default_factory=list)
     logged_step: int = 0
     untold: dict[str, float] = field(default_factory=dict)
+    ended: int = 0
     selector: dict[str, Tensor] = field(default_factory=dict)
     learner: dict[str, Tensor] = field(default_factory=dict)
     augmentation: dict[str, Tensor] = field(default_factory=dict)
@@ -100,6 +102,7 @@ class RunState:
             "run": self.run,
             "step": self.step,
             "stopped": self.stopped,
+            "ended": self.ended,
             "loops": [
                 {
                     "start": stream.start,
@@ -157,7 +160,7 @@ class RunState:
         state = cls(
             **{name: values[name] for name in ("identity", "run", "step", "stopped", "cost", "losses", "logged_step")}
         )
-        state.untold = values.get("untold", {})
+        state.untold, state.ended = values["untold"], values["ended"]
         for place, failed in values["skipped"].items():
             state.skipped[place] = {int(index): reason for index, reason in failed.items()}
         for loop, entry in enumerate(values["loops"]):

@@ -13,6 +13,7 @@ import torch
 import transformers
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import Trainer
+from transformers.modelcard import TASK_MAPPING, _get_mapping_values
 
 from vecaf_hf import __version__
 from vecaf_hf.printable import listed, printable
@@ -32,6 +33,14 @@ TEMPLATE = Path(__file__).with_name("template.md")
 PLOTS = "plots"
 PAPER = "https://arxiv.org/abs/2401.07853"
 TASK = "image-classification"
+KINDS = {
+    TASK: "An image classifier",
+    "text-classification": "A text classifier",
+    "audio-classification": "An audio classifier",
+    "token-classification": "A token classifier",
+    "image-segmentation": "A segmentation model",
+    "object-detection": "An object detector",
+}
 # Stands for the repository until there is one.
 NO_REPOSITORY = "USER/MODEL"
 # Metadata of another name than the argument of `Trainer.create_model_card` that sets it.
@@ -94,6 +103,7 @@ def _rendered(report: RunReport, given: Mapping[str, Any], plots: list[str]) -> 
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         title=escaped(name) or "Model",
         paper=PAPER,
+        kind=KINDS.get(_task(report, given), "A model"),
         base=_linked(weights, ""),
         data=_linked(data, "datasets/"),
         base_license=escaped(weights.license or "not known here"),
@@ -127,7 +137,7 @@ def _metadata(
     name: str,
     metrics: Mapping[str, Mapping[str, float]],
 ) -> ModelCardData:
-    task = _first(given.get("tasks")) or TASK
+    task = _task(report, given)
     wrapped = getattr(getattr(report.model, "config", None), "model_type", None) == TIMM
     results = eval_results(metrics, task, data)
     return ModelCardData(
@@ -148,6 +158,13 @@ def _metadata(
         # Without results it would become metadata of its own.
         model_name=name if results else None,
     )
+
+
+def _task(report: RunReport, given: Mapping[str, Any]) -> str:
+    """As Trainer finds it: what the caller says, or by the model's class."""
+    name = type(report.model).__name__
+    found = [task for task, classes in TASK_MAPPING.items() if name in _get_mapping_values(classes)]
+    return _first(given.get("tasks")) or (TASK if TASK in found or not found else found[0])
 
 
 def limitations(report: RunReport, metrics: Mapping[str, Any]) -> list[str]:
@@ -173,7 +190,7 @@ def limitations(report: RunReport, metrics: Mapping[str, Any]) -> list[str]:
         found.append(f"The metrics are those of one run, with seed {args.seed}: another seed gives others.")
     if report.cea is not None:
         found.append("Captions moved the embeddings in training (CEA); the saved model is the plain one.")
-    return [*found, "It has not been examined for bias, nor on images unlike those of its training data."]
+    return [*found, "It has not been examined for bias, nor on data unlike those of its training."]
 
 
 def _versions() -> str:

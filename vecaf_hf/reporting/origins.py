@@ -57,7 +57,9 @@ def model_origin(model: Any, named: str | None) -> Origin:
     """The model that was finetuned, by the given id or that of its config."""
     loaded_from = getattr(getattr(model, "config", None), "_name_or_path", "")
     found = hub_id(named) or hub_id(loaded_from)
-    return Origin(found, found or "a model that is not on the Hub", license=_license(found, loaded_from, "model"))
+    own = printable(named) if named and not is_local_path(named) else None
+    name = own or found or "a model that is not on the Hub"
+    return Origin(found, name, license=_license(found, loaded_from, "model"))
 
 
 def dataset_origin(dataset: Any, tag: str | None, name: str | None) -> Origin:

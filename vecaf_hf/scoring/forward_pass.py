@@ -27,6 +27,8 @@ from vecaf_hf.selection.candidates import Candidates
 
 # Rows exchanged between processes at once: bounds the memory of a gather on the accelerator.
 GATHER_ROWS = 2**16
+# So many samples are a look, not a scoring: no progress bar.
+FEW = 16
 
 
 class ForwardPass:
@@ -125,7 +127,8 @@ class ForwardPass:
         fields: dict[str, Tensor] = {}
         unloadable: dict[int, Unloadable] = {}
         done = 0
-        progress = tqdm(total=len(indices), desc="Scoring", unit="image", disable=self.disable_tqdm, leave=False)
+        hidden = self.disable_tqdm or len(indices) <= FEW
+        progress = tqdm(total=len(indices), desc="Scoring", unit="sample", disable=hidden, leave=False)
         with progress:
             for batch in self.load(indices.tolist()):
                 failed = batch.pop(UNLOADABLE, {})
