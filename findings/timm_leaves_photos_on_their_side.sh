@@ -9,8 +9,7 @@
 # Hurts:      Whoever collects photos with phones (leaves, skin, shelves, damage) and trains with one reader but scores,
 #             selects or serves with the other (transformers' pipelines turn as well): a part of the images is turned by
 #             90 degrees in one of them. Boxes and masks fit only one of the two.
-# Avoid:      Turn all files once, before all else (`ImageOps.exif_transpose`, then save), or pass timm a dataset that was
-#             decoded by datasets.
+# Avoid:      Turn all files once, before all else: `ImageOps.exif_transpose`, then save.
 #
 # Observed, width x height of a photo of 8x4 pixels with orientation 6, and of one without:
 #   datasets:                  4x8, 8x4
