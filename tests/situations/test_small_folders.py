@@ -108,7 +108,7 @@ def tiny_model(folder: Path) -> str:
 KINDS: dict[str, tuple[list[Any], Any, list[str]]] = {
     "booleans": ([True, False] * 20, None, ["false", "true"]),
     "whole floats": ([0.0, 1.0, 2.0, 2.0] * 10, None, ["0", "1", "2"]),
-    "numbers": ([7, 12, 203, 7] * 10, None, ["12", "203", "7"]),
+    "numbers": ([7, 12, 203, 7] * 10, None, ["7", "12", "203"]),
     "names": (["dog", "cat"] * 20, None, ["cat", "dog"]),
 }
 

@@ -53,6 +53,8 @@ def _encoded(data: DatasetDict, train: str, splits: list[str], label: str) -> Da
         data = data.cast_column(label, Value("int64"))
     data = data.cast_column(label, Value("string"))
     names = sorted(data[train].unique(label))
+    if kind.startswith(("int", "uint", "float")):
+        names.sort(key=int)  # As text, 10 would come before 2, and the head of a checkpoint would not fit.
     for split in splits:
         if unknown := sorted(set(data[split].unique(label)) - set(names)):
             raise ValueError(
