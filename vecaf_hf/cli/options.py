@@ -30,7 +30,11 @@ class RecipeArguments:
     """
 
     dataset_name: str = field(
-        default="", metadata={"help": "A dataset's Hub id, or a folder of parquet files or class folders."}
+        default="",
+        metadata={
+            "help": "A dataset's Hub id, or a folder of parquet files or class folders; beside these metadata.csv "
+            "(file_name, and captions in a column) may lie."
+        },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "The dataset's configuration."})
     train_split: str = field(default="train", metadata={"help": "Split that is the pool."})
