@@ -387,6 +387,7 @@ class VeCAFTrainer(PushingTrainer):
             loss = super().training_step(model, inputs, *args, **kwargs)
             if not batch.is_seen:
                 self._see(batch)
+        self._running.loss_watch.see(loss)
         for learning in self._beside_model:
             learning.after_backward(self.accelerator)
         self.has_trained = True

@@ -18,6 +18,7 @@ from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.checkpoint.files import claim, find_checkpoint, latest_run, make_durable, reload_model, writing
 from vecaf_hf.checkpoint.optimizers import check_resumes
 from vecaf_hf.loop import RunState
+from vecaf_hf.loop.divergence import check_weights
 from vecaf_hf.scoring.classes import settle_names
 
 
@@ -144,6 +145,7 @@ class ResumingTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        check_weights(self.model, self.state.global_step)
         written = writing(folder) if self.args.should_save else nullcontext()
         # The optimizer's state goes with the weights that are saved.
         with written, self.evaluated_weights():

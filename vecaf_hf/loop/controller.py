@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from vecaf_hf.learners.teaching import Teaching
+from vecaf_hf.loop.divergence import LossWatch, check_weights
 from vecaf_hf.loop.fingerprint import check_same_selection
 from vecaf_hf.loop.record import record_loop
 from vecaf_hf.loop.sampler import LoopSampler
@@ -74,6 +75,7 @@ class LoopController(TrainerCallback):
     Attributes:
         sampler: Yields one loop's samples each time it is iterated.
         batch: The training batch that passes the model; None between batches.
+        loss_watch: Sees each training batch's loss.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class LoopController(TrainerCallback):
         self.args, self.pool, self.meter = selector.args, selector.pool, selector.scorer.meter
         self.sampler = LoopSampler(schedule.samples_per_loop, schedule.seed)
         self.batch: Batch | None = None
+        self.loss_watch = LossWatch(selector.scorer.accelerator)
         self._weights: Tensor | None = None  # [N], of the current selection
         self._save_at_end = False
         self._begun = 0  # Step at which the current loop began.
@@ -165,6 +168,9 @@ class LoopController(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.meter.stop()
+        # Before the evaluation and the checkpoint that are due.
+        self.loss_watch.end_loop(state.global_step)
+        check_weights(kwargs["model"], state.global_step)
         due = control.should_log
         self.log(self.meter.logs())
         # Trainer takes any log for the one that is due, that of the losses.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from vecaf_hf.data.labels import described
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.learners.teaching import Teaching
 from vecaf_hf.loop.controller import LoopController
+from vecaf_hf.loop.divergence import tell_of_half_precision
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.selector import Selector
 from vecaf_hf.loop.state import RunState, pool_fingerprint
@@ -26,6 +28,9 @@ from vecaf_hf.scoring.classes import ModelClasses, problem_type_kept
 from vecaf_hf.scoring.scorer import PROXY_WITHOUT_CLASSES, Scorer
 from vecaf_hf.selection import find_strategy
 from vecaf_hf.selection.candidates import Candidates
+
+# Variables in which launchers say how many processes there are.
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Plan:
         args, pool, scorer, classes = self.args, self.pool, self.scorer, self.classes
         args.check_loops(self.schedule.num_loops)
         self.schedule.check_loops(args.num_loops)
+        tell_of_half_precision(self.scorer.model)
         self.teaching.make(scorer.model, self.schedule, self.meter)
         if scorer.head_of_model.found is not None:
             scorer.check_head()
@@ -209,7 +215,18 @@ def held_out_pool(
 
 
 def check_devices(args: VeCAFArguments, accelerator: Accelerator) -> None:
-    """Raise a ValueError if the model is sharded, or one process has several GPUs."""
+    """Raise a ValueError if the model is sharded, one process has several GPUs, or each of several takes itself for the
+    only one."""
+    # The names by which accelerate (1.15) and mpirun's kinds know a launch; without a GPU and without use_cpu=True,
+    # torchrun's or accelerate's processes do not meet: each trains on everything and writes the same folder.
+    launched = {name: int(os.environ.get(name) or 1) for name in WORLD_SIZES}
+    name, world = max(launched.items(), key=lambda item: item[1])
+    if world > args.world_size:
+        raise ValueError(
+            f"{name} says that {world} processes were launched, and this one knows of {args.world_size}: each would "
+            "train on everything and write the same folder. On CPUs set use_cpu=True (accelerate launch --cpu starts "
+            f"only one); for runs that are to be apart, unset {name}"
+        )
     plugins = accelerator.state
     if getattr(plugins, "fsdp_plugin", None) is not None or getattr(plugins, "deepspeed_plugin", None) is not None:
         raise ValueError("FSDP and DeepSpeed are not supported: the head of a sharded model sees no whole embedding")
