@@ -177,7 +177,7 @@ def evaluation_steps(args: VeCAFArguments, schedule: LoopSchedule) -> list[int]:
     steps = [0] if args.eval_on_start else []
     if args.eval_strategy == IntervalStrategy.EPOCH:
         ends = [min(end, total) for end in range(each, total + each, each)]
-        steps += [end for end in ends if args.eval_delay <= end / schedule.updates_per_epoch]
+        steps += [end for end in ends if args.eval_delay <= schedule.epoch_of(end)]
     if args.eval_strategy == IntervalStrategy.STEPS:
         # As for Trainer, a number below 1 is a part of the run; the last step always counts.
         asked = float(args.eval_steps or total)

@@ -23,7 +23,7 @@ class PoolEpochs(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        state.num_train_epochs = math.ceil(self.schedule.total_updates / self.schedule.updates_per_epoch)
+        state.num_train_epochs = math.ceil(self.schedule.epoch_of(self.schedule.total_updates))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        state.epoch = state.global_step / self.schedule.updates_per_epoch
+        state.epoch = self.schedule.epoch_of(state.global_step)

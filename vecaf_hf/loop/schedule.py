@@ -29,7 +29,7 @@ class LoopSchedule:
         seed: The run's data seed.
         batches_short: Micro-batches that the last update of a loop lacks, as in an epoch that accumulation does not
             divide.
-        updates_per_epoch: Optimizer steps of one pass over the pool, as Trainer counts them.
+        updates_per_epoch: Optimizer steps of one pass over the pool, as Trainer counts them; those of a loop if None.
     """
 
     total_updates: int
@@ -42,7 +42,7 @@ class LoopSchedule:
     budget: int
     seed: int
     batches_short: int = 0
-    updates_per_epoch: int = 1
+    updates_per_epoch: int | None = None
 
     @classmethod
     def of_run(
@@ -101,11 +101,15 @@ class LoopSchedule:
     def loop_of(self, global_step: int) -> int:
         return global_step // self.updates_per_loop
 
+    def epoch_of(self, global_step: int) -> float:
+        """Passes' worth of samples over the pool that have been trained on after this step."""
+        return global_step / (self.updates_per_epoch or self.updates_per_loop)
+
     def progress(self, loop: int) -> float:
         """The part of the run that is over when a loop begins."""
         return loop * self.updates_per_loop / self.total_updates
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, int | None]:
         """What a checkpoint keeps, and a resumed run must share."""
         return {"num_loops": self.num_loops, **asdict(self)}
 
