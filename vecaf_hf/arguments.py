@@ -139,6 +139,13 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "so that they are never selected (trainer.skipped_samples lists them)."
         },
     )
+    trainer_loss_scale: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether gradients keep Trainer's scale, which multiplies those of most image classifiers by "
+            "gradient_accumulation_steps and the number of processes."
+        },
+    )
     head: str | None = field(
         default=None,
         metadata={"help": "Dotted name of the classification head inside the model, where it is not found by itself."},

@@ -23,7 +23,7 @@ from vecaf_hf.arguments import VeCAFArguments, with_defaults, without_classes
 from vecaf_hf.augmentation.callback import find_cea
 from vecaf_hf.checkpoint.jit import save_at_steps_end
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.data.indexed import POOL_INDEX
+from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE
 from vecaf_hf.data.pool import Collator, Pool
 from vecaf_hf.data.unused_columns import TellingCollator, reads_more, without_columns
 from vecaf_hf.hub.trainer import PushingTrainer
@@ -43,6 +43,7 @@ from vecaf_hf.loop.trying import try_batch
 from vecaf_hf.reporting.card import given_to_card, write_card
 from vecaf_hf.reporting.report import RunReport
 from vecaf_hf.scoring.classes import ModelClasses, class_names, other_labels, settle_names
+from vecaf_hf.scoring.divisor import TOLD, heeds_divisor
 from vecaf_hf.scoring.head import named_head, without_wrappers
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
 from vecaf_hf.scoring.objective import Objective, SampleWeight, find_objective
@@ -101,6 +102,11 @@ class VeCAFTrainer(PushingTrainer):
     _given: Mapping[str, Any] = MappingProxyType({})
     _objective: tuple[Any, Objective] | None = None
     loop: LoopController | None = None
+    # Whether the loss of a batch heeds the number of samples (scoring/divisor.py), and of what that was found out.
+    _heeds: bool | None = None
+    _heeds_of: Any = None
+    _looks_at_loss = False
+    _is_scaled: bool | None = None
 
     def __init__(
         self,
@@ -285,12 +291,31 @@ class VeCAFTrainer(PushingTrainer):
     def compute_loss_func(self) -> Any:
         """The loss of a batch, which Trainer reads anew in each step: the user's, or where there is a loss per sample,
         or the loop's samples have weights, ours; None for the model's own."""
-        by_sample = any(self._given.values()) or (self.loop is not None and self.loop.is_weighted)
-        return self._weighted_loss if by_sample else self._batch_objective
+        return self._weighted_loss if self._goes_by_sample else self._batch_objective
 
     @compute_loss_func.setter
     def compute_loss_func(self, given: Any) -> None:
         self._batch_objective = given
+
+    @property
+    def _goes_by_sample(self) -> bool:
+        """Whether the loss of a batch is made of its samples', by us."""
+        weighs = self.loop is not None and self.loop.is_weighted and not self._looks_at_loss
+        return weighs or any(self._given.values())
+
+    @property
+    def loss_is_scaled_for_ga(self) -> bool | None:
+        """Trainer's: whether the loss need not be divided by the micro-batches of a step; None for what it guesses."""
+        return False if self._is_scaled is None and self._takes_means else self._is_scaled
+
+    @loss_is_scaled_for_ga.setter
+    def loss_is_scaled_for_ga(self, given: bool | None) -> None:
+        self._is_scaled = given
+
+    @property
+    def _takes_means(self) -> bool:
+        """Whether the loss of a batch is known to be its mean, and is treated so."""
+        return self._heeds is False and not self._goes_by_sample and not self.args.trainer_loss_scale
 
     @property
     def sample_objective(self) -> Objective:
@@ -350,24 +375,56 @@ class VeCAFTrainer(PushingTrainer):
         if batch is not None:
             weights = weights if batch.weights is None else batch.weights
             batch.seen(losses)
+        if self._heeds is False and self.args.trainer_loss_scale and not any(self._given.values()):
+            # As Trainer would have it without weights.
+            num_items_in_batch = None
         if self.sample_objective.sample_weights is None:
             return weighted_mean(losses, weights, labels, num_items_in_batch)
         total = self.sample_objective.total_weight(labels) if num_items_in_batch is None else num_items_in_batch
         return (losses * weights).sum() / total
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
-        """What Trainer has the losses of a step divided by: of a weighted mean the sum of the weights."""
+        """What Trainer has the losses of a step divided by: of a weighted mean the sum of the weights. None where the
+        loss is the mean of a batch whatever it is given: Trainer then divides it by the micro-batches alone."""
         labels = [batch["labels"] for batch in batch_samples if "labels" in batch]
         if self.sample_objective.sample_weights is None or not labels:
-            return super()._get_num_items_in_batch(batch_samples, device)
+            count = super()._get_num_items_in_batch(batch_samples, device)
+            if count is not None:
+                self._find_out_scale(batch_samples[0], torch.as_tensor(count, device=device))
+            return None if self._takes_means else count
         total = torch.stack([self.sample_objective.total_weight(some) for some in labels]).sum().to(device)
         shared = self.args.average_tokens_across_devices and self.args.world_size > 1
         return self.accelerator.gather(total).sum() if shared else total
 
+    def _find_out_scale(self, batch: Mapping[str, Any], count: Tensor) -> None:
+        """Find out, once and where it matters, whether the loss of a batch heeds the number of samples."""
+        args, made_of = self.args, (self._batch_objective, type(self.model))
+        factor = args.gradient_accumulation_steps * (args.world_size if args.average_tokens_across_devices else 1)
+        if factor == 1 or any(self._given.values()) or self._heeds_of == made_of:
+            return
+        inputs = {name: values for name, values in batch.items() if name not in (POOL_INDEX, UNLOADABLE)}
+
+        def loss_by(number: Tensor) -> Tensor:
+            loss: Any = self.compute_loss(self.model, self._prepare_inputs(dict(inputs)), num_items_in_batch=number)
+            return loss
+
+        self._looks_at_loss = True
+        try:
+            with self.compute_loss_context_manager():
+                self._heeds = heeds_divisor(self.model, loss_by, count, self.accelerator)
+        finally:
+            self._looks_at_loss = False
+        self._heeds_of = made_of
+        if self._takes_means:
+            logger.warning(TOLD, factor)
+
     def _accumulated(self, num_items_in_batch: Any) -> int:
         """Micro-batches over which a training batch's loss is a mean when Trainer is given it: it then leaves it so."""
-        counts_items = self.model_accepts_loss_kwargs and num_items_in_batch is not None
-        return self.current_gradient_accumulation_steps if self.compute_loss_func is not None or counts_items else 1
+        scaled = self.loss_is_scaled_for_ga
+        if scaled is None:
+            counts_items = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            scaled = self.compute_loss_func is not None or counts_items
+        return self.current_gradient_accumulation_steps if scaled else 1
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step, counted, on a batch without our keys; it passes the head by way of CEA."""
