@@ -1,10 +1,10 @@
 """Whether the loss of a batch heeds the number of samples that Trainer hands it to divide by.
 
 Trainer (transformers 5.23.0, `training_step` and `compute_loss`; its issue 47688) hands the number of samples of a
-whole step to every model that takes keywords, and to every `compute_loss_func`, and takes what comes back for a sum that
-was divided by it: it multiplies it by the processes, and does not divide it by the micro-batches. ViT, Swin and some
-others do divide by it. Most image classifiers drop it and return the mean of their batch, and so do the multi-label
-losses of those others: their gradient is multiplied by `gradient_accumulation_steps` and by the processes.
+whole step to every model that takes keywords, and to every `compute_loss_func`, and takes what comes back for a sum
+that was divided by it: it multiplies it by the processes, and does not divide it by the micro-batches. ViT, Swin and
+some others do divide by it. Most image classifiers drop it and return the mean of their batch, and so do the multi-
+label losses of those others: their gradient is multiplied by `gradient_accumulation_steps` and by the processes.
 """
 
 from __future__ import annotations
