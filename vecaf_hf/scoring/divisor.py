@@ -48,4 +48,5 @@ def heeds_divisor(
         for module, mode in training.items():
             module.training = mode
     heeds = torch.isclose(whole, 2 * half, rtol=1e-2) & (whole != 0)
-    return bool(accelerator.gather(heeds.reshape(1)).all())
+    # In whole numbers: not every backend gathers booleans.
+    return bool(accelerator.gather(heeds.reshape(1).to(torch.uint8)).all())
