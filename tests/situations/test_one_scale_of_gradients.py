@@ -149,7 +149,7 @@ def test_an_option_keeps_trainers_scale_and_it_is_told_once(
 ) -> None:
     def make(kind: str, **others: Any) -> VeCAFTrainer:
         model = in_evaluation(tiny_classifier(kind))
-        given = options(tmp_path, 4, strategy=strategy, **others)
+        given = options(tmp_path, 4, strategy=strategy, selection_budget=SAMPLES, **others)
         return VeCAFTrainer(model, given, train_dataset=pools["classes"])
 
     plain = Trainer(in_evaluation(tiny_classifier("resnet")), options(tmp_path, 4), train_dataset=pools["classes"])
