@@ -151,7 +151,8 @@ class RunState:
                 f"cannot resume: the checkpoint's format is {values['version']}, this version reads {VERSION}"
             )
         saved = values["identity"]
-        check_same({**saved, **{name: identity[name] for name in may_differ}}, identity)
+        if {**saved, **{name: identity[name] for name in may_differ}} != identity:
+            check_same(saved, identity)
         if "total_updates" in may_differ and values["step"] >= saved["total_updates"]:
             # It ended with its last step, and there may be more of them now.
             values["stopped"] = values["step"] >= identity["total_updates"]
