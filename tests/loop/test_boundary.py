@@ -23,7 +23,7 @@ def logs():
 def controller(logs):
     meter = CostMeter()
     meter.start("train")
-    scorer = SimpleNamespace(meter=meter, is_trained=False)
+    scorer = SimpleNamespace(meter=meter, is_trained=False, accelerator=None)
     selector = SimpleNamespace(args=None, pool=None, scorer=scorer)
     schedule = SimpleNamespace(updates_per_loop=UPDATES_PER_LOOP, samples_per_loop=8, seed=0)
     return LoopController(schedule, selector, None, None, logs.append, lambda: None)
@@ -50,7 +50,7 @@ def test_only_a_loops_first_step_reseeds_by_its_own_seed(controller, monkeypatch
     ("step", "stop"), [(4, False), (8, False), (10, False), (3, True)], ids=["loop", "loop", "run", "stopped"]
 )
 def test_a_loop_ends_at_its_length_or_with_the_run(controller, logs, step, stop):
-    controller.on_epoch_end(*at(step, stop=stop))
+    controller.on_epoch_end(*at(step, stop=stop), model=torch.nn.Identity())
     assert logs == [{"vecaf/tflops": 0}]
 
 
@@ -60,7 +60,7 @@ def test_a_loops_last_checkpoint_comes_after_its_evaluation(controller, step):
     control.should_save = True
     controller.on_step_end(args, state, control)
     assert not control.should_save
-    controller.on_epoch_end(args, state, control)
+    controller.on_epoch_end(args, state, control, model=torch.nn.Identity())
     assert control.should_save
 
 
@@ -71,7 +71,7 @@ def test_other_checkpoints_are_written_where_they_are_due(controller):
     assert control.should_save
     args, state, control = at(4)
     controller.on_step_end(args, state, control)
-    controller.on_epoch_end(args, state, control)
+    controller.on_epoch_end(args, state, control, model=torch.nn.Identity())
     assert not control.should_save
 
 
