@@ -65,14 +65,6 @@ TINY: dict[str, dict[str, Any]] = {
     "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
     "convnextv2": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
     "efficientnet": {"image_size": IMAGE_SIZE, "width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320},
-    "levit": {
-        "image_size": 64,
-        "hidden_sizes": [16, 16, 16],
-        "num_attention_heads": [1, 1, 1],
-        "depths": [1, 1, 1],
-        "key_dim": [8, 8, 8],
-        "architectures": ["LevitForImageClassification"],
-    },
     "mobilenet_v1": {"depth_multiplier": 0.25, "image_size": IMAGE_SIZE},
     "mobilenet_v2": {"depth_multiplier": 0.25, "image_size": IMAGE_SIZE},
     "mobilevit": {

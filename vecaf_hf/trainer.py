@@ -321,9 +321,10 @@ class VeCAFTrainer(PushingTrainer):
     def sample_objective(self) -> Objective:
         """The loss of each sample, by all that is given now."""
         problem = getattr(getattr(self.model, "config", None), "problem_type", None)
-        made_of = (self._batch_objective, problem, self.args.label_smoothing_factor, *self._given.values())
+        # Not of the problem_type, which a model of transformers settles by the first labels that it sees.
+        made_of = (self._batch_objective, self.args.label_smoothing_factor, *self._given.values())
         if self._objective is None or self._objective[0] != made_of:
-            batch, problem, smoothing, sample, weight = made_of
+            batch, smoothing, sample, weight = made_of
             self._objective = made_of, find_objective(sample, batch, problem, smoothing, weight)
             # What the user computes is compared with nothing: it may be anything.
             self._objective[1].is_accepted = self._overrides_loss

@@ -130,6 +130,13 @@ class Plan:
             self.pool.check_collator()
         with problem_type_kept(scorer.model):
             probe = scorer.probe()
+        if scorer.objective.is_smoothed and probe.labels is not None and probe.labels.is_floating_point():
+            raise ValueError(
+                f"label_smoothing_factor is {self.args.label_smoothing_factor}, and labels are "
+                f"{described(probe.labels)}: Trainer smooths whole-number labels alone. Leave it at 0, and smooth them "
+                "in sample_loss_func: lambda outputs, labels: cross_entropy(outputs.logits, labels, "
+                'label_smoothing=0.1, reduction="none")'
+            )
         if probe.classes is None and self.pool.labels is None:
             labels = probe.labels
             found = "not one per sample" if labels is None else described(labels)

@@ -24,6 +24,7 @@ class Objective:
         reference: (outputs, labels) -> [], what training minimises for a batch, where that is computed elsewhere: the
             mean of `sample_losses` must equal it. None where `sample_losses` is the definition.
         reference_from_model: Whether `reference` reads the loss that the model returns when it is given labels.
+        is_smoothed: Whether Trainer smooths the labels, which must be whole numbers then.
         sample_weights: labels -> [n]: training divides the losses' sum by theirs. None where it divides by n.
 
     Attributes:
@@ -35,6 +36,7 @@ class Objective:
     reference_from_model: bool = False
     sample_weights: SampleWeight | None = None
     is_accepted: bool = False
+    is_smoothed: bool = False
 
     def total_weight(self, labels: Tensor) -> Tensor:
         """The sum of these samples' weights, [], above 0 in any case."""
@@ -72,7 +74,9 @@ def find_objective(
             one_by_one(objective), lambda outputs, labels: objective(outputs, labels, num_items_in_batch=labels.numel())
         )
     # With smoothing Trainer computes the loss itself, in place of the model.
-    return Objective(losses, None) if label_smoothing else Objective(losses, _own_loss, reference_from_model=True)
+    if label_smoothing:
+        return Objective(losses, None, is_smoothed=problem_type != "multi_label_classification")
+    return Objective(losses, _own_loss, reference_from_model=True)
 
 
 def _checked(weigh: SampleWeight) -> SampleWeight:
