@@ -42,7 +42,7 @@ from vecaf_hf.loop.state import RunState
 from vecaf_hf.loop.trying import try_batch
 from vecaf_hf.reporting.card import given_to_card, write_card
 from vecaf_hf.reporting.report import RunReport
-from vecaf_hf.scoring.classes import ModelClasses, class_names, other_labels, settle_names
+from vecaf_hf.scoring.classes import ModelClasses, class_names, other_labels, other_task, settle_names
 from vecaf_hf.scoring.divisor import TOLD, heeds_divisor
 from vecaf_hf.scoring.head import named_head, without_wrappers
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
@@ -126,7 +126,8 @@ class VeCAFTrainer(PushingTrainer):
         self._given = {"sample_loss_func": sample_loss_func, "sample_weight_func": sample_weight_func}
         # What scripts for Trainer give by position.
         super().__init__(model, with_defaults(args), data_collator, train_dataset, eval_dataset, *more, **kwargs)
-        self.label_name = self.label_names[0] if self.label_names else "labels"
+        takes_none = not self.label_names and other_task(self.model) is not None
+        self.label_name = self.label_names[0] if self.label_names else "" if takes_none else "labels"
         # For saves that do not come through the trainer too.
         settle_names(self.model)
         self.args = without_classes(self.args, other_labels(self.model, self._has_own_objective))

@@ -17,18 +17,20 @@ def check_labels(batch: Mapping[str, Any], label_name: str, num_classes: int | N
 
     Args:
         batch: As the collator made it, with POOL_INDEX.
-        label_name: Its key for the labels.
+        label_name: Its key for the labels; "" for a model that takes none.
         num_classes: C, where each sample has one class; None where that is not known.
         columns: Those of the dataset, for the message.
     """
     indices, labels = batch[POOL_INDEX], batch.get(label_name)
-    if labels is None:
+    if labels is None and label_name:
         keys = ", ".join(key for key in batch if key != POOL_INDEX)
         there = f" and the dataset's columns are {listed(columns)}" if columns else ""
         raise ValueError(
             f"the collator's batches have no {label_name!r} (they have {keys}{there}): selection needs labels; rename "
             "the column of labels, or set remove_unused_columns=False where it was left out"
         )
+    if not isinstance(labels, Tensor):
+        return
     labels = one_per_sample(labels)
     if num_classes is not None and labels.dim() == 1:
         # Before the forward pass: an accelerator would abort the process.

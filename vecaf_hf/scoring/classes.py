@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers.models.auto import modeling_auto
+
+from vecaf_hf.scoring.head import without_wrappers
 
 SINGLE_LABEL = (None, "single_label_classification")
 
@@ -36,6 +39,34 @@ def settle_names(model: Any) -> None:
         config.label_names = names
 
 
+def _named_for(tasks: Callable[[str], bool]) -> set[str]:
+    """Classes of transformers that its auto classes know for some tasks."""
+    known = [values for name, values in vars(modeling_auto).items() if name.endswith("_MAPPING_NAMES") and tasks(name)]
+    found = [classes for values in known for classes in values.values()]
+    return {name for classes in found for name in ((classes,) if isinstance(classes, str) else classes)}
+
+
+def other_task(model: Any) -> str | None:
+    """The class of a model of transformers that does not classify whole samples (segmentation, token classification,
+    multiple choice, language modelling, ...); None for classifiers, and for classes that transformers does not know."""
+    names = [one.__name__ for one in type(without_wrappers(model)).__mro__]
+    return None if CLASSIFIERS & {*names} else next((name for name in names if name in OTHERS), None)
+
+
+# Of tokens, of parts of a sound, or of any classes that a text names.
+PARTS = ("TOKEN", "FRAME", "ZERO_SHOT")
+CLASSIFIERS = _named_for(lambda task: "CLASSIFICATION" in task and not any(part in task for part in PARTS))
+OTHERS = (
+    _named_for(
+        lambda task: (
+            task.startswith("MODEL_FOR_")
+            and not any(one in task for one in ("_FOR_IMAGE_MAPPING", "BACKBONE", "TEXT_ENCODING"))
+        )
+    )
+    - CLASSIFIERS
+)
+
+
 def other_labels(model: Any, own_objective: bool) -> str | None:
     """What a model's config says of its labels where they are not one class per sample; None where they may be.
 
@@ -43,6 +74,8 @@ def other_labels(model: Any, own_objective: bool) -> str | None:
         model: Perhaps with a config.
         own_objective: Whether the user has given the loss: one output may tell two classes apart then.
     """
+    if (task := other_task(model)) is not None:
+        return f"{task} does not classify whole samples"
     config = getattr(model, "config", None)
     problem = getattr(config, "problem_type", None)
     if problem not in SINGLE_LABEL:
@@ -90,7 +123,7 @@ class ModelClasses:
             own_objective: Whether the user has given the loss: then labels may be anything.
         """
         config, names = getattr(model, "config", None), class_names(model)
-        single = getattr(config, "problem_type", None) in SINGLE_LABEL
+        single = getattr(config, "problem_type", None) in SINGLE_LABEL and other_task(model) is None
         count = (len(names) if single else 0) if hasattr(model, "config") else getattr(head, "out_features", 0)
         return cls(
             names=names,

@@ -177,6 +177,7 @@ class ForwardPass:
                 with self.accelerator.autocast():
                     fields["embeddings"] = head.embeddings(calls, logits, first, mask)
             if self.keep_logits and logits is not None:
+                _check_rows(logits, len(indices))
                 fields["logits"] = logits
             if self.with_losses:
                 # A tuple begins with the model's loss when it was given labels.
@@ -233,6 +234,14 @@ def _are_rows(labels: Tensor, logits: Tensor | None) -> bool:
     if labels.dim() == 2 and logits is not None:
         return labels.shape == logits.shape
     return labels.dim() == 1 or (labels.dim() == 2 and labels.is_floating_point())
+
+
+def _check_rows(logits: Tensor, count: int) -> None:
+    if logits.dim() != 2 or len(logits) != count:
+        raise ValueError(
+            f"the strategy reads one row of logits per sample, [{count}, C], and the model's are {list(logits.shape)}: "
+            "choose a strategy that reads none, such as 'balanced' or 'random'"
+        )
 
 
 def _values(outputs: Any) -> list[Tensor]:

@@ -68,8 +68,18 @@ def classification_losses(
 
     Returns:
         [N], float32.
+
+    Raises:
+        ValueError: There is no one row of logits for each sample, or there are no labels.
     """
     logits = logits_of(outputs).float()
+    if logits.dim() != 2 or not isinstance(labels, Tensor):
+        of = list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(
+            "the loss of each sample is known for one row of logits per sample, [N, C], and one label; the model's are "
+            f"{list(logits.shape)}, for labels {of}: pass the loss as sample_loss_func(outputs, labels) -> Tensor[N], "
+            "or choose a strategy that reads no losses, such as 'balanced' or 'random'"
+        )
     if problem_type is None:
         problem_type = _problem_type(logits, labels)
     if problem_type == "single_label_classification":

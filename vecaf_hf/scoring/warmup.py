@@ -38,7 +38,9 @@ def linear_of(
         and (any(True for _ in module.parameters(recurse=False)) or not any(True for _ in module.children()))
     ]
     if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
-        raise ValueError(f"{wanted}, and this one is {type(head).__name__}: {advice}")
+        # PEFT's classes have the names of torch's.
+        by_peft = ", adapted by PEFT" if type(head).__module__.startswith("peft.") else ""
+        raise ValueError(f"{wanted}, and this one is {type(head).__name__}{by_peft}: {advice}")
     return layers[0]
 
 

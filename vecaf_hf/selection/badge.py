@@ -18,12 +18,17 @@ def badge(candidates: Candidates, budget: int, options: SelectionOptions, genera
 
     The first sample is the one of the largest gradient, as in the official code (the paper's k-means++ draws it).
     """
-    embeddings = candidates.given("embeddings").float()  # e [M, d]
+    embeddings = of_unit_size(candidates.given("embeddings").float())  # e [M, d]
     residuals = pseudo_residuals(probabilities(candidates))  # a [M, C]
     rows = k_means_plus_plus(residuals, embeddings, budget, generator)
     # Per centre, the inner products with its residual and its embedding.
     flops = 2.0 * (residuals.numel() + embeddings.numel()) * (budget - 1)
     return Selection(candidates.indices.cpu()[rows], info={"flops": flops})
+
+
+def of_unit_size(embeddings: Tensor) -> Tensor:
+    """Divided by one power of two, so that no square overflows: to the last bit as far from each other. [N, d]."""
+    return embeddings / 2.0 ** torch.frexp(embeddings.abs().max()).exponent
 
 
 def pseudo_residuals(probabilities: Tensor) -> Tensor:
