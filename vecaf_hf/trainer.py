@@ -24,6 +24,7 @@ from vecaf_hf.augmentation.callback import find_cea
 from vecaf_hf.checkpoint.jit import save_at_steps_end
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE
+from vecaf_hf.data.labels import is_soft
 from vecaf_hf.data.pool import Collator, Pool
 from vecaf_hf.data.unused_columns import TellingCollator, reads_more, without_columns
 from vecaf_hf.hub.trainer import PushingTrainer
@@ -42,7 +43,14 @@ from vecaf_hf.loop.state import RunState
 from vecaf_hf.loop.trying import try_batch
 from vecaf_hf.reporting.card import given_to_card, write_card
 from vecaf_hf.reporting.report import RunReport
-from vecaf_hf.scoring.classes import ModelClasses, class_names, other_labels, other_task, settle_names
+from vecaf_hf.scoring.classes import (
+    ModelClasses,
+    class_names,
+    other_labels,
+    other_task,
+    problem_type_kept,
+    settle_names,
+)
 from vecaf_hf.scoring.divisor import TOLD, heeds_divisor
 from vecaf_hf.scoring.head import named_head, without_wrappers
 from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
@@ -106,6 +114,7 @@ class VeCAFTrainer(PushingTrainer):
     _heeds: bool | None = None
     _heeds_of: Any = None
     _looks_at_loss = False
+    _told_of_soft = False
     _is_scaled: bool | None = None
 
     def __init__(
@@ -412,7 +421,7 @@ class VeCAFTrainer(PushingTrainer):
 
         self._looks_at_loss = True
         try:
-            with self.compute_loss_context_manager():
+            with self.compute_loss_context_manager(), problem_type_kept(self.model):
                 self._heeds = heeds_divisor(self.model, loss_by, count, self.accelerator)
         finally:
             self._looks_at_loss = False
@@ -437,6 +446,7 @@ class VeCAFTrainer(PushingTrainer):
         self.meter.add_training(len(indices) * self.args.world_size)
         # The user's `compute_loss` may take them away.
         labels: Any = self._prepare_input(inputs.get(self.label_name))
+        self._tell_of_soft(labels)
         if self.cea is not None and self.cea not in self.callback_handler.callbacks:
             # It was removed while the run goes on.
             self.cea.detach()
@@ -451,6 +461,20 @@ class VeCAFTrainer(PushingTrainer):
             learning.after_backward(self.accelerator)
         self.has_trained = True
         return loss
+
+    def _tell_of_soft(self, labels: Any) -> None:
+        """Warn, once, where transformers would settle on binary cross entropies for parts of single classes."""
+        unset = getattr(getattr(self.model, "config", None), "problem_type", "") is None
+        if self._told_of_soft or not unset or self._has_own_objective or not isinstance(labels, Tensor):
+            return
+        self._told_of_soft = True
+        if is_soft(labels):
+            logger.warning(
+                "labels are parts of classes (mixed samples, or soft labels), and the model, whose problem_type is not "
+                "set, trains a binary cross entropy for each class. For a cross entropy over classes pass "
+                'sample_loss_func=lambda outputs, labels: cross_entropy(outputs.logits, labels, reduction="none"); '
+                'if each class is a question of its own, set config.problem_type="multi_label_classification"'
+            )
 
     def _see(self, batch: Batch) -> None:
         """What is to be seen of a batch whose loss the user's `compute_loss` made, without ours.

@@ -32,4 +32,19 @@ def test_smoothing(
         trainer.train()
     assert trainer.meter.work["score"].samples <= 16
     given["sample_loss_func"] = own
-    make_trainer(make_vit(), trainer=given, strategy=strategy).train()
+    make_trainer(make_vit(), trainer=given, strategy=strategy, max_steps=2).train()
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_binary_cross_entropy_for_single_classes_is_told_once(
+    make_vit: Callable[..., PreTrainedModel],
+    make_trainer: Callable[..., VeCAFTrainer],
+    caplog: pytest.LogCaptureFixture,
+    accumulation: int,
+) -> None:
+    given, run = {"data_collator": soft, "eval_dataset": None}, {"strategy": "balanced", "max_steps": 2}
+    make_trainer(make_vit(), trainer=given, gradient_accumulation_steps=accumulation, **run).train()
+    assert caplog.text.count("trains a binary cross entropy for each class") == 1
+    caplog.clear()
+    make_trainer(make_vit(problem_type="multi_label_classification"), trainer=given, **run).train()
+    assert "binary cross entropy" not in caplog.text
