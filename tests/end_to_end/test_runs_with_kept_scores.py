@@ -121,11 +121,13 @@ def test_kept_candidates_are_those_of_a_pass_under_another_head(
     plain = run(model(), strategy=strategy, bf16=bf16, single_run=True, score_cache=None)
     assert hits(kept) == [1.0] and hits(plain) == []
     found, expected = seen
-    assert found.tensors().keys() == expected.tensors().keys()
+    # Without a folder, what reads no embeddings is given none.
+    without = {"embeddings"} if strategy == "margin" else set()
+    assert found.tensors().keys() == expected.tensors().keys() | without
     tolerance = {"rtol": 2e-2, "atol": 2e-2} if bf16 else {"rtol": 1e-5, "atol": 1e-5}
     for name, values in expected.tensors().items():
         torch.testing.assert_close(found.tensors()[name], values, **tolerance)
-    assert torch.equal(found.embeddings, expected.embeddings)
+    assert without or torch.equal(found.embeddings, expected.embeddings)
 
 
 def test_a_part_is_scored_as_without_a_folder(run: Callable[..., VeCAFTrainer], folder: Path) -> None:
