@@ -146,6 +146,20 @@ def test_a_class_that_only_the_test_has_is_told(tmp_path: Path) -> None:
         splits_of(folder, test_split="test")
 
 
+@pytest.mark.parametrize("captions", [False, True])
+@pytest.mark.parametrize("odd", ["train", "test_tube"])
+def test_a_class_may_have_a_splits_name(tmp_path: Path, odd: str, captions: bool) -> None:
+    for split, count in (("train", 3), ("test", 2)):
+        files = pictures(tmp_path / "split" / split, {"bus": count, odd: count})
+        if captions:
+            lines = "".join(f"{file},a picture\n" for file in files)
+            (tmp_path / "split" / split / "metadata.csv").write_text("file_name,text\n" + lines)
+    splits = splits_of(tmp_path / "split", test_split="test", validation_fraction=0)
+    assert splits["train"]["label"] == [0, 0, 0, 1, 1, 1] and splits["test"]["label"] == [0, 0, 1, 1]
+    pictures(tmp_path / "plain", {"airport": 3, "bridge": 3, odd: 3})
+    assert sorted(splits_of(tmp_path / "plain", validation_fraction=0)["train"]["label"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
 # --- Captions beside class folders ---
 
 

@@ -26,7 +26,7 @@ from transformers.trainer_utils import IntervalStrategy
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback, TextEncoder
 from vecaf_hf.augmentation.options import CEAOptions
-from vecaf_hf.cli.class_folders import LABEL, load_class_folders
+from vecaf_hf.cli.class_folders import LABEL, files_by_split, load_class_folders
 from vecaf_hf.cli.local_models import resolve_model
 from vecaf_hf.cli.options import RecipeArguments
 from vecaf_hf.cli.splits import hold_out, with_classes
@@ -65,7 +65,8 @@ def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[Data
     with naming("dataset", recipe.dataset_name):
         by_folder = label_column in (None, LABEL) and recipe.dataset_config_name is None
         data = load_class_folders(recipe.dataset_name) if by_folder else None
-        data = data or load_dataset(recipe.dataset_name, recipe.dataset_config_name)
+        files = files_by_split(recipe.dataset_name)
+        data = data or load_dataset(recipe.dataset_name, recipe.dataset_config_name, data_files=files)
     if recipe.test_split is not None and recipe.test_split in (recipe.train_split, recipe.validation_split):
         raise ValueError(
             f"test_split is {recipe.test_split!r}, which the run trains on or watches: name another or none"

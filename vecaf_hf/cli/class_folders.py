@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas
 from datasets import Dataset, DatasetDict, Image, load_dataset
+from PIL.Image import registered_extensions
 
 from vecaf_hf.data.columns import LABEL_COLUMNS
 from vecaf_hf.printable import listed
@@ -23,6 +24,33 @@ READERS: dict[str, Any] = {
     "metadata.parquet": pandas.read_parquet,
 }
 FILE, LABEL = "file_name", "label"
+# The names that `datasets` has for splits.
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+
+
+def files_by_split(folder: str) -> dict[str, str] | None:
+    """Patterns of the files of class folders, with folders of splits above them or not; None of any other dataset.
+
+    `datasets` 5.2 (data_files.py) looks for the names of splits at every depth and in parts of names: of a class
+    `train` or `test_tube`, images of the test would be trained on, or nothing but that class would be loaded.
+    """
+    tops = _folders(Path(folder)) if os.path.isdir(folder) else []
+    if tops and all(top.name in SPLITS and all(map(_holds_images, _folders(top) or [top])) for top in tops):
+        # Where images lie in the splits' folders themselves, nothing but these has a split's name.
+        return {SPLITS[top.name]: f"{top.name}/**" for top in tops}
+    return {"train": "**"} if tops and all(map(_holds_images, tops)) else None
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "_")))
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(entry.suffix.lower() in registered_extensions() for entry in folder.iterdir())
 
 
 def load_class_folders(folder: str) -> DatasetDict | None:
@@ -36,7 +64,9 @@ def load_class_folders(folder: str) -> DatasetDict | None:
     if not tables or any(FILE not in table or {*LABEL_COLUMNS} & {*table} for table in tables):
         return None
     # By this name no file is metadata.
-    data = load_dataset("imagefolder", data_dir=folder, metadata_filenames=["(none)"])
+    data = load_dataset(
+        "imagefolder", data_dir=folder, data_files=files_by_split(folder), metadata_filenames=["(none)"]
+    )
     if any(LABEL not in split.features for split in data.values()):
         return None
     if max(len(split.unique(LABEL)) for split in data.values()) < 2:
