@@ -75,7 +75,9 @@ def overridden() -> list[str]:
 
 def test_whatever_has_a_name_of_trainers_is_in_the_table():
     """Else a method of ours that Trainer comes to have too would be called in its place, unnoticed."""
-    ours = {name for name in OURS if not name.startswith("__")}
+    # An attribute that scripts set, with what Trainer guesses where it is None.
+    ours = {name for name in OURS if not name.startswith("__")} - {"loss_is_scaled_for_ga"}
+    assert Trainer.loss_is_scaled_for_ga is None
     assert {name for name in ours if hasattr(Trainer, name)} <= SIGNATURES.keys(), "add it to SIGNATURES"
 
 
