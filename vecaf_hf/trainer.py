@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import datasets
@@ -24,7 +23,6 @@ from vecaf_hf.augmentation.callback import find_cea
 from vecaf_hf.checkpoint.jit import save_at_steps_end
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE
-from vecaf_hf.data.labels import is_soft
 from vecaf_hf.data.pool import Collator, Pool
 from vecaf_hf.data.unused_columns import TellingCollator, reads_more, without_columns
 from vecaf_hf.hub.trainer import PushingTrainer
@@ -48,15 +46,14 @@ from vecaf_hf.scoring.classes import (
     class_names,
     other_labels,
     other_task,
-    problem_type_kept,
     settle_names,
 )
-from vecaf_hf.scoring.divisor import TOLD, heeds_divisor
 from vecaf_hf.scoring.head import named_head, without_wrappers
-from vecaf_hf.scoring.losses import SampleLoss, weighted_mean
-from vecaf_hf.scoring.objective import Objective, SampleWeight, find_objective
+from vecaf_hf.scoring.losses import SampleLoss
+from vecaf_hf.scoring.objective import Objective, SampleWeight
 from vecaf_hf.scoring.scorer import Scorer
 from vecaf_hf.scoring.shown_outputs import ShownOutputs
+from vecaf_hf.scoring.training_loss import TrainingLoss
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection
 
@@ -105,16 +102,7 @@ class VeCAFTrainer(PushingTrainer):
     model: Any
     args: VeCAFArguments
     train_dataset: Any
-    # The objective as users gave it: for a batch, or for a sample and its weight.
-    _batch_objective: Any = None
-    _given: Mapping[str, Any] = MappingProxyType({})
-    _objective: tuple[Any, Objective] | None = None
     loop: LoopController | None = None
-    # Whether the loss of a batch heeds the number of samples (scoring/divisor.py), and of what that was found out.
-    _heeds: bool | None = None
-    _heeds_of: Any = None
-    _looks_at_loss = False
-    _told_of_soft = False
     _is_scaled: bool | None = None
 
     def __init__(
@@ -132,14 +120,15 @@ class VeCAFTrainer(PushingTrainer):
         work_before: CostMeter | None = None,
         **kwargs: Any,
     ) -> None:
-        self._given = {"sample_loss_func": sample_loss_func, "sample_weight_func": sample_weight_func}
+        # Trainer's own constructor sets its loss already.
+        self.training_loss = TrainingLoss(sample_loss_func, sample_weight_func, self._overrides_loss)
         # What scripts for Trainer give by position.
         super().__init__(model, with_defaults(args), data_collator, train_dataset, eval_dataset, *more, **kwargs)
         takes_none = not self.label_names and other_task(self.model) is not None
         self.label_name = self.label_names[0] if self.label_names else "" if takes_none else "labels"
         # For saves that do not come through the trainer too.
         settle_names(self.model)
-        self.args = without_classes(self.args, other_labels(self.model, self._has_own_objective))
+        self.args = without_classes(self.args, other_labels(self.model, self.training_loss.is_own))
         self.meter, self.work_before = CostMeter(), work_before or CostMeter()
         self.cea = find_cea(self.callback_handler.callbacks, self.args.strategy)
         self._pool: Pool | None = None
@@ -301,52 +290,34 @@ class VeCAFTrainer(PushingTrainer):
     def compute_loss_func(self) -> Any:
         """The loss of a batch, which Trainer reads anew in each step: the user's, or where there is a loss per sample,
         or the loop's samples have weights, ours; None for the model's own."""
-        return self._weighted_loss if self._goes_by_sample else self._batch_objective
+        return (
+            self._weighted_loss if self.training_loss.is_made_of_samples(self._weighs) else self.training_loss.of_batch
+        )
 
     @compute_loss_func.setter
     def compute_loss_func(self, given: Any) -> None:
-        self._batch_objective = given
+        self.training_loss.of_batch = given
 
     @property
-    def _goes_by_sample(self) -> bool:
-        """Whether the loss of a batch is made of its samples', by us."""
-        weighs = self.loop is not None and self.loop.is_weighted and not self._looks_at_loss
-        return weighs or any(self._given.values())
+    def _weighs(self) -> bool:
+        """Whether the samples of the loop have weights."""
+        return self.loop is not None and self.loop.is_weighted
 
     @property
     def loss_is_scaled_for_ga(self) -> bool | None:
         """Trainer's: whether the loss need not be divided by the micro-batches of a step; None for what it guesses."""
-        return False if self._is_scaled is None and self._takes_means else self._is_scaled
+        is_mean = self.training_loss.is_mean(self._weighs, self.args)
+        return False if self._is_scaled is None and is_mean else self._is_scaled
 
     @loss_is_scaled_for_ga.setter
     def loss_is_scaled_for_ga(self, given: bool | None) -> None:
         self._is_scaled = given
 
     @property
-    def _takes_means(self) -> bool:
-        """Whether the loss of a batch is known to be its mean, and is treated so."""
-        return self._heeds is False and not self._goes_by_sample and not self.args.trainer_loss_scale
-
-    @property
     def sample_objective(self) -> Objective:
         """The loss of each sample, by all that is given now."""
-        problem = getattr(getattr(self.model, "config", None), "problem_type", None)
-        # Not of the problem_type, which a model of transformers settles by the first labels that it sees.
-        made_of = (self._batch_objective, self.args.label_smoothing_factor, *self._given.values())
-        if self._objective is None or self._objective[0] != made_of:
-            batch, smoothing, sample, weight = made_of
-            self._objective = made_of, find_objective(sample, batch, problem, smoothing, weight)
-            # What the user computes is compared with nothing: it may be anything.
-            self._objective[1].is_accepted = self._overrides_loss
-        return self._objective[1]
+        return self.training_loss.objective(self.model, self.args.label_smoothing_factor)
 
-    @property
-    def _has_own_objective(self) -> bool:
-        """Whether the user has given the loss: then labels may be anything."""
-        given = self._batch_objective is not None or self._given["sample_loss_func"] is not None
-        return given or self._overrides_loss
-
-    @property
     def _overrides_loss(self) -> bool:
         """Whether `compute_loss` is the user's own."""
         return type(self).compute_loss is not VeCAFTrainer.compute_loss or "compute_loss" in vars(self)
@@ -381,18 +352,13 @@ class VeCAFTrainer(PushingTrainer):
 
     def _weighted_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
         """The objective per sample, recorded if needed, weighted and averaged: Trainer's `compute_loss_func`."""
-        losses = self.sample_objective.sample_losses(outputs, labels)
-        weights, batch = torch.ones_like(losses), self.loop.batch if self.loop else None
+        objective, batch = self.sample_objective, self.loop.batch if self.loop else None
+        losses = objective.sample_losses(outputs, labels)
+        weights = None if batch is None else batch.weights
         if batch is not None:
-            weights = weights if batch.weights is None else batch.weights
             batch.seen(losses)
-        if self._heeds is False and self.args.trainer_loss_scale and not any(self._given.values()):
-            # As Trainer would have it without weights.
-            num_items_in_batch = None
-        if self.sample_objective.sample_weights is None:
-            return weighted_mean(losses, weights, labels, num_items_in_batch)
-        total = self.sample_objective.total_weight(labels) if num_items_in_batch is None else num_items_in_batch
-        return (losses * weights).sum() / total
+        count = self.training_loss.count(num_items_in_batch, self.args)
+        return objective.mean(losses, torch.ones_like(losses) if weights is None else weights, labels, count)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
         """What Trainer has the losses of a step divided by: of a weighted mean the sum of the weights. None where the
@@ -402,32 +368,21 @@ class VeCAFTrainer(PushingTrainer):
             count = super()._get_num_items_in_batch(batch_samples, device)
             if count is not None:
                 self._find_out_scale(batch_samples[0], torch.as_tensor(count, device=device))
-            return None if self._takes_means else count
+            return None if self.training_loss.is_mean(self._weighs, self.args) else count
         total = torch.stack([self.sample_objective.total_weight(some) for some in labels]).sum().to(device)
         shared = self.args.average_tokens_across_devices and self.args.world_size > 1
         return self.accelerator.gather(total).sum() if shared else total
 
     def _find_out_scale(self, batch: Mapping[str, Any], count: Tensor) -> None:
-        """Find out, once and where it matters, whether the loss of a batch heeds the number of samples."""
-        args, made_of = self.args, (self._batch_objective, type(self.model))
-        factor = args.gradient_accumulation_steps * (args.world_size if args.average_tokens_across_devices else 1)
-        if factor == 1 or any(self._given.values()) or self._heeds_of == made_of:
-            return
+        """By one batch, the first time that it matters."""
         inputs = {name: values for name, values in batch.items() if name not in (POOL_INDEX, UNLOADABLE)}
 
         def loss_by(number: Tensor) -> Tensor:
             loss: Any = self.compute_loss(self.model, self._prepare_inputs(dict(inputs)), num_items_in_batch=number)
             return loss
 
-        self._looks_at_loss = True
-        try:
-            with self.compute_loss_context_manager(), problem_type_kept(self.model):
-                self._heeds = heeds_divisor(self.model, loss_by, count, self.accelerator)
-        finally:
-            self._looks_at_loss = False
-        self._heeds_of = made_of
-        if self._takes_means:
-            logger.warning(TOLD, factor)
+        with self.compute_loss_context_manager():
+            self.training_loss.find_out_scale(self.model, loss_by, count, self.accelerator, self.args)
 
     def _accumulated(self, num_items_in_batch: Any) -> int:
         """Micro-batches over which a training batch's loss is a mean when Trainer is given it: it then leaves it so."""
@@ -446,7 +401,7 @@ class VeCAFTrainer(PushingTrainer):
         self.meter.add_training(len(indices) * self.args.world_size)
         # The user's `compute_loss` may take them away.
         labels: Any = self._prepare_input(inputs.get(self.label_name))
-        self._tell_of_soft(labels)
+        self.training_loss.tell_of_soft(self.model, labels)
         if self.cea is not None and self.cea not in self.callback_handler.callbacks:
             # It was removed while the run goes on.
             self.cea.detach()
@@ -461,20 +416,6 @@ class VeCAFTrainer(PushingTrainer):
             learning.after_backward(self.accelerator)
         self.has_trained = True
         return loss
-
-    def _tell_of_soft(self, labels: Any) -> None:
-        """Warn, once, where transformers would settle on binary cross entropies for parts of single classes."""
-        unset = getattr(getattr(self.model, "config", None), "problem_type", "") is None
-        if self._told_of_soft or not unset or self._has_own_objective or not isinstance(labels, Tensor):
-            return
-        self._told_of_soft = True
-        if is_soft(labels):
-            logger.warning(
-                "labels are parts of classes (mixed samples, or soft labels), and the model, whose problem_type is not "
-                "set, trains a binary cross entropy for each class. For a cross entropy over classes pass "
-                'sample_loss_func=lambda outputs, labels: cross_entropy(outputs.logits, labels, reduction="none"); '
-                'if each class is a question of its own, set config.problem_type="multi_label_classification"'
-            )
 
     def _see(self, batch: Batch) -> None:
         """What is to be seen of a batch whose loss the user's `compute_loss` made, without ours.
@@ -601,13 +542,13 @@ class VeCAFTrainer(PushingTrainer):
             self._pool = old
             raise
         self.scorer = plan.scorer
-        if self._overrides_loss and self.scorer.reads_losses:
+        if self._overrides_loss() and self.scorer.reads_losses:
             logger.warning(
                 "%s has a compute_loss of its own, and strategy %r goes by each sample's loss, which is taken to be "
                 "%s: pass sample_loss_func, and sample_weight_func, to say what it is",
                 type(self).__name__,
                 self.args.strategy,
-                "compute_loss_func's" if self._batch_objective else "that of the model's problem_type",
+                "compute_loss_func's" if self.training_loss.of_batch else "that of the model's problem_type",
             )
 
     def plan(self, apart: bool = False) -> Plan:
@@ -619,7 +560,7 @@ class VeCAFTrainer(PushingTrainer):
             pool, teaching, meter = copy.copy(pool), Teaching(self.args, self.accelerator), CostMeter()
             pool.forget_samples()
             cea = cea and cea.apart(pool.dataset, pool.labels, self.class_names)
-        classes = ModelClasses.of(self.model, named_head(without_wrappers(self.model)), self._has_own_objective)
+        classes = ModelClasses.of(self.model, named_head(without_wrappers(self.model)), self.training_loss.is_own)
         scorer = Scorer(pool, self.model, cea is not None, self.sample_objective, meter, teaching)
         scorer.is_trained, scorer.evaluated_weights = self.state.global_step > 0, self.evaluated_weights
         return Plan(
@@ -650,7 +591,7 @@ class VeCAFTrainer(PushingTrainer):
         self.args = loop.args
         if self._resume_folder:
             self._unlogged = loop.history.losses[self.args.process_index], loop.history.logged_step
-        if self._overrides_loss and loop.selector.training_losses is not None:
+        if self._overrides_loss() and loop.selector.training_losses is not None:
             self._shown.attach(self.model)
         self.remove_callback(LoopController)
         self.remove_callback(PoolEpochs)

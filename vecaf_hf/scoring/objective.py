@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecaf_hf.scoring.losses import SampleLoss, classification_losses, one_by_one
+from vecaf_hf.scoring.losses import SampleLoss, classification_losses, one_by_one, weighted_mean
 
 SampleWeight = Callable[[Tensor], Tensor]
 
@@ -37,6 +37,12 @@ class Objective:
     sample_weights: SampleWeight | None = None
     is_accepted: bool = False
     is_smoothed: bool = False
+
+    def mean(self, losses: Tensor, weights: Tensor, labels: Tensor, count: Any) -> Tensor:
+        """The mean of samples' losses by their weights in the selection, divided by Trainer's count if it is given."""
+        if self.sample_weights is None:
+            return weighted_mean(losses, weights, labels, count)
+        return (losses * weights).sum() / (self.total_weight(labels) if count is None else count)
 
     def total_weight(self, labels: Tensor) -> Tensor:
         """The sum of these samples' weights, [], above 0 in any case."""
