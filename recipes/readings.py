@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecaf_hf.data.columns import read_labels
+from vecaf_hf.loop.class_shares import trained_shares
 
 # Of a point of a curve, as a table's reader knows them; all but the first need targets.
 READINGS = {
@@ -45,14 +46,10 @@ def class_shares(trainer: Any) -> dict[str, list[float]]:
     if labels is None or not trainer.selection_history:
         return {}
     starts = [record.step for record in trainer.loop_records] + [trainer.state.global_step]
-    trained = np.zeros(classes)
-    for selection, batches in zip(trainer.selection_history, np.diff(starts), strict=True):
-        weights = None if selection.weights is None else selection.weights.numpy()
-        counts = np.bincount(labels[selection.indices].numpy(), weights, classes)
-        trained += batches * counts / counts.sum()
-    samples = trained / trained.sum() * trainer.state.global_step * trainer.args.train_batch_size + 1
+    steps, batch = np.diff(starts).tolist(), trainer.args.train_batch_size
+    trained = trained_shares(trainer.selection_history, steps, labels, classes, batch)
     pool = np.bincount(labels.numpy(), minlength=classes)
-    return {"pool": (pool / pool.sum()).tolist(), "trained": (samples / samples.sum()).tolist()}
+    return {"pool": (pool / pool.sum()).tolist(), "trained": trained.tolist()}
 
 
 def by_class_shares(

@@ -146,6 +146,13 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "gradient_accumulation_steps and the number of processes."
         },
     )
+    correct_class_shares: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether the trained head expects the pool's class shares in place of the selections': the "
+            "difference of their logarithms is added to its bias when the training ends."
+        },
+    )
     head: str | None = field(
         default=None,
         metadata={"help": "Dotted name of the classification head inside the model, where it is not found by itself."},

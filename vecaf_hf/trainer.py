@@ -31,6 +31,7 @@ from vecaf_hf.inspection.inspection import Inspection
 from vecaf_hf.inspection.look import first_selection
 from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.teaching import Teaching
+from vecaf_hf.loop.class_shares import correct_head
 from vecaf_hf.loop.controller import Batch, LoopController
 from vecaf_hf.loop.epochs import PoolEpochs
 from vecaf_hf.loop.plan import Plan, begin_run, check_devices, held_out_pool
@@ -48,7 +49,7 @@ from vecaf_hf.scoring.classes import (
     other_task,
     settle_names,
 )
-from vecaf_hf.scoring.head import named_head, without_wrappers
+from vecaf_hf.scoring.head import find_head, named_head, without_wrappers
 from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.objective import Objective, SampleWeight
 from vecaf_hf.scoring.scorer import Scorer
@@ -221,9 +222,13 @@ class VeCAFTrainer(PushingTrainer):
             try_batch(self.model, self.pool, batch_size, self._batch_loss, self.accelerator)
         self._run_is_due = True
         try:
-            return super()._inner_training_loop(batch_size, *args, **kwargs)
+            output = super()._inner_training_loop(batch_size, *args, **kwargs)
         finally:
             self._run_is_due = False
+        if self.args.correct_class_shares:
+            head: Any = find_head(self.model, self.args.head)
+            correct_head(head, *self._running.class_shares(len(self.class_names), self.state.global_step))
+        return output
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Trainer's, and where a resumed run goes on: the loop, and how many micro-batches of it are trained on."""

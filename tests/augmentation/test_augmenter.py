@@ -246,10 +246,10 @@ def test_a_class_without_captions_is_not_among_those_that_a_learned_map_keeps_ap
     made, given = make_augmenter(toward="learned_difference"), []
     # The class in the middle has none.
     labels = torch.tensor([0, 2, 1])[LABELS]
-    made._labels, made.mapping.fit = labels, lambda *values: given.extend(values)
+    made._labels, made.mapping.fit = labels, lambda known, loop: given.append(known)
     made.take(make_table())
     fit_map(made, 0)
-    _, _, _, classes, of_samples, _ = given
+    classes, of_samples = given[0].classes, given[0].labels
     captioned = ROWS >= 0
     assert torch.equal(of_samples, labels[captioned] // 2)
     for found, label in zip(classes, (0, 2), strict=True):

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from every_case import every_case
 from pdoc.docstrings import google
 from transformers import TrainingArguments
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+# Also when it is run as a script.
+sys.path[:0] = [str(Path(__file__).parents[2] / "recipes"), str(Path(__file__).parents[1])]
+from every_case import every_case
 from options import PoolArguments
 
 from vecaf_hf import Captioner, CEACallback, TextEncoder, VeCAFArguments

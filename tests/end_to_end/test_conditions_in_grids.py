@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from tiny_grids import RECIPES, tiny
+from torch.utils.data import TensorDataset
 
 from vecaf_hf.cli.terminal import UsageError
 
@@ -38,9 +39,11 @@ def trained(**options: Any) -> Any:
     """A run of six batches of four, by two selections of a pool of six and two samples."""
     selections = [SimpleNamespace(indices=torch.tensor([0, 1, 6]), weights=None)]
     weights = torch.tensor([0.5, 1.5])
+    pool: Any = TensorDataset(torch.zeros(8))
+    pool.targets = [0] * 6 + [1] * 2
     selections.append(SimpleNamespace(indices=torch.tensor([0, 7]), weights=weights))
     return SimpleNamespace(
-        train_dataset=SimpleNamespace(targets=[0] * 6 + [1] * 2),
+        train_dataset=pool,
         class_names=["bag", "coat", "dress"],
         selection_history=selections,
         loop_records=[SimpleNamespace(step=0), SimpleNamespace(step=2)],

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from vecaf_hf.learners.teaching import Teaching
+from vecaf_hf.loop.class_shares import shares_of, trained_shares
 from vecaf_hf.loop.divergence import LossWatch, check_weights
 from vecaf_hf.loop.fingerprint import check_same_selection
 from vecaf_hf.loop.record import record_loop
@@ -222,6 +223,15 @@ class LoopController(TrainerCallback):
         look = selector.scorer.score if selector.selects_after(loop + 1, schedule.num_loops) else None
         self.teaching.begin_loop(history.selections, self.pool.ledger.usable, look)
         self.log(record.logs())
+
+    def class_shares(self, classes: int, step: int) -> tuple[Tensor, Tensor]:
+        """Each class's part of the pool, and of what was trained on by this step, the run's last one."""
+        labels: Any = self.pool.labels
+        ends = [record.step for record in self.history.records[1:]] + [step]
+        steps = [end - record.step for end, record in zip(ends, self.history.records, strict=True)]
+        per_step = self.schedule.samples_per_update
+        trained = trained_shares(self.history.selections, steps, labels, classes, per_step)
+        return shares_of(labels[~self.pool.ignored], classes), trained
 
     def _trained(self, earlier: int) -> Tensor:
         steps = [record.step for record in self.history.records[earlier : earlier + 2]]

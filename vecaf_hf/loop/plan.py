@@ -18,6 +18,7 @@ from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.labels import described
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.learners.teaching import Teaching
+from vecaf_hf.loop.class_shares import check_correctable
 from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.divergence import tell_of_half_precision
 from vecaf_hf.loop.schedule import LoopSchedule
@@ -25,6 +26,7 @@ from vecaf_hf.loop.selector import Selector
 from vecaf_hf.loop.state import RunState, pool_fingerprint
 from vecaf_hf.loop.threads import use_all_cores
 from vecaf_hf.scoring.classes import ModelClasses, problem_type_kept
+from vecaf_hf.scoring.head import find_head
 from vecaf_hf.scoring.scorer import PROXY_WITHOUT_CLASSES, Scorer
 from vecaf_hf.selection import find_strategy
 from vecaf_hf.selection.candidates import Candidates
@@ -86,6 +88,8 @@ class Plan:
         args.check_loops(self.schedule.num_loops)
         self.schedule.check_loops(args.num_loops)
         tell_of_half_precision(self.scorer.model)
+        if args.correct_class_shares:
+            check_correctable(find_head(scorer.model, args.head), pool.labels)
         self.teaching.make(scorer.model, self.schedule, self.meter)
         if scorer.head_of_model.found is not None:
             scorer.check_head()

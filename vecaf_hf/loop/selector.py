@@ -14,6 +14,7 @@ from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.arguments import RESCORE
 from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.data.pool import Pool
+from vecaf_hf.loop.class_shares import tell_of_shares
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary
 from vecaf_hf.scoring.scorer import Scorer, not_empty
 from vecaf_hf.scoring.training_losses import TrainingLosses
@@ -75,7 +76,7 @@ class Selector:
         self.rescoring = RESCORING[way](self.pool, budget, fraction, balance)
         accelerator = scorer.accelerator
         self.training_losses = TrainingLosses(len(self.pool), accelerator) if self._reads_training else None
-        self._tell_of_few()
+        self._tell_of_classes()
 
     @property
     def _reads_training(self) -> bool:
@@ -88,11 +89,14 @@ class Selector:
         """K, or fewer where training ignores more of the pool than K leaves."""
         return min(self.budget, int((~self.pool.ignored).sum()))
 
-    def _tell_of_few(self) -> None:
-        """Warn if there are more classes than a loop selects samples."""
+    def _tell_of_classes(self) -> None:
+        """What equal shares do to the classes; a warning if there are more of them than a loop selects samples."""
         if self.pool.labels is None or not self.strategy.shares_by_class(self.args):
             return
-        classes = len(self.pool.labels[~self.pool.ignored].unique())
+        labels = self.pool.labels[~self.pool.ignored]
+        if self.args.class_balance > 0 and not self.args.correct_class_shares:
+            tell_of_shares(labels)
+        classes = len(labels.unique())
         if self.budget < classes:
             logger.warning(
                 "a selection has %d samples, fewer than the pool's %d classes: it leaves classes out, with equal "
