@@ -13,7 +13,8 @@ from pdoc.docstrings import google
 from transformers import TrainingArguments
 
 # Also when it is run as a script.
-sys.path[:0] = [str(Path(__file__).parents[2] / "recipes"), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from every_case import every_case
 from options import PoolArguments
 
