@@ -387,7 +387,7 @@ class VeCAFTrainer(PushingTrainer):
             return loss
 
         with self.compute_loss_context_manager():
-            self.training_loss.find_out_scale(self.model, loss_by, count, self.accelerator, self.args)
+            self.training_loss.find_out_scale(self.model, loss_by, count, self._weighs, self.accelerator, self.args)
 
     def _accumulated(self, num_items_in_batch: Any) -> int:
         """Micro-batches over which a training batch's loss is a mean when Trainer is given it: it then leaves it so."""

@@ -78,8 +78,18 @@ def pools() -> dict[str, Dataset]:
     return {kind: images(kind) for kind in ("classes", "soft")}
 
 
-@every_case("kind", TINY)
+@every_case("kind", ["vit", "swin", "convnext", "resnet", "siglip"])
 def test_accumulated(kind: str, tmp_path: Path, pools: dict[str, Dataset]) -> None:
+    accumulated(kind, tmp_path, pools)
+
+
+@pytest.mark.sweep
+@every_case("kind", TINY)
+def test_every_image_classifier_accumulated(kind: str, tmp_path: Path, pools: dict[str, Dataset]) -> None:
+    accumulated(kind, tmp_path, pools)
+
+
+def accumulated(kind: str, tmp_path: Path, pools: dict[str, Dataset]) -> None:
     model = in_evaluation(tiny_classifier(kind))
     expected = of_all_at_once(model, pools["classes"])
     found = logged(VeCAFTrainer(model, options(tmp_path, 4), train_dataset=pools["classes"]))

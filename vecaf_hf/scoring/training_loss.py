@@ -82,7 +82,13 @@ class TrainingLoss:
         return None if self._heeds is False and args.trainer_loss_scale and not self.is_by_sample else given
 
     def find_out_scale(
-        self, model: nn.Module, loss_by: LossBy, count: Tensor, accelerator: Accelerator, args: Any
+        self,
+        model: nn.Module,
+        loss_by: LossBy,
+        count: Tensor,
+        weighs: bool,
+        accelerator: Accelerator,
+        args: VeCAFArguments,
     ) -> None:
         """Find out, once and where it matters, whether the loss of a batch heeds the number of samples.
 
@@ -90,6 +96,7 @@ class TrainingLoss:
             model: Whose loss it is.
             loss_by: The loss of one batch, for a number to divide by.
             count: That number.
+            weighs: Whether the loop's samples have weights.
             accelerator: Its processes agree; each must call this.
             args: Accumulation and processes.
         """
@@ -104,7 +111,7 @@ class TrainingLoss:
         finally:
             self._is_looked_at = False
         self._heeds_of = made_of
-        if not self._heeds and not args.trainer_loss_scale:
+        if self.is_mean(weighs, args):
             logger.warning(TOLD, factor)
 
     def tell_of_soft(self, model: Any, labels: Any) -> None:
