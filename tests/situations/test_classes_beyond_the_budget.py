@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import collate
 from datasets import Dataset
+from pixels import collate
 from transformers import PreTrainedModel, PrinterCallback
 
 from vecaf_hf import VeCAFArguments, VeCAFTrainer

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import collate
 from datasets import Dataset
+from pixels import collate
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from vecaf_hf import VeCAFArguments, VeCAFTrainer

@@ -10,8 +10,8 @@ from typing import Any
 import pandas
 import pytest
 import torch
-from conftest import collate
 from datasets import Dataset
+from pixels import collate
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, ViTForImageClassification
 

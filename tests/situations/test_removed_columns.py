@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import collate, to_pixels
 from datasets import Dataset
+from pixels import collate, to_pixels
 from transformers import PreTrainedModel, TrainingArguments
 
 from vecaf_hf import VeCAFTrainer

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import collate
 from datasets import Dataset
+from pixels import collate
 from transformers import (
     BertConfig,
     BertForSequenceClassification,

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import collate
 from datasets import Dataset
 from every_case import every_case
+from pixels import collate
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PrinterCallback
 
