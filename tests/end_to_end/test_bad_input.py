@@ -598,16 +598,10 @@ CLASSES = [
         r"label of sample 17 is 10.* 10 classes.*num_labels",
     ),
     Case("a negative label", lambda b: b.train(with_label(b, -1)), r"label of sample 17 is -1.* 10 classes"),
-    Case("the label to ignore", lambda b: b.train(with_label(b, -100)), r"label of sample 17 is -100.* 10 classes"),
     Case(
         "a label too large, in the batches",
         lambda b: b.train(Changed(b.images, label(10))),
         r"label of sample 17 is 10.* 10 classes",
-    ),
-    Case(
-        "the label to ignore, in the batches",
-        lambda b: b.train(Changed(b.images, label(-100))),
-        r"label of sample 17 is -100.* 10 classes",
     ),
     Case(
         "a negative label in the batches, nothing scored",
@@ -666,9 +660,9 @@ CLASSES = [
         TypeError,
     ),
     Case(
-        "labels of several classes, balanced",
-        lambda b: b.train(columns(b, labels=[[0.0, 1.0] * 5] * POOL), strategy="balanced", trainer=plain()),
-        r"strategy 'balanced' needs labels that are one class per sample",
+        "labels of several classes, trimmed",
+        lambda b: b.train(columns(b, labels=[[0.0, 1.0] * 5] * POOL), strategy="trimmed", trainer=plain()),
+        r"strategy 'trimmed' needs labels that are one class per sample",
     ),
     Case(
         "labels of several classes, head warm-up",
@@ -710,8 +704,7 @@ CAPTIONS = [
         r"captions has 41 entries for a training dataset of 40 samples",
     ),
     Case("a number among them", lambda b: b.cea(captions(b, 4)), r"caption of sample 17 is a int, not text: 4"),
-    Case("a NaN among them", lambda b: b.cea(captions(b, NAN)), r"caption of sample 17 is a float, not text: nan"),
-    Case("a list among them", lambda b: b.cea(captions(b, ["a"])), r"caption of sample 17 is a list, not text"),
+    Case("a list of numbers among them", lambda b: b.cea(captions(b, [4])), r"caption of sample 17 .*4"),
     Case(
         "a column of numbers",
         lambda b: b.cea("label"),
