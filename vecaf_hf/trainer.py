@@ -268,7 +268,7 @@ class VeCAFTrainer(PushingTrainer):
         return Stream(first_selection(self.plan(apart=True)).indices, 0)
 
     def begin_run(self) -> DataLoader:
-        """Begin a run, as the training does: the loader of one loop after another, each pass over which is a loop of the
+        """Begin a run, as the training does: the loader of one loop after another. Each pass over it is a loop of the
         current selection."""
         self._run_is_due = False
         loop = self.loop = self._begin_run()
