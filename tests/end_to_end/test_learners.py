@@ -172,14 +172,14 @@ def test_its_loss_is_a_mean_over_accumulated_batches(
         gradient_accumulation_steps=accumulated,
         per_device_train_batch_size=8 // accumulated,
         optim="sgd",
-        learning_rate=0.5,
+        learning_rate=0.01,
         lr_scheduler_type="constant",
         max_grad_norm=0,
         trainer={"sample_loss_func": custom if objective == "custom" else None},
     )
     trainer.train()
     falls = [one - other for one, other in pairwise(watched.biases)]
-    assert falls == pytest.approx([0.5] * 7, abs=1e-5)
+    assert falls == pytest.approx([0.01] * 7, abs=1e-6)
 
 
 @learning
