@@ -31,7 +31,7 @@ from vecaf_hf.inspection.inspection import Inspection
 from vecaf_hf.inspection.look import first_selection
 from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.teaching import Teaching
-from vecaf_hf.loop.class_shares import correct_head
+from vecaf_hf.loop.class_shares import HeadCorrection
 from vecaf_hf.loop.controller import Batch, LoopController
 from vecaf_hf.loop.epochs import PoolEpochs
 from vecaf_hf.loop.plan import Plan, begin_run, check_devices, held_out_pool
@@ -222,13 +222,9 @@ class VeCAFTrainer(PushingTrainer):
             try_batch(self.model, self.pool, batch_size, self._batch_loss, self.accelerator)
         self._run_is_due = True
         try:
-            output = super()._inner_training_loop(batch_size, *args, **kwargs)
+            return super()._inner_training_loop(batch_size, *args, **kwargs)
         finally:
             self._run_is_due = False
-        if self.args.correct_class_shares:
-            head: Any = find_head(self.model, self.args.head)
-            correct_head(head, *self._running.class_shares(len(self.class_names), self.state.global_step))
-        return output
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Trainer's, and where a resumed run goes on: the loop, and how many micro-batches of it are trained on."""
@@ -602,9 +598,18 @@ class VeCAFTrainer(PushingTrainer):
         self.remove_callback(PoolEpochs)
         if self.args.num_loops is not None:
             self.callback_handler.callbacks.insert(0, PoolEpochs(loop.schedule))
+        self._correct_head_at_end(loop)
         # Last: a save that any callback asks for at a loop's end is put off.
         self.add_callback(loop)
         return loop
+
+    def _correct_head_at_end(self, loop: LoopController) -> None:
+        correction: Any = self.pop_callback(HeadCorrection)
+        if correction is not None and not self._resume_folder:
+            correction.undo()
+        if self.args.correct_class_shares:
+            head: Any = find_head(self.model, self.args.head)
+            self.callback_handler.callbacks.insert(0, HeadCorrection(head, loop.class_shares))
 
     @property
     def _running(self) -> LoopController:

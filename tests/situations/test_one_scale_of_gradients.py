@@ -194,3 +194,20 @@ def shared(folder: Path) -> None:
 
 def test_two_processes(tmp_path: Path) -> None:
     in_two_processes(shared, tmp_path)
+
+
+def in_part(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+    return careful(outputs, labels, num_items_in_batch) + 0.1 * outputs.logits.square().mean()
+
+
+def counting(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+    return cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch.float()
+
+
+@every_case("loss", [in_part, counting])
+def test_what_cannot_be_told_is_left_to_trainer(loss: Any, tmp_path: Path, pools: dict[str, Dataset]) -> None:
+    found = []
+    for make in (Trainer, VeCAFTrainer):
+        model = in_evaluation(tiny_classifier("vit"))
+        found.append(logged(make(model, options(tmp_path, 4), train_dataset=pools["classes"], compute_loss_func=loss)))
+    assert found[0] == pytest.approx(found[1], rel=2e-3)

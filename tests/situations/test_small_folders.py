@@ -156,6 +156,8 @@ def test_a_class_may_have_a_splits_name(tmp_path: Path, odd: str, captions: bool
             (tmp_path / "split" / split / "metadata.csv").write_text("file_name,text\n" + lines)
     splits = splits_of(tmp_path / "split", test_split="test", validation_fraction=0)
     assert splits["train"]["label"] == [0, 0, 0, 1, 1, 1] and splits["test"]["label"] == [0, 0, 1, 1]
+    pictures(tmp_path / "split" / "eval", {"bus": 1, odd: 1})
+    assert len(splits_of(tmp_path / "split", test_split="test", validation_fraction=0)["test"]) == 6
     pictures(tmp_path / "plain", {"airport": 3, "bridge": 3, odd: 3})
     assert sorted(splits_of(tmp_path / "plain", validation_fraction=0)["train"]["label"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 

@@ -13,10 +13,10 @@ from datasets import Dataset
 from every_case import every_case
 from pixels import collate
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf import VeCAFArguments, VeCAFTrainer
-from vecaf_hf.loop.class_shares import correct_head, shares_of, trained_shares
+from vecaf_hf.loop.class_shares import HeadCorrection, shares_of, trained_shares
 from vecaf_hf.selection import Selection
 
 
@@ -35,8 +35,11 @@ def test_what_was_learned_of_balanced_classes_is_taken_to_the_pools() -> None:
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(trained.log())
-    correct_head(head, pool, trained)
+    correction = HeadCorrection(head, lambda classes, step: (pool, trained))
+    correction.on_train_end(TrainingArguments("unused"), TrainerState(), TrainerControl())
     torch.testing.assert_close(head(torch.randn(4, 2)).softmax(1), pool.expand(4, 3))
+    correction.undo()
+    torch.testing.assert_close(head(torch.randn(4, 2)).softmax(1), trained.expand(4, 3))
 
 
 def run(model: PreTrainedModel, dataset: Dataset, folder: Path, **options: Any) -> VeCAFTrainer:
@@ -94,7 +97,7 @@ def test_what_equal_shares_serve_is_told_at_the_start(
     caplog.clear()
     with caplog.at_level(logging.WARNING, "vecaf_hf.loop"):
         run(make_vit(), unbalanced, tmp_path, **options).train()
-    assert ("metrics in which classes count alike" in caplog.text) == (not options)
+    assert ("serves balanced accuracy" in caplog.text) == (not options)
 
 
 def test_a_head_without_a_bias_is_refused_at_construction(

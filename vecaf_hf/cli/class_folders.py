@@ -32,7 +32,7 @@ SPLITS = {
 }
 
 
-def files_by_split(folder: str) -> dict[str, str] | None:
+def files_by_split(folder: str) -> dict[str, list[str]] | None:
     """Patterns of the files of class folders, with folders of splits above them or not; None of any other dataset.
 
     `datasets` 5.2 (data_files.py) looks for the names of splits at every depth and in parts of names: of a class
@@ -41,8 +41,9 @@ def files_by_split(folder: str) -> dict[str, str] | None:
     tops = _folders(Path(folder)) if os.path.isdir(folder) else []
     if tops and all(top.name in SPLITS and all(map(_holds_images, _folders(top) or [top])) for top in tops):
         # Where images lie in the splits' folders themselves, nothing but these has a split's name.
-        return {SPLITS[top.name]: f"{top.name}/**" for top in tops}
-    return {"train": "**"} if tops and all(map(_holds_images, tops)) else None
+        splits = {SPLITS[top.name] for top in tops}
+        return {split: [f"{top.name}/**" for top in tops if SPLITS[top.name] == split] for split in sorted(splits)}
+    return {"train": ["**"]} if tops and all(map(_holds_images, tops)) else None
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -82,7 +82,7 @@ def read_labels(dataset: Any, column: str | None = None) -> Tensor | None:
         return None
     if len(labels) != len(dataset):
         logger.warning(
-            "the dataset has %d `targets` for %d samples: they are left alone, its labels are those of the batches",
+            "the dataset has %d `targets` for %d samples: they are ignored, and labels are read from the batches",
             len(labels),
             len(dataset),
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf.selection import Selection
 
@@ -46,22 +48,56 @@ def trained_shares(
     return trained / trained.sum()
 
 
-def check_correctable(head: nn.Module | None, labels: Tensor | None) -> None:
-    """Raise a ValueError if the head cannot be corrected, or the classes are not known."""
+def check_correctable(head: nn.Module | None, labels: Tensor | None, weighs: bool) -> None:
+    """Raise a ValueError if the head cannot be corrected, or what it was trained on is not known by class."""
+    if weighs:
+        raise ValueError(
+            "correct_class_shares and sample_weight_func are both given, and the weights change what the head expects "
+            "of the classes: keep one of them"
+        )
     if labels is None:
         raise ValueError("correct_class_shares needs one class per sample, in a column of train_dataset")
     if not isinstance(head, nn.Linear) or head.bias is None:
+        found = "none was found by name" if head is None else f"the head is {type(head).__name__}"
         raise ValueError(
-            f"correct_class_shares changes the bias of a linear head, and the head is {type(head).__name__}: name it "
-            "by head, or add log(shares of the pool) - log(shares trained on) to the logits yourself"
+            f"correct_class_shares changes the bias of a linear head, and {found}: name it by head, or add "
+            "log(shares of the pool) - log(shares trained on) to the logits yourself"
         )
 
 
-def correct_head(head: nn.Linear, pool: Tensor, trained: Tensor) -> None:
-    """Have the head expect the pool's shares in place of those it was trained on: log(pool) - log(trained) is added to
-    its logits (logit adjustment, arXiv 2007.07314). [C], [C]."""
-    with torch.no_grad():
-        head.bias.add_((pool.log() - trained.log()).to(head.bias))
+class HeadCorrection(TrainerCallback):
+    """Has the head expect the pool's shares in place of those it was trained on, when the training ends.
+
+    log(pool) - log(trained) is added to its logits (logit adjustment, arXiv 2007.07314), once the best model is loaded
+    and before others are told of the end, who may send the model away. To be the first of the callbacks.
+
+    Args:
+        head: With a bias.
+        shares: (classes, step) -> the pool's, and of what was trained on until that step. [C], [C].
+    """
+
+    def __init__(self, head: nn.Linear, shares: Callable[[int, int], tuple[Tensor, Tensor]]) -> None:
+        self.head, self.shares = head, shares
+        self._added: Tensor | None = None
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        is_best = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        step = state.best_global_step if is_best else state.global_step
+        pool, trained = self.shares(self.head.out_features, step or state.global_step)
+        self._add((pool.log() - trained.log()).to(self.head.bias))
+
+    def undo(self) -> None:
+        """Before a further training goes on from here."""
+        if self._added is not None:
+            self._add(-self._added)
+            self._added = None
+
+    def _add(self, shift: Tensor) -> None:
+        with torch.no_grad():
+            self.head.bias.add_(shift)
+        self._added = shift
 
 
 def tell_of_shares(labels: Tensor) -> None:
@@ -70,9 +106,9 @@ def tell_of_shares(labels: Tensor) -> None:
     least, most = (float(count) / len(labels) for count in (counts.min(), counts.max()))
     if most > UNEQUAL * least:
         logger.warning(
-            "the pool's classes have %.2g %% to %.2g %% of its samples, and the selection gives each as many as far as "
-            "it has them: that serves metrics in which classes count alike. Where the test set is like the pool and "
-            "accuracy is what counts, set class_balance=0, or correct_class_shares=True",
+            "the smallest class is %.1f %% of the pool and the largest %.1f %%; the selection makes them as equal as "
+            "it can. That serves balanced accuracy, and may cost accuracy where the test set is like the pool: then "
+            "set class_balance=0, or correct_class_shares=True",
             100 * least,
             100 * most,
         )

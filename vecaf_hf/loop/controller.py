@@ -225,10 +225,11 @@ class LoopController(TrainerCallback):
         self.log(record.logs())
 
     def class_shares(self, classes: int, step: int) -> tuple[Tensor, Tensor]:
-        """Each class's part of the pool, and of what was trained on by this step, the run's last one."""
+        """Each class's part of the pool, and of what was trained on until this step."""
         labels: Any = self.pool.labels
         ends = [record.step for record in self.history.records[1:]] + [step]
-        steps = [end - record.step for end, record in zip(ends, self.history.records, strict=True)]
+        begun = [record.step for record in self.history.records]
+        steps = [max(0, min(end, step) - start) for start, end in zip(begun, ends, strict=True)]
         per_step = self.schedule.samples_per_update
         trained = trained_shares(self.history.selections, steps, labels, classes, per_step)
         return shares_of(labels[~self.pool.ignored], classes), trained

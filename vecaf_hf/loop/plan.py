@@ -89,7 +89,9 @@ class Plan:
         self.schedule.check_loops(args.num_loops)
         tell_of_half_precision(self.scorer.model)
         if args.correct_class_shares:
-            check_correctable(find_head(scorer.model, args.head), pool.labels)
+            check_correctable(
+                find_head(scorer.model, args.head), pool.labels, scorer.objective.sample_weights is not None
+            )
         self.teaching.make(scorer.model, self.schedule, self.meter)
         if scorer.head_of_model.found is not None:
             scorer.check_head()

@@ -20,33 +20,45 @@ from vecaf_hf.seeding import seeded
 TOLD = (
     "the loss does not divide by the number of samples that Trainer hands it: it is the mean of a batch. Trainer "
     "itself would multiply its gradient by %d here (gradient_accumulation_steps, processes; transformers issue "
-    "47688). VeCAFTrainer does not, whatever they are. If your learning rate was tuned with Trainer at these sizes, "
-    "set trainer_loss_scale=True to keep Trainer's scale"
+    "47688). VeCAFTrainer keeps the same gradient for any accumulation and number of processes. If your learning rate "
+    "was tuned with Trainer at these sizes, set trainer_loss_scale=True to keep Trainer's scale"
 )
 
 
 def heeds_divisor(
     model: nn.Module, loss_by: Callable[[Tensor], Tensor], count: Tensor, accelerator: Accelerator
-) -> bool:
-    """Whether a loss is halved when the number is doubled; the same in all processes, each must call it.
+) -> bool | None:
+    """Whether a loss is halved when the number is doubled, or is the same; the same answer in all processes.
 
     Args:
         model: Looked at in evaluation; left in its mode.
         loss_by: The loss of one batch, for a number to divide by.
         count: That number.
-        accelerator: Its processes agree.
+        accelerator: Its processes agree; each must call this.
+
+    Returns:
+        None where it is neither, or cannot be told: the loss is zero or not finite, or needs the training mode.
     """
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        # The same in both, should it be random; not at the training's expense.
-        with torch.no_grad(), seeded(0):
-            whole = loss_by(count).float()
-        with torch.no_grad(), seeded(0):
-            half = loss_by(2 * count).float()
+        whole, half = (_loss(loss_by, number) for number in (count, 2 * count))
     finally:
         for module, mode in training.items():
             module.training = mode
-    heeds = torch.isclose(whole, 2 * half, rtol=1e-2) & (whole != 0)
+    known = whole.isfinite() & half.isfinite() & (whole != 0)
+    answers = torch.stack(
+        [known & torch.isclose(whole, 2 * half, rtol=1e-2), known & torch.isclose(whole, half, rtol=1e-2)]
+    )
     # In whole numbers: not every backend gathers booleans.
-    return bool(accelerator.gather(heeds.reshape(1).to(torch.uint8)).all())
+    heeds, is_mean = accelerator.gather(answers.to(accelerator.device, torch.uint8)[None]).bool().all(dim=0).tolist()
+    return True if heeds else False if is_mean else None
+
+
+def _loss(loss_by: Callable[[Tensor], Tensor], number: Tensor) -> Tensor:
+    """The loss, [], the same whenever it is asked for, should it be random; NaN where it has none."""
+    with torch.no_grad(), seeded(0):
+        try:
+            return loss_by(number).detach().float().mean().cpu()
+        except Exception:  # Of any type: a model's that returns a loss in training alone, a user's objective's.
+            return torch.tensor(torch.nan)

@@ -95,6 +95,9 @@ class Head:
         """Inside the block, the list has the head's calls; until it is settled, those of other modules too that take
         and give one row per sample."""
         calls: list[Call] = []
+        if not self.reader:
+            yield calls
+            return
         known = _parts(self.found)
 
         def keep(module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:

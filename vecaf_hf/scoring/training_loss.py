@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from vecaf_hf.scoring.objective import Objective, SampleWeight, find_objective
 logger = logging.getLogger(__name__)
 
 LossBy = Callable[[Tensor], Tensor]
+# Batches that are looked at, at most: the loss of one may be zero. What is not told then is left to Trainer.
+TRIES = 3
 
 
 class TrainingLoss:
@@ -46,6 +49,7 @@ class TrainingLoss:
         self._heeds: bool | None = None
         self._heeds_of: Any = None
         self._is_looked_at = self._told_of_soft = False
+        self._tries = 0
 
     @property
     def is_by_sample(self) -> bool:
@@ -68,7 +72,7 @@ class TrainingLoss:
     def objective(self, model: Any, label_smoothing: float) -> Objective:
         """The loss of each sample, by all that is given now."""
         # Not of the problem_type, which a model of transformers settles by the first labels that it sees.
-        made_of = (self.of_batch, label_smoothing, self.of_sample, self.weight_of_sample)
+        made_of = (self.of_batch, label_smoothing, self.of_sample, self.weight_of_sample, ref(model))
         if self._objective is None or self._objective[0] != made_of:
             problem = getattr(getattr(model, "config", None), "problem_type", None)
             made = find_objective(self.of_sample, self.of_batch, problem, label_smoothing, self.weight_of_sample)
@@ -100,7 +104,7 @@ class TrainingLoss:
             accelerator: Its processes agree; each must call this.
             args: Accumulation and processes.
         """
-        made_of = (self.of_batch, type(model))
+        made_of = (self.of_batch, ref(model))
         factor = args.gradient_accumulation_steps * (args.world_size if args.average_tokens_across_devices else 1)
         if factor == 1 or self.is_by_sample or self._heeds_of == made_of:
             return
@@ -110,7 +114,9 @@ class TrainingLoss:
                 self._heeds = heeds_divisor(model, loss_by, count, accelerator)
         finally:
             self._is_looked_at = False
-        self._heeds_of = made_of
+        self._tries = self._tries + 1 if self._heeds is None else 0
+        if self._tries in (0, TRIES):
+            self._heeds_of, self._tries = made_of, 0
         if self.is_mean(weighs, args):
             logger.warning(TOLD, factor)
 
