@@ -133,6 +133,8 @@ class VeCAFTrainer(PushingTrainer):
         self.meter, self.work_before = CostMeter(), work_before or CostMeter()
         self.cea = find_cea(self.callback_handler.callbacks, self.args.strategy)
         self._pool: Pool | None = None
+        # Whose labels a run found to be no classes, and went by chance.
+        self._gave_way: VeCAFArguments | None = None
         # Figures that go into Trainer's next log line.
         self._untold: dict[str, float] = {}
         if self.args.enable_jit_checkpoint:
@@ -251,14 +253,17 @@ class VeCAFTrainer(PushingTrainer):
     def _loader_to_look_at(self) -> DataLoader:
         self._open_pool()
         schedule = self._schedule
-        sampler = LookSampler(self._stream_to_look_at, schedule.samples_per_loop, schedule.seed)
+        sampler = LookSampler(partial(self._stream_to_look_at, self.pool), schedule.samples_per_loop, schedule.seed)
         return self._get_dataloader(
             self.train_dataset, "Training", schedule.batch_size, lambda dataset: sampler, is_training=True
         )
 
-    def _stream_to_look_at(self) -> Stream:
-        if self.loop is not None and self.loop.history.streams:
+    def _stream_to_look_at(self, pool: Pool) -> Stream:
+        if self.loop is not None and self.loop.pool is pool and self.loop.history.streams:
             return self.loop.history.streams[-1]
+        self._open_pool()
+        if self.pool is not pool:
+            raise RuntimeError("this loader is of another train_dataset: call get_train_dataloader() again")
         if self.args.world_size > 1 and self.accelerator.dispatch_batches:
             raise RuntimeError("nothing is selected yet, and with dispatch_batches one process alone would select")
         return Stream(first_selection(self.plan(apart=True)).indices, 0)
@@ -532,6 +537,10 @@ class VeCAFTrainer(PushingTrainer):
                 "train_dataset was exchanged, and scoring_dataset has the samples of the old one: set "
                 "trainer.scoring_dataset too, or to None"
             )
+        if self.args is self._gave_way:
+            # These samples may have classes.
+            self.args, self._gave_way = copy.copy(self.args), None
+            self.args.strategy = VeCAFArguments.strategy
         check_devices(self.args, self.accelerator)
         self.cea, self.teaching.args, self.teaching.accelerator = cea, self.args, self.accelerator
         self._pool = self._make_pool(self.train_dataset, self.scoring_dataset)
@@ -589,7 +598,8 @@ class VeCAFTrainer(PushingTrainer):
         with self.evaluated_weights():
             loop = begin_run(plan, self._resume_folder, self._tell, self._loop_begun)
         self._untold = dict(loop.history.untold)
-        self.args = loop.args
+        if loop.args is not self.args:
+            self.args = self._gave_way = loop.args
         if self._resume_folder:
             self._unlogged = loop.history.losses[self.args.process_index], loop.history.logged_step
         if self._overrides_loss() and loop.selector.training_losses is not None:

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from pixels import collate
 from torch import Tensor
-from transformers import PreTrainedModel, Trainer, ViTForImageClassification
+from transformers import PreTrainedModel, Trainer, TrainerCallback, ViTForImageClassification
 
 from vecaf_hf import VeCAFTrainer
 
@@ -101,6 +101,27 @@ def test_the_default_gives_way_to_chance_where_there_are_no_classes(
     assert all(len(selection) == 20 for selection in trainer.selection_history)
     plain = Trainer(model=make(), args=trainer.args, train_dataset=Pictures(train, labels), **GIVEN)
     assert plain.train().global_step == trainer.state.global_step
+
+
+def test_a_run_without_classes_keeps_its_pool_and_another_set_may_have_them(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset, classes: Tensor, broken: Any
+) -> None:
+    class Looks(TrainerCallback):
+        def on_step_end(self, *args: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+            next(iter(train_dataloader))
+            pools.append(trainer.pool)
+
+    pools: list[Any] = []
+    pool = Pictures(broken(train, {0}), torch.ones(120, 10))
+    options = {**SHORT, "strategy": "balanced", "on_bad_sample": "skip"}
+    trainer = make_trainer(make_vit(), [Looks()], pool, GIVEN, **options)
+    made = trainer.pool
+    trainer.train()
+    assert trainer.loop is not None and all(one is trainer.loop.pool is made for one in pools)
+    assert list(trainer.skipped_samples) == [0] and trainer.report.skipped == 1
+    trainer.train_dataset, trainer.model.config.problem_type = Pictures(train, classes), None
+    trainer.train()
+    assert trainer.args.strategy == "balanced" and set(trainer.loop_records[0].class_counts.values()) == {2}
 
 
 @pytest.mark.parametrize("strategy", ["balanced", "ods", "random", "full"])

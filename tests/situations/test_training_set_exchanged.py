@@ -68,3 +68,18 @@ def test_a_scoring_set_of_the_old_samples_is_refused(
         trainer.train()
     trainer.scoring_dataset = None
     trainer.train()
+
+
+def test_a_look_at_another_set_shows_its_own_samples(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
+) -> None:
+    trainer = make_trainer(make_vit(), pool=train, **RUN)
+    old = trainer.get_train_dataloader()
+    trainer.train()
+    trainer.train_dataset = second = train.select(range(40, 60))
+    seen = [image for batch in trainer.get_train_dataloader() for image in batch["pixel_values"]]
+    trainer.train()
+    selected = [second[index]["pixel_values"] for index in trainer.selection_history[0].indices.tolist()]
+    assert all(any(torch.equal(image, other) for other in selected) for image in seen)
+    with pytest.raises(RuntimeError, match=r"of another train_dataset: call get_train_dataloader\(\) again"):
+        next(iter(old))

@@ -79,8 +79,9 @@ class Scorer:
         self._fitting = FittingBatches()
 
     def go_by(self, args: VeCAFArguments) -> None:
-        """Other options than the pool's, whose strategy needs no more of a forward pass."""
-        self.args, self.strategy = args, find_strategy(args.strategy)
+        """Other options, the pool's too, whose strategy needs no more of a forward pass."""
+        self.args = self.pool.args = args
+        self.strategy = find_strategy(args.strategy)
 
     # --- By a forward pass ---
 
