@@ -26,6 +26,10 @@ SIGNATURES = {
     "_get_output_dir": "trial",
     "set_initial_training_values": "args, dataloader",
     "training_step": "model, inputs, num_items_in_batch=",
+    "get_batch_samples": "epoch_iterator, num_batches, device",
+    "_maybe_log_save_evaluate": (
+        "tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate="
+    ),
     "compute_loss": "model, inputs, return_outputs=, num_items_in_batch=",
     "_get_num_items_in_batch": "batch_samples, device",
     "_wrap_model": "model, training=, dataloader=",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,6 @@ from vecaf_hf.arguments import VeCAFArguments, with_defaults, without_classes
 from vecaf_hf.augmentation.callback import find_cea
 from vecaf_hf.checkpoint.jit import save_at_steps_end
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE
 from vecaf_hf.data.pool import Collator, Pool
 from vecaf_hf.data.unused_columns import TellingCollator, reads_more, without_columns
 from vecaf_hf.hub.trainer import PushingTrainer
@@ -381,10 +380,9 @@ class VeCAFTrainer(PushingTrainer):
 
     def _find_out_scale(self, batch: Mapping[str, Any], count: Tensor) -> None:
         """By one batch, the first time that it matters."""
-        inputs = {name: values for name, values in batch.items() if name not in (POOL_INDEX, UNLOADABLE)}
 
         def loss_by(number: Tensor) -> Tensor:
-            loss: Any = self.compute_loss(self.model, self._prepare_inputs(dict(inputs)), num_items_in_batch=number)
+            loss: Any = self.compute_loss(self.model, self._prepare_inputs(dict(batch)), num_items_in_batch=number)
             return loss
 
         with self.compute_loss_context_manager():
@@ -398,12 +396,18 @@ class VeCAFTrainer(PushingTrainer):
             scaled = self.compute_loss_func is not None or counts_items
         return self.current_gradient_accumulation_steps if scaled else 1
 
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """Trainer's batches of a step; which samples they hold is told to `training_step` beside them."""
+        batches = self._running.underway.without_keys(epoch_iterator, self.pool.refuse_unloadable)
+        return super().get_batch_samples(batches, *args, **kwargs)
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step, counted, on a batch without our keys; it passes the head by way of CEA."""
-        if POOL_INDEX not in inputs:
+        positions = self._running.underway.positions(inputs)
+        if positions is None:
             raise ValueError(f"{type(self).__name__}.get_train_dataloader {OTHER_LOADER}")
         self.pool.refuse_unloadable(inputs)
-        indices: Any = self._prepare_input(inputs.pop(POOL_INDEX))
+        indices: Any = self._prepare_input(positions)
         self.meter.add_training(len(indices) * self.args.world_size)
         # The user's `compute_loss` may take them away.
         labels: Any = self._prepare_input(inputs.get(self.label_name))
@@ -420,7 +424,6 @@ class VeCAFTrainer(PushingTrainer):
         self._running.loss_watch.see(loss)
         for learning in self._beside_model:
             learning.after_backward(self.accelerator)
-        self.has_trained = True
         return loss
 
     def _see(self, batch: Batch) -> None:

@@ -124,6 +124,11 @@ class ResumingTrainer(Trainer):
 
     # --- Checkpoints ---
 
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        # With Trainer 5.23 what follows a step.
+        self.has_trained = True
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
     def _run_state(self) -> RunState:
         """What a checkpoint keeps besides Trainer's files; called in every process, and all wait for each other."""
         raise NotImplementedError

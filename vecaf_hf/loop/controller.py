@@ -22,6 +22,7 @@ from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.selector import Past, Selector
 from vecaf_hf.loop.starting_again import start_again, starting_weights
 from vecaf_hf.loop.state import RunState
+from vecaf_hf.loop.underway import Underway
 from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.seeding import seed_of
 from vecaf_hf.selection import Selection
@@ -75,6 +76,7 @@ class LoopController(TrainerCallback):
 
     Attributes:
         sampler: Yields one loop's samples each time it is iterated.
+        underway: The batches of the step that goes on.
         batch: The training batch that passes the model; None between batches.
         loss_watch: Sees each training batch's loss.
     """
@@ -92,6 +94,7 @@ class LoopController(TrainerCallback):
         self.history, self.log, self.loop_begun = history, log, loop_begun
         self.args, self.pool, self.meter = selector.args, selector.pool, selector.scorer.meter
         self.sampler = LoopSampler(schedule.samples_per_loop, schedule.seed)
+        self.underway = Underway()
         self.batch: Batch | None = None
         self.loss_watch = LossWatch(selector.scorer.accelerator)
         self._weights: Tensor | None = None  # [N], of the current selection
@@ -156,7 +159,13 @@ class LoopController(TrainerCallback):
         if self._begins_loop(state.global_step):
             set_seed(seed_of(args.seed, state.global_step))
 
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.underway.end_batch()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.underway.end_step()
         self.selector.scorer.is_trained = True
         # A checkpoint of a loop's last step comes after that loop's evaluation: a run resumed from it begins with the
         # next loop, and the evaluation would be lost.
@@ -169,6 +178,8 @@ class LoopController(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.meter.stop()
+        # A step that a callback has stopped between two micro-batches.
+        self.underway.forget()
         # Before the evaluation and the checkpoint that are due.
         self.loss_watch.end_loop(state.global_step)
         check_weights(kwargs["model"], state.global_step)

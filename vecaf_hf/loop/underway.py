@@ -1,0 +1,59 @@
+"""Where the samples of a step's batches lie in the pool: told beside the batches, so no user's code meets our key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from vecaf_hf.data.indexed import POOL_INDEX
+
+NOT_REACHED = (
+    "the trainer's own training_step does not call super().training_step, where samples are weighted, their losses "
+    "recorded and their embeddings moved: call it for every batch, or do in compute_loss what it does"
+)
+
+
+class Underway:
+    """The micro-batches of one optimizer step, from the loader to the end of the step."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """No batch is underway."""
+        self._batches: list[tuple[Any, Tensor | None]] = []
+        self._ended, self._is_reached = 0, False
+
+    def without_keys(self, batches: Iterable[Any], check: Callable[[Any], None]) -> Iterator[Any]:
+        """These batches, checked, without their positions, which are kept here."""
+        for batch in batches:
+            check(batch)
+            self._batches.append((batch, batch.pop(POOL_INDEX, None)))
+            yield batch
+
+    def positions(self, inputs: Any) -> Tensor | None:
+        """In the pool, of the samples of these inputs, LongTensor [n]; None if they are not known. More than one pass
+        of a step may ask."""
+        self._is_reached = True
+        if POOL_INDEX in inputs:
+            return inputs.pop(POOL_INDEX)
+        # The user's code may have left batches out, or made a copy of the one that is trained on.
+        known = [positions for batch, positions in self._batches if batch is inputs]
+        return next(iter(known + [positions for _, positions in self._batches[self._ended :]]), None)
+
+    def end_batch(self) -> None:
+        """A micro-batch is trained on, and the step goes on."""
+        self._ended += 1
+
+    def end_step(self) -> None:
+        """The step's last micro-batch is trained on.
+
+        Raises:
+            ValueError: None of the step has come to our `training_step`.
+        """
+        is_missed = bool(self._batches) and not self._is_reached
+        self.forget()
+        if is_missed:
+            raise ValueError(NOT_REACHED)
