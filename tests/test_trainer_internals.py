@@ -32,6 +32,8 @@ SIGNATURES = {
     ),
     "compute_loss": "model, inputs, return_outputs=, num_items_in_batch=",
     "_get_num_items_in_batch": "batch_samples, device",
+    "pop_callback": "callback",
+    "remove_callback": "callback",
     "_wrap_model": "model, training=, dataloader=",
     "evaluation_loop": "dataloader, description, prediction_loss_only=, ignore_keys=, metric_key_prefix=",
     "get_train_dataloader": "",
@@ -51,7 +53,6 @@ SIGNATURES = {
     "save_state": "",
     "log": "logs, start_time=",
     "add_callback": "callback",
-    "remove_callback": "callback",
     "__init__": (
         "model=, args=, data_collator=, train_dataset=, eval_dataset=, processing_class=, model_init=, "
         "compute_loss_func=, compute_metrics=, callbacks=, optimizers=, optimizer_cls_and_kwargs=, "

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import datasets
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from vecaf_hf.arguments import VeCAFArguments, with_defaults, without_classes
@@ -252,19 +252,29 @@ class VeCAFTrainer(PushingTrainer):
     def _loader_to_look_at(self) -> DataLoader:
         self._open_pool()
         schedule = self._schedule
-        sampler = LookSampler(partial(self._stream_to_look_at, self.pool), schedule.samples_per_loop, schedule.seed)
+        # A loader that is iterated again shows what it has shown.
+        first = cache(partial(self._first_stream, self.pool))
+        sampler = LookSampler(
+            partial(self._stream_to_look_at, self.pool, first), schedule.samples_per_loop, schedule.seed
+        )
         return self._get_dataloader(
             self.train_dataset, "Training", schedule.batch_size, lambda dataset: sampler, is_training=True
         )
 
-    def _stream_to_look_at(self, pool: Pool) -> Stream:
+    def _stream_to_look_at(self, pool: Pool, first: Callable[[], Stream]) -> Stream:
         if self.loop is not None and self.loop.pool is pool and self.loop.history.streams:
             return self.loop.history.streams[-1]
+        return first()
+
+    def _first_stream(self, pool: Pool) -> Stream:
         self._open_pool()
         if self.pool is not pool:
             raise RuntimeError("this loader is of another train_dataset: call get_train_dataloader() again")
-        if self.args.world_size > 1 and self.accelerator.dispatch_batches:
-            raise RuntimeError("nothing is selected yet, and with dispatch_batches one process alone would select")
+        if self.args.world_size > 1:
+            raise RuntimeError(
+                "nothing is selected yet, and several processes select together, where one alone would wait for the "
+                "others: look at the loader once the training has begun, or in a single process"
+            )
         return Stream(first_selection(self.plan(apart=True)).indices, 0)
 
     def begin_run(self) -> DataLoader:
@@ -412,10 +422,8 @@ class VeCAFTrainer(PushingTrainer):
         # The user's `compute_loss` may take them away.
         labels: Any = self._prepare_input(inputs.get(self.label_name))
         self.training_loss.tell_of_soft(self.model, labels)
-        if self.cea is not None and self.cea not in self.callback_handler.callbacks:
-            # It was removed while the run goes on.
-            self.cea.detach()
-            self.cea = self._running.selector.cea = None
+        # Whoever removed it by the handler.
+        self._let_removed_cea_go()
         moving = self.cea.batch(indices) if self.cea else nullcontext()
         with self._running.passing(indices, self.state.global_step, labels) as batch, moving, self._shown.watching():
             loss = super().training_step(model, inputs, *args, **kwargs)
@@ -484,6 +492,26 @@ class VeCAFTrainer(PushingTrainer):
             output = super().evaluation_loop(dataloader, *args, **kwargs)
         self.meter.add_forwards("evaluate", output.num_samples or 0)
         return output
+
+    def remove_callback(self, callback: Any) -> None:
+        """Trainer's; CEA that is removed acts no more, while a run goes on too."""
+        self.pop_callback(callback)
+
+    def pop_callback(self, callback: Any) -> TrainerCallback | None:
+        """Trainer's, like `remove_callback`."""
+        # In a list of its own: of that which Trainer goes through (transformers 5.23, CallbackHandler.call_event), a
+        # callback that removes another would have the next one left out.
+        self.callback_handler.callbacks = list(self.callback_handler.callbacks)
+        popped = super().pop_callback(callback)
+        self._let_removed_cea_go()
+        return popped
+
+    def _let_removed_cea_go(self) -> None:
+        if self.cea is not None and self.cea not in self.callback_handler.callbacks:
+            self.cea.detach()
+            self.cea = None
+            if self.loop is not None:
+                self.loop.selector.cea = None
 
     def save_state(self) -> None:
         """Trainer's, and what the loops selected and cost, without which no checkpoint might tell it."""
@@ -607,6 +635,8 @@ class VeCAFTrainer(PushingTrainer):
             self._unlogged = loop.history.losses[self.args.process_index], loop.history.logged_step
         if self._overrides_loss() and loop.selector.training_losses is not None:
             self._shown.attach(self.model)
+        if self.cea is not None and loop.selector.cea is None:
+            self.remove_callback(self.cea)
         self.remove_callback(LoopController)
         self.remove_callback(PoolEpochs)
         if self.args.num_loops is not None:

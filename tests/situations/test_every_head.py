@@ -89,6 +89,12 @@ class Auxiliary(Net):
         return self.out(embeddings)
 
 
+class Twice(Net):
+    def logits(self, embeddings: Tensor) -> Tensor:
+        self.out(embeddings)
+        return self.out(embeddings)
+
+
 class SpectralNorm(Net):
     def __init__(self) -> None:
         super().__init__()
@@ -132,6 +138,10 @@ def lora_on_the_head() -> nn.Module:
     return get_peft_model(model, LoraConfig(r=2, target_modules=["classifier"]))
 
 
+def copy_beside_the_head() -> nn.Module:
+    return get_peft_model(Net(), LoraConfig(r=2, target_modules=["body.1"], modules_to_save=["out"]))  # type: ignore[arg-type]
+
+
 LEVIT = {"embed_dim": (16, 16, 16), "key_dim": 8, "depth": (1, 1, 1), "num_heads": (1, 1, 1)}
 # Whether strategies that read embeddings train it too.
 MODELS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
@@ -139,11 +149,13 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
     "weights used by hand": (WeightsByHand, False),
     "a scale after the head": (Scaled, False),
     "an auxiliary head": (Auxiliary, True),
+    "a head called twice": (Twice, False),
     "spectral norm": (SpectralNorm, True),
     "nested timm": (Nested, True),
     "labels demanded": (Demanding, True),
     "kept tensors": (Keeping, True),
     "LoRA on the head": (lora_on_the_head, True),
+    "PEFT's copy beside the head": (copy_beside_the_head, True),
     "distilled DeiT": (of_timm("deit_tiny_distilled_patch16_224", **TIMM_VIT), True),
     "distilled LeViT": (of_timm("levit_128s", img_size=32, **LEVIT), True),
     "CaiT": (of_timm("cait_xxs24_224", **TIMM_VIT), True),

@@ -180,6 +180,26 @@ def test_a_run_that_finds_them_in_its_batches_resumes_to_the_same(
         assert torch.equal(values, resumed.model.state_dict()[name]), name
 
 
+def test_neither_a_look_nor_another_run_tells_a_run_whom_it_ignores(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset, classes: Tensor
+) -> None:
+    labels = classes.clone()
+    labels[::3] = -100
+    part = {"strategy": "ods", "rescore": "sampled", "scoring_fraction": 0.4, "num_loops": 2}
+    found = []
+    for looks in (True, False):
+        trainer = make_trainer(make_vit(), pool=Pictures(train, labels), trainer=GIVEN, **part)
+        if looks:
+            next(iter(trainer.get_train_dataloader()))
+            assert not trainer.pool.ignored.any()
+        for _ in range(2):
+            trainer.model.load_state_dict(make_vit().state_dict())
+            trainer.optimizer = trainer.lr_scheduler = None
+            trainer.train()
+            found.append([selection.indices.tolist() for selection in trainer.selection_history])
+    assert all(one == found[0] for one in found)
+
+
 def test_ids_that_a_transform_maps_are_named(make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset) -> None:
     raw = train.with_format(None)
     ids = raw.remove_columns("label").add_column("label", [100 + 7 * label for label in raw["label"]])

@@ -13,7 +13,7 @@ from pixels import collate
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedModel, TrainerCallback
 
-from vecaf_hf import VeCAFTrainer
+from vecaf_hf import VeCAFArguments, VeCAFTrainer
 
 MakeModel = Callable[..., PreTrainedModel]
 MakeTrainer = Callable[..., VeCAFTrainer]
@@ -46,6 +46,26 @@ def test_before_the_training_the_loader_shows_its_first_loop(
     ]
     for name, values in fresh.model.state_dict().items():
         assert torch.equal(values, trainer.model.state_dict()[name]), name
+
+
+def test_a_loader_that_is_iterated_again_scores_once(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(make_vit(), strategy="ods", **RUN)
+    loader = trainer.get_train_dataloader()
+    passes: list[Any] = []
+    trainer.model.register_forward_hook(lambda *call: passes.append(call))
+    first = pixels(loader)
+    count = len(passes)
+    assert pixels(loader) == first and len(passes) == count > 0
+
+
+def test_several_processes_are_told_that_one_alone_would_wait(
+    make_vit: MakeModel, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(make_vit(), **RUN)
+    loader = trainer.get_train_dataloader()
+    monkeypatch.setattr(VeCAFArguments, "world_size", 2)
+    with pytest.raises(RuntimeError, match="nothing is selected yet, and several processes select together"):
+        next(iter(loader))
 
 
 def test_collators_take_samples(make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset) -> None:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from resumed_runs import assert_same_run
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, TrainerCallback
 
@@ -76,6 +78,24 @@ def test_cea_that_is_removed_while_a_run_goes_on(
     trainer.add_callback(Removes(trainer))
     trainer.train()
     assert trainer.cea is None and not trainer.model.classifier._forward_pre_hooks
+
+
+def test_a_run_whose_cea_was_removed_is_resumed_to_the_same(
+    make_vit: MakeModel, make_trainer: MakeTrainer, text_encoder: TextEncoder, tmp_path: Path
+) -> None:
+    def run(name: str, resume: str | None = None) -> VeCAFTrainer:
+        saving = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "epoch"}
+        options = {"output_dir": str(tmp_path / name), **saving}
+        trainer = make_trainer(make_vit(), [CEACallback(text_encoder)], **options)
+        trainer.add_callback(Removes(trainer))
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = run("whole")
+    for step in (2, 4, 6):
+        resumed = run("resumed", str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert resumed.cea is None and not resumed.model.classifier._forward_pre_hooks
+        assert_same_run(whole, resumed)
 
 
 class Averages(TrainerCallback):

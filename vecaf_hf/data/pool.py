@@ -81,7 +81,6 @@ class Pool:
         self.seed = args.seed if args.data_seed is None else args.data_seed
         self.labels = read_labels(dataset, args.label_column)
         self.groups = None if args.group_column is None else read_groups(dataset, args.group_column)
-        self.ignored = torch.zeros(len(dataset), dtype=torch.bool) if self.labels is None else is_ignored(self.labels)
         self.forget_samples()
 
     def __len__(self) -> int:
@@ -104,7 +103,9 @@ class Pool:
         return is_own and dataset is not self.dataset
 
     def forget_samples(self) -> None:
-        """Begin a run: whatever could not be loaded in an earlier one may be whole by now."""
+        """Begin a run: whatever could not be loaded in an earlier one may be whole by now, and who is ignored is what
+        the labels say that are known before."""
+        self.ignored = torch.zeros(self.size, dtype=torch.bool) if self.labels is None else is_ignored(self.labels)
         self.ledger = SampleLedger(self.ignored, self.args.on_bad_sample, self.accelerator)
 
     def batches(self, indices: Iterable[int]) -> Iterator[dict[str, Any]]:

@@ -129,8 +129,12 @@ class LoopController(TrainerCallback):
         ledger.failed = {place: history.skipped.get(place, {}) | bad for place, bad in ledger.failed.items()}
         self.selector.load_state_dict(history.selector)
         self.teaching.load_state_dict(history.learner)
-        if cea is not None:
+        if cea is not None and history.augmentation:
             cea.load_state_dict(history.augmentation)
+        elif cea is not None:
+            # Its callback was removed before the checkpoint was written.
+            cea.detach()
+            self.selector.cea = None
 
     # --- Trainer's events ---
 

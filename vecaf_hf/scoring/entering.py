@@ -156,8 +156,11 @@ class Head:
         # The innermost, and what does no more than to call it, such as LoRA's layer.
         first = flat(makers[0].entered)
         alone = [call for call in makers if _equal(flat(call.entered), first)]
-        self.found = that_learns(alone[-1].module)
-        return _fits(self.found, [alone[-1]], first, logits)
+        learning = that_learns(alone[-1].module)
+        # PEFT's copy, unless its adapters are off.
+        self.found = learning if any(call.module is learning for call in alone) else alone[-1].module
+        its = [call for call in calls if call.module is self.found]
+        return len(its) == 1 and _fits(self.found, its, first, logits)
 
     def _search_two(self, rows: Sequence[Call], logits: Tensor) -> bool:
         """Whether the logits are the sum or the mean of what these calls, of two heads, have left."""
