@@ -95,6 +95,16 @@ class Twice(Net):
         return self.out(embeddings)
 
 
+class Last(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        # PEFT takes any name that ends with it, as lora_dropout with "out".
+        self.last, self.out = self.out, nn.Identity()  # type: ignore[assignment]
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        return self.last(embeddings)
+
+
 class SpectralNorm(Net):
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +149,7 @@ def lora_on_the_head() -> nn.Module:
 
 
 def copy_beside_the_head() -> nn.Module:
-    return get_peft_model(Net(), LoraConfig(r=2, target_modules=["body.1"], modules_to_save=["out"]))  # type: ignore[arg-type]
+    return get_peft_model(Last(), LoraConfig(r=2, target_modules=["body.1"], modules_to_save=["last"]))  # type: ignore[arg-type]
 
 
 LEVIT = {"embed_dim": (16, 16, 16), "key_dim": 8, "depth": (1, 1, 1), "num_heads": (1, 1, 1)}
