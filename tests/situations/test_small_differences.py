@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,38 @@ def test_after_an_epoch_that_a_callback_ended_a_run_is_resumed(
     ]
     for name, values in whole.model.state_dict().items():
         assert torch.equal(values, resumed.model.state_dict()[name]), name
+
+
+class EndsEpochsLate(TrainerCallback):
+    """After two steps and after eight, where Trainer has logged or evaluated and is about to save."""
+
+    def __init__(self, event: str) -> None:
+        setattr(self, event, self.end)
+
+    def end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_epoch_stop = control.should_epoch_stop or state.global_step in (2, 8)
+
+
+def evaluated_at(trainer: Trainer, _: Any) -> dict[str, float]:
+    return {"step": trainer.state.global_step}
+
+
+@pytest.mark.parametrize(("event", "save"), [("on_log", "steps"), ("on_evaluate", "steps"), ("on_evaluate", "best")])
+def test_an_epoch_that_a_callback_ended_before_a_save_is_not_taken_up(
+    make_vit: MakeModel, train: Dataset, tmp_path: Path, event: str, save: str
+) -> None:
+    runs = []
+    more: dict[str, Any] = {"save_strategy": save, "eval_strategy": "steps", "eval_steps": 1, "logging_steps": 1}
+    more |= {"metric_for_best_model": "eval_step", "greater_is_better": True} if save == "best" else {}
+    for start in (None, str(tmp_path / "checkpoint-2")):
+        trainer, _ = ended_early(VeCAFTrainer, make_vit(), train.select(range(40)), tmp_path, **more)
+        trainer.remove_callback(EndsEpochs)
+        trainer.add_callback(EndsEpochsLate(event))
+        # Each evaluation is better than the one before.
+        trainer.compute_metrics = partial(evaluated_at, trainer)
+        trainer.train(resume_from_checkpoint=start)
+        runs.append([(record.loop, record.step) for record in trainer.loop_records])
+    assert runs[0] == runs[1] == [(0, 0), (1, 2), (2, 7), (3, 8)]
 
 
 # --- Words ---

@@ -99,6 +99,8 @@ class LoopController(TrainerCallback):
         self.loss_watch = LossWatch(selector.scorer.accelerator)
         self._weights: Tensor | None = None  # [N], of the current selection
         self._save_at_end = False
+        self._is_inside = False  # Between a loop's first step and its end.
+        self._is_cut = False  # A callback ends the loop with this step.
         self._begun = 0  # Step at which the current loop began.
         self._ended = 0  # Loops that have ended, of which a callback may have cut some short.
 
@@ -109,7 +111,8 @@ class LoopController(TrainerCallback):
         history, cea = self.history, self.selector.cea
         again = self.selector.selects_after(len(history.selections), self.schedule.num_loops)
         history.step, history.stopped, history.losses, history.logged_step = step, stopped, losses, logged_step
-        history.ended = self._ended
+        # Cut, and saved all the same before its end: what is best is known only after the evaluation.
+        history.ended = self._ended + self._is_cut
         history.cost, history.skipped = self.meter.state_dict(), self.pool.ledger.failed
         history.selector = self.selector.state_dict(again)
         history.learner = self.teaching.state_dict()
@@ -170,18 +173,32 @@ class LoopController(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.underway.end_step()
-        self.selector.scorer.is_trained = True
-        # A checkpoint of a loop's last step comes after that loop's evaluation: a run resumed from it begins with the
-        # next loop, and the evaluation would be lost.
+        self.selector.scorer.is_trained = self._is_inside = True
+        self._put_off_save(state, control)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # Here, too, a callback may end the loop, or ask for a checkpoint, before Trainer saves.
+        self._put_off_save(state, control)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._put_off_save(state, control)
+
+    def _put_off_save(self, state: TrainerState, control: TrainerControl) -> None:
+        """A checkpoint of a loop's last step comes after that loop's evaluation: a run resumed from it begins with the
+        next loop, and the evaluation would be lost."""
+        if not self._is_inside:
+            return
         is_last_step = self._begins_loop(state.global_step) or state.global_step >= state.max_steps
         is_last_step = is_last_step or control.should_epoch_stop
-        self._save_at_end = control.should_save and is_last_step
-        control.should_save = control.should_save and not self._save_at_end
+        self._save_at_end = self._save_at_end or (control.should_save and is_last_step)
+        control.should_save = control.should_save and not is_last_step
+        self._is_cut = control.should_epoch_stop and not control.should_training_stop
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.meter.stop()
+        self._is_inside = self._is_cut = False
         # A step that a callback has stopped between two micro-batches.
         self.underway.forget()
         # Before the evaluation and the checkpoint that are due.
@@ -192,6 +209,7 @@ class LoopController(TrainerCallback):
         # Trainer takes any log for the one that is due, that of the losses.
         control.should_log = due
         control.should_save = control.should_save or self._save_at_end
+        self._save_at_end = False
         # A run that stops in a loop goes on in it when it is resumed; a callback may end a loop (should_epoch_stop).
         if self._begins_loop(state.global_step) or not control.should_training_stop:
             self._ended += 1
