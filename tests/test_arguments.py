@@ -237,6 +237,8 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "random_fraction": 0.25,
         "class_balance": 0.25,
         "num_loops": 6,
+        "trainer_loss_scale": True,
+        "correct_class_shares": True,
     }
     value = others[field.name] if field.name in others else field.default * 2
     assert value != field.default

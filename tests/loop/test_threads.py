@@ -17,7 +17,7 @@ sys.exit(subprocess.call([sys.executable, "-c", sys.argv[1]], env={**os.environ,
 RUN = f"""
 import runpy, torch
 threads = runpy.run_path({str(ROOT / "vecaf_hf" / "loop" / "threads.py")!r})
-threads["use_all_cores"].__globals__["cpu_count"] = lambda only_physical_cores: 6
+threads["cores"].__globals__["cores"] = lambda: 6
 threads["use_all_cores"]()
 print(torch.get_num_threads())
 """

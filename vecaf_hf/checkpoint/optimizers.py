@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 from collections import OrderedDict
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -66,9 +65,9 @@ def _lost(first: _Copy, second: _Copy) -> str | None:
         state = torch.load(file, map_location="cpu", weights_only=True)
         second.take(first.values())
         second.optimizer.load_state_dict(state)
-    except UnpicklingError:
-        return "its saved state has objects in it that torch.load(weights_only=True) does not read"
     except Exception as error:
+        if type(error).__name__ == "UnpicklingError":
+            return "its saved state has objects in it that torch.load(weights_only=True) does not read"
         return f"its state cannot be saved and loaded ({' '.join(str(error).split()):.150})"
     for number in range(STEPS, STEPS + STEPS_AFTER):
         for each in (first, second):

@@ -24,7 +24,7 @@ ENDS = (
     "environment adds where it was raised."
 )
 # Seconds that a process waits for its launcher to end it, because the main one has failed and said why.
-PATIENCE = 5
+PATIENCE = 10
 
 
 class UsageError(ValueError):

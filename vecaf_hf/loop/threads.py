@@ -11,7 +11,6 @@ import os
 
 import psutil
 import torch
-from joblib import cpu_count
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +20,18 @@ OPTION = "num_cpu_threads_per_process"
 
 def use_all_cores() -> None:
     """Give this process its share of the machine's cores, if a launcher and no user left it one thread."""
-    cores = cpu_count(only_physical_cores=True)  # Of those that a container or an affinity leaves.
-    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    share = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if share > torch.get_num_threads() and is_set_by_launcher():
         torch.set_num_threads(share)
         logger.warning(
             "Training on %d cores: the launcher had set %s=1. Set it yourself to have fewer.", share, VARIABLE
         )
+
+
+def cores() -> int:
+    """Cores that this process may run on; two threads of one core count once."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
 def is_set_by_launcher() -> bool:
