@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.cli.building import with_images
-from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.learners import ta_vaal
 
 MakeModel = Callable[..., PreTrainedModel]
@@ -84,6 +83,6 @@ def test_no_batch_holds_it(
     monkeypatch.setattr(VeCAFTrainer, "training_step", watched)
     trainer = make_trainer(make_vit(), pool=with_images(pool, to_tensor, "image", "label"), strategy="ods")
     trainer.train()
-    assert held == {"pixel_values", "labels", POOL_INDEX}
+    assert held == {"pixel_values", "labels"}
     for batch in trainer.pool.scoring_loader(range(80)):
         assert CONDITION not in batch and "pixel_values" in batch

@@ -122,13 +122,14 @@ def test_head_input_in_training_is_eq_9(
 
 def record_order(trainer: VeCAFTrainer, order: list[Tensor]) -> None:
     """Write down the pool positions of each training batch."""
-    step = trainer.training_step
+    cea: Any = trainer.cea
+    batch = cea.batch
 
-    def recorded(model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        order.append(inputs["vecaf_pool_index"].clone())
-        return step(model, inputs, *args, **kwargs)
+    def recorded(indices: Tensor) -> Any:
+        order.append(indices.clone())
+        return batch(indices)
 
-    trainer.training_step = recorded
+    cea.batch = recorded
 
 
 def test_a_sample_without_caption_trains_as_it_is(
