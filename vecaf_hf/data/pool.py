@@ -138,10 +138,14 @@ class Pool:
         Raises:
             ValueError: It mixes labels, as CutMix and MixUp do.
         """
-        dataset, collator = self.prepare(self.scoring_dataset, True)
-        draws = [Draw(index) for index in evenly_spaced(len(self), COLLATED).tolist()]
-        items = [item for _, item in IndexedDataset(dataset, self.seed).__getitems__(draws)]
+        items, collator = self.items(evenly_spaced(len(self), COLLATED).tolist(), scored=True)
         check_collator(collator, [item for item in items if not isinstance(item, Unloadable)], self.label_name)
+
+    def items(self, positions: Iterable[int], scored: bool) -> tuple[list[Any], Collator]:
+        """A few samples as a loader's collator would be given them, `Unloadable` where one fails; and that collator."""
+        dataset, collator = self.prepare(self.scoring_dataset if scored else self.dataset, scored)
+        draws = [Draw(position) for position in positions]
+        return [item for _, item in IndexedDataset(dataset, self.seed).__getitems__(draws)], collator
 
     @property
     def scoring_batch_size(self) -> int:

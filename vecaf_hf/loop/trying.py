@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vecaf_hf.data.indexed import Draw, IndexedDataset
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.memory import is_out_of_memory
 from vecaf_hf.seeding import seeded
@@ -49,9 +48,8 @@ def _error_of(
 ) -> Exception | None:
     with _unchanged(model, accelerator.device):
         try:
-            dataset, collator = pool.prepare(pool.dataset, False)
-            draws = [Draw(index) for index in range(min(batch_size, len(dataset)))]
-            batch = collator([item for _, item in IndexedDataset(dataset, pool.seed).__getitems__(draws)])
+            items, collator = pool.items(range(min(batch_size, len(pool))), scored=False)
+            batch = collator(items)
             for _ in range(2):
                 batch_loss(model, dict(batch)).backward()
         except Exception as error:
