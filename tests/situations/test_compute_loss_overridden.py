@@ -68,30 +68,17 @@ def closed(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-@pytest.fixture
-def make(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., VeCAFTrainer]:
-    """`make_trainer`, of a subclass."""
-
-    def made(kind: type[VeCAFTrainer], *args: Any, **options: Any) -> VeCAFTrainer:
-        monkeypatch.setitem(make_trainer.__globals__, "VeCAFTrainer", kind)  # type: ignore[attr-defined]
-        return make_trainer(*args, **options)
-
-    return made
-
-
 @pytest.mark.parametrize("kind", [Weighted, Regularised, Tupled])
 def test_losses_of_training_are_recorded(
-    make: Callable[..., VeCAFTrainer], make_vit: MakeModel, kind: type[VeCAFTrainer], caplog: pytest.LogCaptureFixture
+    make: Callable[..., VeCAFTrainer],
+    make_vit: MakeModel,
+    check_recorded: Callable[[VeCAFTrainer], None],
+    kind: type[VeCAFTrainer],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     trainer = make(kind, closed(make_vit()), strategy="trimmed", learning_rate=0.0)
     assert "pass sample_loss_func" in caplog.text
-    trainer.train()
-    assert trainer.loop is not None and trainer.loop.selector.training_losses is not None
-    found = trainer.loop.selector.training_losses.gathered()
-    seen = found.isfinite().nonzero().squeeze(1)
-    expected = trainer.scorer.score(seen)
-    torch.testing.assert_close(found[expected.indices], expected.given("losses"), rtol=1e-4, atol=1e-4)
-    assert len(seen) > 20
+    check_recorded(trainer)
     assert not trainer.model._forward_hooks
 
 

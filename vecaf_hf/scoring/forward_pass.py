@@ -19,7 +19,7 @@ from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Unloadable
 from vecaf_hf.data.labels import is_ignored, one_per_sample
 from vecaf_hf.scoring.entering import Head
 from vecaf_hf.scoring.head import without_wrappers
-from vecaf_hf.scoring.losses import kind_of_output, logits_of
+from vecaf_hf.scoring.losses import has_half_precision, kind_of_output, logits_of
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import Objective
 from vecaf_hf.scoring.resolution import at_image_size, first_forward_at
@@ -260,7 +260,7 @@ def _check_shape(losses: object, count: int) -> None:
 
 
 def _check_loss(reference: Tensor, losses: Tensor, made_of: Sequence[Tensor]) -> None:
-    is_half = any(torch.finfo(values.dtype).bits < 32 for values in (reference, *made_of))
+    is_half = any(map(has_half_precision, (reference, *made_of)))
     # Of the same logits. Losses of an untrained model are much alike, and so are their weighted means.
     rtol, atol = (1e-2, 1e-3) if is_half else (1e-4, 1e-5)
     reference, mean = reference.float(), losses.float().mean()

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vecaf_hf.scoring.losses import has_half_precision
+
 HEAD_NAMES = ("classifier", "head", "fc", "score", "classification_head")
 
 
@@ -109,7 +111,7 @@ def makes(head: nn.Module, embeddings: Tensor, logits: Tensor) -> bool:
 
 def alike(found: Tensor, logits: Tensor) -> bool:
     """Whether these are the same logits, up to their precision; NaN, too: Candidates names the sample."""
-    is_half = any(torch.finfo(values.dtype).bits < 32 for values in (found, logits))
+    is_half = any(map(has_half_precision, (found, logits)))
     found, logits = found.detach().float(), logits.detach().float()
     within = (1e-2 if is_half else 1e-4) * float(logits.nan_to_num().abs().max())
     return found.shape == logits.shape and torch.allclose(found, logits, rtol=0, atol=within, equal_nan=True)

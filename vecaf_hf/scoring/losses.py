@@ -135,3 +135,8 @@ def weighted_mean(losses: Tensor, weights: Tensor, labels: Tensor, num_items_in_
     """
     count = len(labels) if num_items_in_batch is None else num_items_in_batch * len(labels) / labels.numel()
     return (losses * weights).sum() / count
+
+
+def has_half_precision(values: Tensor) -> bool:
+    """Whether it has fewer than 32 bits: what is computed of it is compared more loosely."""
+    return torch.finfo(values.dtype).bits < 32
