@@ -26,10 +26,12 @@ print(torch.get_num_threads())
 @every_case(
     ("chosen", "words", "processes", "expected"),
     [
-        (None, [], "1", 6),
-        (None, [], "2", 3),
-        ("1", [], "1", 1),
-        (None, ["--num_cpu_threads_per_process=1"], "1", 1),
+        (None, ["accelerate"], "1", 6),
+        (None, ["torchrun"], "2", 3),
+        ("1", ["accelerate"], "1", 1),
+        (None, ["accelerate", "--num_cpu_threads_per_process=1"], "1", 1),
+        # A shell whose user exported it: the system tells the environment that the shell began with.
+        (None, ["bash"], "1", 1),
     ],
 )
 def test_all_cores_where_nobody_chose(chosen, words, processes, expected):

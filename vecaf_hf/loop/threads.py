@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 VARIABLE = "OMP_NUM_THREADS"
 OPTION = "num_cpu_threads_per_process"
+# In a launcher's command. A shell is none: what its user exported is not in the environment that the system tells of it.
+LAUNCHERS = ("accelerate", "torchrun", "torch.distributed", "torch/distributed")
 
 
 def use_all_cores() -> None:
@@ -39,10 +41,11 @@ def is_set_by_launcher() -> bool:
     if os.environ.get(VARIABLE) != "1":
         return False
     try:
-        launcher = psutil.Process().parent()
-        return launcher is not None and not (
-            VARIABLE in launcher.environ() or any(OPTION in word.replace("-", "_") for word in launcher.cmdline())
-        )
+        parent = psutil.Process().parent()
+        words = [] if parent is None else parent.cmdline()
+        if parent is None or not any(name in word for name in LAUNCHERS for word in words):
+            return False
+        return VARIABLE not in parent.environ() and not any(OPTION in word.replace("-", "_") for word in words)
     except psutil.Error:
         # It belongs to somebody else, or has ended.
         return False
