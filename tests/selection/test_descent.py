@@ -93,7 +93,7 @@ def descent_of(embeddings: Tensor, weights: Tensor, rows: Tensor, **options: obj
     return descent._Descent(embeddings, weights, start, SelectionOptions(**options), torch.Generator().manual_seed(0))
 
 
-@every_case(("size", "batch"), [(30_003, 834), (1003, 512), (300, 300)])
+@every_case(("size", "batch"), [(30_003, 834), (8000, 512), (3000, 250), (300, 128), (100, 100)])
 def test_all_steps_together_see_each_sample_alike(size, batch):
     embeddings = torch.nn.functional.one_hot(torch.arange(size) % 7, 7).double()
     steps = descent_of(embeddings, torch.ones(size).double(), torch.arange(3))

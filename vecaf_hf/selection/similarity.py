@@ -43,7 +43,8 @@ def unit_rows(embeddings: Tensor, rows: Tensor | None = None) -> Tensor:
     copied = embeddings.new_empty((count, embeddings.shape[1]), dtype=torch.float32)
     for where, block in chunks(copied, embeddings.shape[1]):
         taken = embeddings[where] if rows is None else embeddings[rows[where]]
-        # In their own type: float32 holds neither the largest float64 nor the square of the largest float32.
+        # Half precision would round the quotient. Float64 keeps its type: float32 does not hold the largest of it.
+        taken = taken if taken.dtype == torch.float64 else taken.float()
         largest = taken.abs().amax(dim=1, keepdim=True)
         block.copy_(normalize((taken / largest.clamp(min=torch.finfo(taken.dtype).tiny)).float(), dim=-1))
     return copied
