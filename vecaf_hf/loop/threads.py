@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 VARIABLE = "OMP_NUM_THREADS"
 OPTION = "num_cpu_threads_per_process"
-# In a launcher's command. A shell is none: what its user exported is not in the environment that the system tells of it.
+# In a launcher's command. A shell is none: the environment that the system tells of it lacks what its user exported.
 LAUNCHERS = ("accelerate", "torchrun", "torch.distributed", "torch/distributed")
 
 

@@ -30,8 +30,8 @@ from vecaf_hf.selection.weighting import target_distribution
 # that batches of 512 take there.
 LOOKS = 3
 LEAST_BATCH, MOST_REPEATED = 128, 512
-# Most products of the repulsion beside those of the pull. Where centroids are many beside a step's samples, it is renewed
-# in some steps alone: it changes slower than the pull, which hops with the assignment.
+# Most products of the repulsion beside those of the pull. Where centroids are many beside a step's samples, it is not
+# renewed in each step: it changes slower than the pull, which hops with the assignment.
 REPULSION_SHARE = 0.5
 # Centroids that repel start this far beside their samples, each on another side: equal ones would stay together for
 # ever. The sides are mixed of so many samples, so that a rotation of the space rotates them too.
