@@ -350,7 +350,8 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         ]
         # By what acts: to write down a default, or what the strategy does not heed, is no other run.
         way, part = self.scoring_way
-        return {name: _named(getattr(self, name)) for name in names} | {"rescore": way, "scoring_fraction": part}
+        acting = {"rescore": way, "scoring_fraction": part, "class_balance": self.balance}
+        return {name: _named(getattr(self, name)) for name in names} | acting
 
     def to_dict(self) -> dict[str, Any]:
         """Trainer's, in JSON values; callables by name."""
@@ -393,11 +394,16 @@ def without_classes(args: VeCAFArguments, reason: str | None) -> VeCAFArguments:
         reason: How its labels are known not to be classes; None if they may be.
     """
     default = VeCAFArguments.strategy
-    if reason is None or args.strategy != default or args.class_balance != 1:
+    if reason is None or args.strategy != default or args.balance != 1:
         return args
     logger.warning("%s: strategy %r, the default, needs one class per sample; random selects instead", reason, default)
+    return replaced(args, strategy="random")
+
+
+def replaced(args: VeCAFArguments, **values: Any) -> VeCAFArguments:
+    """Other arguments, with these values in place of theirs."""
     args = copy.copy(args)
-    args.strategy = "random"
+    vars(args).update(values)
     return args
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from vecaf_hf.arguments import VeCAFArguments, with_defaults, without_classes
+from vecaf_hf.arguments import VeCAFArguments, replaced, with_defaults, without_classes
 from vecaf_hf.augmentation.callback import find_cea
 from vecaf_hf.checkpoint.jit import save_at_steps_end
 from vecaf_hf.cost import CostMeter
@@ -132,8 +132,9 @@ class VeCAFTrainer(PushingTrainer):
         self.meter, self.work_before = CostMeter(), work_before or CostMeter()
         self.cea = find_cea(self.callback_handler.callbacks, self.args.strategy)
         self._pool: Pool | None = None
-        # Whose labels a run found to be no classes, and went by chance.
+        # What a run went by that found other labels than were known before, and what of it had been given.
         self._gave_way: VeCAFArguments | None = None
+        self._given: dict[str, Any] = {}
         # Figures that go into Trainer's next log line.
         self._untold: dict[str, float] = {}
         if self.args.enable_jit_checkpoint:
@@ -569,9 +570,8 @@ class VeCAFTrainer(PushingTrainer):
                 "trainer.scoring_dataset too, or to None"
             )
         if self.args is self._gave_way:
-            # These samples may have classes.
-            self.args, self._gave_way = copy.copy(self.args), None
-            self.args.strategy = VeCAFArguments.strategy
+            # These samples may have classes, or others.
+            self.args, self._gave_way = replaced(self.args, **self._given), None
         check_devices(self.args, self.accelerator)
         self.cea, self.teaching.args, self.teaching.accelerator = cea, self.args, self.accelerator
         self._pool = self._make_pool(self.train_dataset, self.scoring_dataset)
@@ -630,6 +630,7 @@ class VeCAFTrainer(PushingTrainer):
             loop = begin_run(plan, self._resume_folder, self._tell, self._loop_begun)
         self._untold = dict(loop.history.untold)
         if loop.args is not self.args:
+            self._given = {"strategy": self.args.strategy, "class_balance": self.args.class_balance}
             self.args = self._gave_way = loop.args
         if self._resume_folder:
             self._unlogged = loop.history.losses[self.args.process_index], loop.history.logged_step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from vecaf_hf.selection import SelectionOptions
-from vecaf_hf.selection.descent import LEAST_BATCH, REPULSION_EVERY
+from vecaf_hf.selection.descent import batch_size, repulsion_every
 from vecaf_hf.selection.figures import COVERAGE_SAMPLES
 from vecaf_hf.selection.objective import KEPT_ELEMENTS, products_of_repulsion
 from vecaf_hf.selection.similarity import ACCELERATOR_CHUNK_ELEMENTS, CHUNK_ELEMENTS
@@ -34,10 +34,10 @@ def selection_flops(size: int, budget: int, dimension: int, options: SelectionOp
     repulsion, one look at the whole pool, and the coverage."""
     options = options or SelectionOptions()
     steps = options.selection_steps
-    batch = min(size, max(LEAST_BATCH, -(-size // steps)))
+    batch = batch_size(size, steps)
     repulsion = 0
     if options.diversity_weight > 0 and budget > 1:
-        renewals = -(-steps // (1 if 2 * budget <= batch else REPULSION_EVERY))
+        renewals = -(-steps // repulsion_every(budget, batch))
         # The last look takes the repulsion's value once more.
         repulsion = (renewals * products_of_repulsion(budget) + 1) * budget
     looks = size + (steps - 1) * batch + size

@@ -107,3 +107,36 @@ def test_a_head_without_a_bias_is_refused_at_construction(
     model.classifier = nn.Linear(model.classifier.in_features, 10, bias=False)
     with pytest.raises(ValueError, match="changes the bias of a linear head"):
         run(model, unbalanced, tmp_path, correct_class_shares=True)
+
+
+def counts(trainer: VeCAFTrainer) -> list[int]:
+    """How many of each class the first loop selected."""
+    return [trainer.loop_records[0].class_counts.get(label, 0) for label in range(10)]
+
+
+@every_case(
+    ("evaluated", "options", "expected"),
+    [
+        ("the pool", {}, "own"),
+        ("equal", {}, "equal"),
+        (None, {}, "equal"),
+        ("the pool", {"class_balance": 1.0}, "equal"),
+        ("equal", {"class_balance": 0.0}, "own"),
+    ],
+)
+def test_selections_have_the_classes_as_the_evaluation_has_them(
+    make_vit: Callable[..., PreTrainedModel],
+    unbalanced: Dataset,
+    train: Dataset,
+    tmp_path: Path,
+    evaluated: str | None,
+    options: dict[str, Any],
+    expected: str,
+) -> None:
+    trainer = run(make_vit(), unbalanced, tmp_path, **options)
+    trainer.eval_dataset = {"the pool": unbalanced, "equal": train}.get(str(evaluated))
+    trainer.train()
+    labels = torch.tensor(unbalanced.with_format(None)["label"])
+    own = 16 * labels.bincount() / len(labels)
+    found = torch.tensor(counts(trainer))
+    assert (found - own).abs().max() < 1 if expected == "own" else found.max() - found.min() <= 1

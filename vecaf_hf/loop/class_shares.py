@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vecaf_hf.selection import Selection
+from vecaf_hf.arguments import VeCAFArguments, replaced
+from vecaf_hf.data.labels import is_ignored
+from vecaf_hf.selection import Selection, find_strategy
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +100,31 @@ class HeadCorrection(TrainerCallback):
         with torch.no_grad():
             self.head.bias.add_(shift)
         self._added = shift
+
+
+def as_evaluated(args: VeCAFArguments, pool: Tensor | None, evaluated: Tensor | None) -> VeCAFArguments:
+    """The options of a run: where nobody chose `class_balance`, and the classes of the pool are unequal, selections
+    have them as the evaluation set has, as the pool or equal ones, whatever is nearer.
+
+    Args:
+        args: As given.
+        pool: Class of each sample, or None. LongTensor [N].
+        evaluated: Of the evaluation set, or None where that is not known. LongTensor [n].
+    """
+    shares_classes = find_strategy(args.strategy).shares_by_class(args)
+    if args.class_balance is not None or not shares_classes or pool is None or evaluated is None:
+        return args
+    pool, evaluated = pool[~is_ignored(pool)], evaluated[~is_ignored(evaluated)]
+    classes = int(max(pool.max(), evaluated.max())) + 1
+    own, due = (torch.bincount(labels, minlength=classes) / len(labels) for labels in (pool, evaluated))
+    equal = (own > 0) / (own > 0).sum()
+    if own.max() <= UNEQUAL * own[own > 0].min() or (due - own).abs().sum() >= (due - equal).abs().sum():
+        return args
+    logger.warning(
+        "eval_dataset has the unequal classes of train_dataset: so has each selection. Set class_balance=1 for equal "
+        "ones, where each class counts the same"
+    )
+    return replaced(args, class_balance=0.0)
 
 
 def tell_of_shares(labels: Tensor) -> None:

@@ -72,7 +72,7 @@ class Selector:
         balance = 0.0
         # Where selected samples stand for parts of the pool, what is scored must be like the pool.
         if "allocation" in self.strategy.heeds and self.args.sample_weights != "mass":
-            balance = {"class": self.args.class_balance, "class_loss": 1.0}.get(self.args.allocation, 0.0)
+            balance = {"class": self.args.balance, "class_loss": 1.0}.get(self.args.allocation, 0.0)
         self.rescoring = RESCORING[way](self.pool, budget, fraction, balance)
         accelerator = scorer.accelerator
         self.training_losses = TrainingLosses(len(self.pool), accelerator) if self._reads_training else None
@@ -94,7 +94,7 @@ class Selector:
         if self.pool.labels is None or not self.strategy.shares_by_class(self.args):
             return
         labels = self.pool.labels[~self.pool.ignored]
-        if self.args.class_balance > 0 and not self.args.correct_class_shares:
+        if self.args.balance > 0 and not self.args.correct_class_shares:
             tell_of_shares(labels)
         classes = len(labels.unique())
         if self.budget < classes:

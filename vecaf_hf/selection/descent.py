@@ -177,7 +177,7 @@ class _Descent:
         # A sample without weight pulls nothing, wherever it is assigned.
         pulling = self.probabilities.nonzero().squeeze(1)
         self.order = pulling[_drawn(len(pulling), len(pulling), generator, pulling.device)]
-        self.size = _batch_size(len(self.order), max(1, options.selection_steps))
+        self.size = batch_size(len(self.order), max(1, options.selection_steps))
         self.flops = 0.0
         self.count(len(embeddings))
 
@@ -187,8 +187,7 @@ class _Descent:
         # The start has looked at all of them.
         if step > 0:
             self.look_again(self.rows_of(step - 1))
-        repelling = products_of_repulsion(len(self.centroids)) * len(self.centroids)
-        if step % max(1, math.ceil(repelling / (REPULSION_SHARE * self.size))) == 0:
+        if step % repulsion_every(len(self.centroids), self.size) == 0:
             self.log_sum, self.repelled = self._repulsion()
         similarity = (self.pulled * self.centroids).sum()
         value = objective(similarity, self.log_sum, options.temperature, options.diversity_weight)
@@ -248,10 +247,15 @@ class _Descent:
         self.flops += 2.0 * rows * self.centroids.numel()
 
 
-def _batch_size(count: int, steps: int) -> int:
+def batch_size(count: int, steps: int) -> int:
     """How many of `count` samples a step looks at again."""
     once, repeated = -(-count // steps), -(-LOOKS * count // steps)
     return min(count, max(once, min(repeated, MOST_REPEATED), LEAST_BATCH))
+
+
+def repulsion_every(count: int, batch: int) -> int:
+    """After how many steps, of so many samples each, the repulsion of K centroids is renewed."""
+    return max(1, math.ceil(products_of_repulsion(count) * count / (REPULSION_SHARE * batch)))
 
 
 def _jittered(centroids: Tensor, embeddings: Tensor, generator: torch.Generator) -> Tensor:

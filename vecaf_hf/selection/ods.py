@@ -41,7 +41,7 @@ from vecaf_hf.selection.weighting import loss_weights
 def ods(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Select `budget` samples whose embeddings cover the pool where the finetuning loss is large."""
     weights = selection_weights(candidates, options)  # [M]
-    due = ClassShares.of(candidates, options.class_balance, generator)
+    due = ClassShares.of(candidates, options.balance, generator)
     cells = class_cells(candidates.classes, weights, budget, options.allocation, due)
     hidden = getattr(options, "disable_tqdm", True)  # Trainer's arguments have it
     # The last look at a cell takes about as long as the steps before it.

@@ -230,18 +230,18 @@ def find_strategy(strategy: str | Select) -> Strategy:
 
 def check_class_balance(options: SelectionOptions) -> None:
     """Raise a ValueError if `class_balance` is set where nothing heeds it; a callable may."""
-    strategy, balance = find_strategy(options.strategy), options.class_balance
+    strategy, balance = find_strategy(options.strategy), options.balance
     if balance == 1 or callable(options.strategy) or strategy.shares_by_class(options):
         return
     if "allocation" in strategy.heeds:
         raise ValueError(
             f"class_balance is {balance}, and allocation={options.allocation!r} gives classes no shares by their "
-            "sizes: set allocation='class', or leave class_balance at 1"
+            "sizes: set allocation='class', or leave class_balance out"
         )
     heeding = [name for name, one in STRATEGIES.items() if "class_balance" in one.heeds]
     raise ValueError(
         f"class_balance is {balance}, and strategy {options.strategy!r} gives classes no shares by their sizes: choose "
-        f"one of {', '.join(sorted(heeding))}, or leave class_balance at 1"
+        f"one of {', '.join(sorted(heeding))}, or leave class_balance out"
     )
 
 
