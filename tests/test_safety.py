@@ -33,27 +33,9 @@ TOKEN = "hf_NobodyMayReadThis"
 
 # --- What the code does not do ---
 
-MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "jsonpickle"}
-CALLS = {
-    "eval": "runs text",
-    "exec": "runs text",
-    "compile": "runs text",
-    "__import__": "loads what data names",
-    "os.system": "runs a shell",
-    "os.popen": "runs a shell",
-    "subprocess.getoutput": "runs a shell",
-    "subprocess.getstatusoutput": "runs a shell",
-    "torch.save": "pickles",
-    "yaml.load": "makes objects of any class",
-    "yaml.load_all": "makes objects of any class",
-    "yaml.unsafe_load": "makes objects of any class",
-    "yaml.full_load": "makes objects of any class",
-    "extractall": "writes wherever an archive says",
-    "mktemp": "names a file that another process may make first",
-}
-# In memory: whether what Trainer writes as optimizer.pt can be read with weights_only=True.
-ALLOWED = {"optimizers.py": "torch.save pickles"}
-KEYWORDS = {"shell", "allow_pickle", "trust_remote_code"}
+# ruff finds the rest: rules S, and the modules and functions that pyproject.toml bans.
+CALLS = {"compile": "runs text", "__import__": "loads what data names"}
+KEYWORDS = {"allow_pickle", "trust_remote_code"}
 
 
 def dangers(source: str) -> Iterator[str]:
@@ -64,10 +46,7 @@ def dangers(source: str) -> Iterator[str]:
 
 
 def dangers_of(node: Any) -> Iterator[str]:
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        imported = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-        yield from (f"imports {name}" for name in imported if name.split(".")[0] in MODULES)
-    elif isinstance(node, ast.Attribute) and "pickle" in node.attr:
+    if isinstance(node, ast.Attribute) and "pickle" in node.attr:
         yield f"uses {node.attr}"
     elif isinstance(node, ast.Call):
         yield from dangers_of_call(node)
@@ -80,10 +59,9 @@ def dangers_of(node: Any) -> Iterator[str]:
 
 def dangers_of_call(node: ast.Call) -> Iterator[str]:
     called = ast.unparse(node.func)
-    for name, danger in CALLS.items():
-        # A bare name is also met as a method: `re.compile` and `torch.compile` compile no Python.
-        if called == name or ("." not in name and name not in ("compile", "eval") and called.endswith(f".{name}")):
-            yield f"{called} {danger}"
+    # By its bare name: `re.compile` and `torch.compile` compile no Python.
+    if called in CALLS:
+        yield f"{called} {CALLS[called]}"
     given = {keyword.arg: keyword.value for keyword in node.keywords}
     yield from (f"{called} with {name}" for name in KEYWORDS & given.keys() if is_true(given[name]))
     if called == "torch.load" and not is_true(given.get("weights_only")):
@@ -100,8 +78,7 @@ def test_the_sources_are_found():
 
 @every_case("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_does_nothing_dangerous(path):
-    allowed = ALLOWED.get(path.name, "nothing")
-    assert [danger for danger in dangers(path.read_text(encoding="utf-8")) if not danger.endswith(allowed)] == []
+    assert list(dangers(path.read_text(encoding="utf-8"))) == []
 
 
 @every_case("path", sorted(ROOT.glob("recipes/**/*.yaml")), ids=lambda path: path.name)
@@ -112,28 +89,16 @@ def test_a_recipes_options_trust_no_code(path):
 @every_case(
     "source",
     [
-        "import pickle",
-        "import torch, pickle as p",
-        "from pickle import loads",
-        "from joblib import dump",
         "frame.to_pickle(path)",
-        "torch.save(model, path)",
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
         "torch.load(path, weights_only=flag)",
         "np.load(path, allow_pickle=True)",
-        "yaml.load(text, Loader=yaml.Loader)",
-        "yaml.unsafe_load(text)",
         "AutoModel.from_pretrained(name, trust_remote_code=True)",
         "def load(name, *, trust_remote_code: bool = True): pass",
         "def load(name, trust_remote_code=True, other=1): pass",
-        "eval(text)",
-        "exec(text)",
-        "exec(compile(text, '', 'exec'))",
-        "os.system('ls')",
-        "subprocess.run('ls', shell=True)",
-        "tarfile.open(path).extractall()",
-        "tempfile.mktemp()",
+        "compile(text, '', 'exec')",
+        "__import__(name)",
     ],
 )
 def test_dangers_are_recognised(source):
@@ -145,13 +110,10 @@ def test_dangers_are_recognised(source):
     [
         '"""Not a pickle."""  # nor here',
         "torch.load(path, weights_only=True)",
-        "yaml.safe_load(text)",
-        "model.eval()",
         "re.compile(text)",
         "torch.compile(model)",
         "AutoModel.from_pretrained(name, trust_remote_code=self.trust_remote_code)",
         "def load(name, trust_remote_code: bool = False): pass",
-        "subprocess.run(['ls'])",
     ],
 )
 def test_what_is_not_dangerous_is_not_recognised(source):
