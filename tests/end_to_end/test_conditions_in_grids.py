@@ -284,7 +284,7 @@ def test_a_tiny_grid_from_nothing_to_tables(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(compare.VeCAFTrainer, "predict", counted)
     compare.main(file)
     # Of each of two runs two points of a curve and a test, three targets each; the test split once.
-    assert seen.count(("seen", 20)) == 12 and seen.count(("seen", 30)) == 6 and seen.count(("test", 1000)) == 2
+    assert seen.count(("seen", 20)) == 12 and seen.count(("seen", 30)) == 6 and seen.count(("test", 60)) == 2
     text = (tmp_path / "results" / "tables.md").read_text()
     assert "Accuracy under each condition" in text and "Accuracy by class shares" in text
     kept = json.loads((tmp_path / "results" / "results.json").read_text())

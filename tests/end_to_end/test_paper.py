@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny_grids import few_images
 from torch.nn import functional
 from transformers import TrainerCallback
 
@@ -48,7 +49,7 @@ def small(name: str, folder: Path, methods: list[str], pools: list[str]) -> Any:
         grid,
         folder=folder / "runs",
         report=folder / "report",
-        options=options | TINY,
+        options=options | TINY | {"dataset_name": str(few_images())},
         methods={method: grid.methods[method] for method in methods},
         pools=pool_options,
     )
