@@ -23,7 +23,9 @@ MAX_ITERATIONS = 300
 # Weak enough to tell classes apart and strong enough for a confidence that means something: with a tenth of 3,000
 # Fashion-MNIST labels replaced, nine of ten suspicious ones were; with ten times this, two of three.
 INVERSE_PENALTY = 10.0
-# Probability of another class from which a label is suspicious.
+# Probability of another class from which a label is suspicious. The page is to name what can be believed: with a tenth
+# of 3,000 Fashion-MNIST labels replaced, 85 % of these are (a fifth of all that were); of those that cleanlab 2.9
+# (find_label_issues) finds by the same probabilities, 45 % (nine tenths of all); with a fiftieth replaced, 47 and 13 %.
 CONFIDENT = 0.9
 # Part of the samples, those with the smallest margins, that lie on a boundary.
 BOUNDARY = 0.1
