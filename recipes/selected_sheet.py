@@ -35,7 +35,7 @@ SEED = 0
 def first_selection(grid: Grid, cell: Cell) -> tuple[Any, Tensor]:
     """A run's pool, and what is selected of it first. LongTensor [K]."""
     trainer, _ = trainer_of(grid, cell)
-    return trainer.train_dataset, look(trainer.plan(apart=True), None).selection.indices
+    return trainer.train_dataset, look(trainer, None).selection.indices
 
 
 def heading(method: str, dataset: Any, selected: Tensor) -> str:

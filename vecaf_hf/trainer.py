@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import replace
-from functools import cache, partial
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +15,22 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import TrainOutput
 
 from vecaf_hf.arguments import VeCAFArguments, replaced, with_defaults, without_classes
-from vecaf_hf.augmentation.callback import find_cea
+from vecaf_hf.augmentation.callback import CEACallback, find_cea
 from vecaf_hf.checkpoint.jit import save_at_steps_end
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.pool import Collator, Pool
-from vecaf_hf.data.unused_columns import TellingCollator, reads_more, without_columns
+from vecaf_hf.data.unused_columns import TellingCollator, UnusedColumns
 from vecaf_hf.hub.trainer import PushingTrainer
 from vecaf_hf.inspection.inspecting import inspect
 from vecaf_hf.inspection.inspection import Inspection
-from vecaf_hf.inspection.look import first_selection
+from vecaf_hf.inspection.sampler import LookSampler
 from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.teaching import Teaching
-from vecaf_hf.loop.class_shares import HeadCorrection
-from vecaf_hf.loop.controller import Batch, LoopController
-from vecaf_hf.loop.epochs import PoolEpochs
+from vecaf_hf.loop.own_methods import OTHER_LOADER, tell_of_loss, tell_of_samplers
 from vecaf_hf.loop.plan import Plan, begin_run, check_devices, held_out_pool
 from vecaf_hf.loop.record import LoopRecord
-from vecaf_hf.loop.sampler import LookSampler, Stream
 from vecaf_hf.loop.schedule import LoopSchedule
-from vecaf_hf.loop.state import RunState
+from vecaf_hf.loop.taking_part import take_part
 from vecaf_hf.loop.trying import try_batch
 from vecaf_hf.reporting.card import given_to_card, write_card
 from vecaf_hf.reporting.report import RunReport
@@ -48,23 +41,14 @@ from vecaf_hf.scoring.classes import (
     other_task,
     settle_names,
 )
-from vecaf_hf.scoring.head import find_head, named_head, without_wrappers
+from vecaf_hf.scoring.head import named_head, without_wrappers
 from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.objective import Objective, SampleWeight
 from vecaf_hf.scoring.scorer import Scorer
-from vecaf_hf.scoring.shown_outputs import ShownOutputs
 from vecaf_hf.scoring.training_loss import TrainingLoss
+from vecaf_hf.scoring.training_losses import Batch
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection
-
-logger = logging.getLogger(__name__)
-
-# Methods of Trainer that decide what a loader samples.
-SAMPLING = ("_get_train_sampler", "_get_train_dataloader", "_get_dataloader")
-OTHER_LOADER = (
-    "returned a loader of its own, and here the selection decides which samples are trained on: return that of "
-    "super().get_train_dataloader(), or leave the method out"
-)
 
 
 class VeCAFTrainer(PushingTrainer):
@@ -102,7 +86,6 @@ class VeCAFTrainer(PushingTrainer):
     model: Any
     args: VeCAFArguments
     train_dataset: Any
-    loop: LoopController | None = None
     _is_scaled: bool | None = None
 
     def __init__(
@@ -135,19 +118,14 @@ class VeCAFTrainer(PushingTrainer):
         # What a run went by that found other labels than were known before, and what of it had been given.
         self._gave_way: VeCAFArguments | None = None
         self._given: dict[str, Any] = {}
-        # Figures that go into Trainer's next log line.
-        self._untold: dict[str, float] = {}
         if self.args.enable_jit_checkpoint:
             save_at_steps_end(self.callback_handler)
         # Whether the next loader is one to train by.
         self._run_is_due = False
-        self._tell_who_samples()
+        tell_of_samplers(type(self), Trainer)
         self.teaching = Teaching(self.args, self.accelerator)
         self.add_callback(self.teaching)
-        self._shown = ShownOutputs()
-        self.add_callback(self._shown)
-        # Of a dataset's fingerprint: whether its transform reads columns that the model does not take.
-        self._transforms: dict[str, bool] = {}
+        self._columns = UnusedColumns()
         self.scoring_dataset, self.scoring_collator = scoring_dataset, scoring_collator
         if self.train_dataset is not None:
             self._open_pool()
@@ -221,21 +199,12 @@ class VeCAFTrainer(PushingTrainer):
         if self.args.auto_find_batch_size and batch_size is not None:
             # Before anything is selected; where a whole run needs more memory, it begins again, as for Trainer.
             self._open_pool()
-            try_batch(self.model, self.pool, batch_size, self._batch_loss, self.accelerator)
+            try_batch(self.model, self.pool, batch_size, self.batch_loss, self.accelerator)
         self._run_is_due = True
         try:
             return super()._inner_training_loop(batch_size, *args, **kwargs)
         finally:
             self._run_is_due = False
-
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """Trainer's, and where a resumed run goes on: the loop, and how many micro-batches of it are trained on."""
-        place = super()._init_training_state(*args, **kwargs)
-        if self._resume_folder is None:
-            return place
-        history = self._running.history
-        begun = [record.step for record in history.records[history.ended :]]
-        return history.ended, (history.step - begun[0]) * self.args.gradient_accumulation_steps if begun else 0
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[nn.Module, DataLoader]:
         prepared = super()._prepare_for_training(*args, **kwargs)
@@ -252,37 +221,36 @@ class VeCAFTrainer(PushingTrainer):
 
     def _loader_to_look_at(self) -> DataLoader:
         self._open_pool()
-        schedule = self._schedule
-        # A loader that is iterated again shows what it has shown.
-        first = cache(partial(self._first_stream, self.pool))
-        sampler = LookSampler(
-            partial(self._stream_to_look_at, self.pool, first), schedule.samples_per_loop, schedule.seed
-        )
+        schedule = self._schedule(self.pool)
+        sampler = LookSampler(self, schedule)
         return self._get_dataloader(
             self.train_dataset, "Training", schedule.batch_size, lambda dataset: sampler, is_training=True
         )
 
-    def _stream_to_look_at(self, pool: Pool, first: Callable[[], Stream]) -> Stream:
-        if self.loop is not None and self.loop.pool is pool and self.loop.history.streams:
-            return self.loop.history.streams[-1]
-        return first()
-
-    def _first_stream(self, pool: Pool) -> Stream:
-        self._open_pool()
-        if self.pool is not pool:
-            raise RuntimeError("this loader is of another train_dataset: call get_train_dataloader() again")
-        if self.args.world_size > 1:
-            raise RuntimeError(
-                "nothing is selected yet, and several processes select together, where one alone would wait for the "
-                "others: look at the loader once the training has begun, or in a single process"
-            )
-        return Stream(first_selection(self.plan(apart=True)).indices, 0)
-
     def begin_run(self) -> DataLoader:
-        """Begin a run, as the training does: the loader of one loop after another. Each pass over it is a loop of the
-        current selection."""
+        """Begin a run, fresh or a checkpoint's, as the training does: the loader of one loop after another. Each pass
+        over it is a loop of the current selection. Whatever is wrong with the data shows here, on a few samples."""
         self._run_is_due = False
-        loop = self.loop = self._begin_run()
+        self._open_pool()
+        if self.loop is not None:
+            self.loop.shown.detach()
+        self.meter = CostMeter()
+        # Anew: a hyperparameter search may have changed arguments and model since construction.
+        plan = self.plan()
+        self.scorer = plan.scorer
+        with self.evaluated_weights():
+            loop = begin_run(plan, self._resume_folder, self.work_before, self.log, self._loop_begun)
+        if loop.args is not self.args:
+            self._given = {"strategy": self.args.strategy, "class_balance": self.args.class_balance}
+            self.args = self._gave_way = loop.args
+        if self._resume_folder:
+            self._unlogged = loop.history.losses[self.args.process_index], loop.history.logged_step
+        if self._overrides_loss() and loop.selector.training_losses is not None:
+            loop.shown.attach(self.model)
+        if self.cea is not None and loop.selector.cea is None:
+            self.remove_callback(self.cea)
+        take_part(self.callback_handler, loop, resumes=bool(self._resume_folder))
+        self.loop, self.training_loss.weighs = loop, False
         if self.model_wrapped is self.model:
             # An evaluation before the training has marked the model as prepared, without DistributedDataParallel, and
             # accelerate would leave it so: each process would train a model of its own.
@@ -292,7 +260,7 @@ class VeCAFTrainer(PushingTrainer):
     def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple[Any, ...]:
         """Trainer's sizes, in which an epoch is a loop."""
         if self._run_is_due:
-            raise ValueError(f"{type(self).__name__}.get_train_dataloader {OTHER_LOADER}")
+            raise ValueError(OTHER_LOADER)
         _, per_loop, _, _, per_update, batches, _ = super().set_initial_training_values(args, dataloader)
         schedule, history = self._running.schedule, self._running.history
         total = schedule.total_updates
@@ -306,23 +274,23 @@ class VeCAFTrainer(PushingTrainer):
     def compute_loss_func(self) -> Any:
         """The loss of a batch, which Trainer reads anew in each step: the user's, or where there is a loss per sample,
         or the loop's samples have weights, ours; None for the model's own."""
-        return (
-            self._weighted_loss if self.training_loss.is_made_of_samples(self._weighs) else self.training_loss.of_batch
-        )
+        if not self.training_loss.is_made_of_samples:
+            return self.training_loss.of_batch
+        return self.training_loss.weighted(self.sample_objective, self._passing, self.args)
 
     @compute_loss_func.setter
     def compute_loss_func(self, given: Any) -> None:
         self.training_loss.of_batch = given
 
     @property
-    def _weighs(self) -> bool:
-        """Whether the samples of the loop have weights."""
-        return self.loop is not None and self.loop.is_weighted
+    def _passing(self) -> Batch | None:
+        """The training batch that passes the model, if one does."""
+        return self.loop.batch if self.loop else None
 
     @property
     def loss_is_scaled_for_ga(self) -> bool | None:
         """Trainer's: whether the loss need not be divided by the micro-batches of a step; None for what it guesses."""
-        is_mean = self.training_loss.is_mean(self._weighs, self.args)
+        is_mean = self.training_loss.is_mean(self.args)
         return False if self._is_scaled is None and is_mean else self._is_scaled
 
     @loss_is_scaled_for_ga.setter
@@ -346,7 +314,7 @@ class VeCAFTrainer(PushingTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """Trainer's loss; those of a training batch are recorded, and taught to a learner, if needed."""
-        batch = self.loop.batch if self.loop else None
+        batch = self._passing
         if batch is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self.teaching.watching():
@@ -355,26 +323,11 @@ class VeCAFTrainer(PushingTrainer):
         if batch.recorder is not None or self.teaching.is_learning:
             # Trainer takes the labels away unless the model computes the loss, with which a tuple then begins.
             rest = outputs[1:] if isinstance(outputs, tuple) and self.label_name in inputs else outputs
-            losses = self._losses_of(rest, batch)
+            losses = batch.losses(self.sample_objective, rest)
             batch.seen(losses)
             if self.teaching.is_learning:
                 loss = self.teaching.taught(loss, losses, batch.step, self._accumulated(num_items_in_batch))
         return (loss, outputs) if return_outputs else loss
-
-    def _losses_of(self, outputs: Any, batch: Batch) -> Tensor:
-        # An objective may draw from the global generators: not at the training's expense.
-        with torch.no_grad(), seeded(0):
-            return self.sample_objective.sample_losses(outputs, batch.labels)
-
-    def _weighted_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        """The objective per sample, recorded if needed, weighted and averaged: Trainer's `compute_loss_func`."""
-        objective, batch = self.sample_objective, self.loop.batch if self.loop else None
-        losses = objective.sample_losses(outputs, labels)
-        weights = None if batch is None else batch.weights
-        if batch is not None:
-            batch.seen(losses)
-        count = self.training_loss.count(num_items_in_batch, self.args)
-        return objective.mean(losses, torch.ones_like(losses) if weights is None else weights, labels, count)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
         """What Trainer has the losses of a step divided by: of a weighted mean the sum of the weights. None where the
@@ -383,21 +336,19 @@ class VeCAFTrainer(PushingTrainer):
         if self.sample_objective.sample_weights is None or not labels:
             count = super()._get_num_items_in_batch(batch_samples, device)
             if count is not None:
-                self._find_out_scale(batch_samples[0], torch.as_tensor(count, device=device))
-            return None if self.training_loss.is_mean(self._weighs, self.args) else count
+                # By one batch, the first time that it matters.
+                loss_by, number = partial(self.batch_loss, self.model, batch_samples[0]), torch.as_tensor(count)
+                self.training_loss.find_out_scale(self.model, loss_by, number.to(device), self.accelerator, self.args)
+            return None if self.training_loss.is_mean(self.args) else count
         total = torch.stack([self.sample_objective.total_weight(some) for some in labels]).sum().to(device)
-        shared = self.args.average_tokens_across_devices and self.args.world_size > 1
-        return self.accelerator.gather(total).sum() if shared else total
+        return self.accelerator.gather(total).sum() if self.args.average_tokens_across_devices else total
 
-    def _find_out_scale(self, batch: Mapping[str, Any], count: Tensor) -> None:
-        """By one batch, the first time that it matters."""
-
-        def loss_by(number: Tensor) -> Tensor:
-            loss: Any = self.compute_loss(self.model, self._prepare_inputs(dict(batch)), num_items_in_batch=number)
-            return loss
-
+    def batch_loss(self, model: nn.Module, batch: Mapping[str, Any], count: Tensor | None = None) -> Tensor:
+        """The loss of a training batch that nobody learns from, [], divided by a count of samples if it is given."""
+        counted: dict[str, Any] = {} if count is None else {"num_items_in_batch": count}
         with self.compute_loss_context_manager():
-            self.training_loss.find_out_scale(self.model, loss_by, count, self._weighs, self.accelerator, self.args)
+            loss: Any = self.compute_loss(model, self._prepare_inputs(dict(batch)), **counted)
+        return loss
 
     def _accumulated(self, num_items_in_batch: Any) -> int:
         """Micro-batches over which a training batch's loss is a mean when Trainer is given it: it then leaves it so."""
@@ -409,53 +360,27 @@ class VeCAFTrainer(PushingTrainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """Trainer's batches of a step; which samples they hold is told to `training_step` beside them."""
-        batches = self._running.underway.without_keys(epoch_iterator, self.pool.refuse_unloadable)
+        batches = self._running.underway.without_keys(epoch_iterator)
         return super().get_batch_samples(batches, *args, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step, counted, on a batch without our keys; it passes the head by way of CEA."""
-        positions = self._running.underway.positions(inputs)
-        if positions is None:
-            raise ValueError(f"{type(self).__name__}.get_train_dataloader {OTHER_LOADER}")
-        self.pool.refuse_unloadable(inputs)
-        indices: Any = self._prepare_input(positions)
+        running = self._running
+        indices: Any = self._prepare_input(running.underway.positions(inputs))
         self.meter.add_training(len(indices) * self.args.world_size)
         # The user's `compute_loss` may take them away.
         labels: Any = self._prepare_input(inputs.get(self.label_name))
         self.training_loss.tell_of_soft(self.model, labels)
         # Whoever removed it by the handler.
         self._let_removed_cea_go()
-        moving = self.cea.batch(indices) if self.cea else nullcontext()
-        with self._running.passing(indices, self.state.global_step, labels) as batch, moving, self._shown.watching():
+        with running.passing(indices, self.state.global_step, labels) as batch:
             loss = super().training_step(model, inputs, *args, **kwargs)
             if not batch.is_seen:
-                self._see(batch)
-        self._running.loss_watch.see(loss)
+                running.see(batch, self.sample_objective)
+        running.loss_watch.see(loss)
         for learning in self._beside_model:
             learning.after_backward(self.accelerator)
         return loss
-
-    def _see(self, batch: Batch) -> None:
-        """What is to be seen of a batch whose loss the user's `compute_loss` made, without ours.
-
-        Raises:
-            ValueError: It takes ours, or the model's own forward pass.
-        """
-        strategy = self.scorer.strategy
-        if (
-            self.teaching.is_learning
-            or strategy.weighs
-            or self.args.sample_weights != "none"
-            or batch.weights is not None
-        ):
-            raise ValueError(
-                f"compute_loss of {type(self).__name__} does not call super().compute_loss, and strategy "
-                f"{self.args.strategy!r} weighs samples, or learns, there: call it, pass the objective as "
-                "sample_loss_func, or choose another strategy"
-            )
-        if batch.recorder is not None:
-            outputs = self._shown.outputs(self.label_name, len(batch.indices))
-            batch.seen(self._losses_of(outputs, batch))
 
     def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         """Trainer's; the optimizer, whoever made it, trains what learns beside the model too.
@@ -473,19 +398,12 @@ class VeCAFTrainer(PushingTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's line, and in it our figures that have none of their own."""
-        untold, self._untold = self._untold, {}
+        untold = self.loop.take_untold() if self.loop else {}
         logs.update(untold)
         super().log(logs, start_time)
         for name in untold:
             # Trainer returns this dictionary to its caller, as the metrics of the training or an evaluation.
             del logs[name]
-
-    def _tell(self, figures: dict[str, float]) -> None:
-        """Log a loop's figures; where a loop is an epoch there are as many lines as without us."""
-        if self.args.num_loops is None:
-            self._untold |= figures
-        else:
-            self.log(figures)
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> Any:
         """Trainer's evaluation, counted; what it draws (the first time, workers' seeds) is not missing in training."""
@@ -514,15 +432,6 @@ class VeCAFTrainer(PushingTrainer):
             if self.loop is not None:
                 self.loop.selector.cea = None
 
-    def save_state(self) -> None:
-        """Trainer's, and what the loops selected and cost, without which no checkpoint might tell it."""
-        super().save_state()
-        if self.loop is not None and self.args.should_save:
-            # What only a run that goes on needs is left out, and paths, which a push would show.
-            cost, step = self.meter.state_dict(), self.state.global_step
-            run = replace(self.loop.history, step=step, cost=cost, skipped={})
-            run.without_tensors().save(str(self.args.output_dir))
-
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the run's card and pictures in `output_dir`, or renew our sections in the card that lies there. Takes
         what Trainer's does, and needs no network."""
@@ -531,20 +440,9 @@ class VeCAFTrainer(PushingTrainer):
 
     # --- A run ---
 
-    def _tell_who_samples(self) -> None:
-        own = [name for name in SAMPLING if getattr(type(self), name, None) is not getattr(Trainer, name, None)]
-        if own:
-            logger.warning(
-                "%s.%s is not called for the training: the selection decides which samples are trained on, and each "
-                "pass over them is shuffled. To weigh samples, choose a strategy, or write one",
-                type(self).__name__,
-                " and ".join(own),
-            )
-
-    @property
-    def _schedule(self) -> LoopSchedule:
+    def _schedule(self, pool: Pool) -> LoopSchedule:
         split = self.accelerator.split_batches
-        return LoopSchedule.of_run(self.args, len(self.pool), self._train_batch_size, split, self.pool.seed)
+        return LoopSchedule.of_run(self.args, len(pool), self._train_batch_size, split, pool.seed)
 
     @property
     def pool(self) -> Pool:
@@ -562,119 +460,37 @@ class VeCAFTrainer(PushingTrainer):
         loading a sample."""
         cea, old = find_cea(self.callback_handler.callbacks, self.args.strategy), self._pool
         made_of = (self.train_dataset, self.scoring_dataset, self.args, self.accelerator)
-        if old is not None and cea is self.cea and old.is_of(*made_of):
-            return
-        if old is not None and old.is_exchanged_alone(self.train_dataset, self.scoring_dataset):
-            raise ValueError(
-                "train_dataset was exchanged, and scoring_dataset has the samples of the old one: set "
-                "trainer.scoring_dataset too, or to None"
-            )
+        if old is not None:
+            if cea is self.cea and old.is_of(*made_of):
+                return
+            old.check_exchanged(self.train_dataset, self.scoring_dataset)
         if self.args is self._gave_way:
             # These samples may have classes, or others.
             self.args, self._gave_way = replaced(self.args, **self._given), None
         check_devices(self.args, self.accelerator)
-        self.cea, self.teaching.args, self.teaching.accelerator = cea, self.args, self.accelerator
-        self._pool = self._make_pool(self.train_dataset, self.scoring_dataset)
-        try:
-            plan = self.plan()
-            plan.check()
-        except BaseException:
-            # What was refused is looked at again the next time.
-            self._pool = old
-            raise
-        self.scorer = plan.scorer
+        self.teaching.args, self.teaching.accelerator = self.args, self.accelerator
+        pool = self._make_pool(self.train_dataset, self.scoring_dataset)
+        plan = self._planned(pool, cea)
+        plan.check()
+        self._pool, self.cea, self.scorer = pool, cea, plan.scorer
         if self._overrides_loss() and self.scorer.reads_losses:
-            logger.warning(
-                "%s has a compute_loss of its own, and strategy %r goes by each sample's loss, which is taken to be "
-                "%s: pass sample_loss_func, and sample_weight_func, to say what it is",
-                type(self).__name__,
-                self.args.strategy,
-                "compute_loss_func's" if self.training_loss.of_batch else "that of the model's problem_type",
-            )
+            tell_of_loss(type(self), self.args.strategy, self.training_loss.of_batch)
 
-    def plan(self, apart: bool = False) -> Plan:
-        """What a run is made of; `apart` with ledger, counters and captions of its own, to look and change nothing."""
-        if apart:
-            self._open_pool()
-        pool, cea, teaching, meter = self.pool, self.cea, self.teaching, self.meter
-        if apart:
-            pool, teaching, meter = copy.copy(pool), Teaching(self.args, self.accelerator), CostMeter()
-            pool.forget_samples()
-            cea = cea and cea.apart(pool.dataset, pool.labels, self.class_names)
-        classes = ModelClasses.of(self.model, named_head(without_wrappers(self.model)), self.training_loss.is_own)
-        scorer = Scorer(pool, self.model, cea is not None, self.sample_objective, meter, teaching)
-        scorer.is_trained, scorer.evaluated_weights = self.state.global_step > 0, self.evaluated_weights
-        return Plan(
-            args=self.args,
-            schedule=self._schedule,
-            scorer=scorer,
-            cea=cea,
-            teaching=teaching,
-            classes=classes,
-            held_out=held_out_pool(self.args, self.eval_dataset, self._make_pool, classes.count),
-            eval_dataset=self.eval_dataset,
-            work_before=self.work_before,
-            batch_loss=self._batch_loss,
-            own_cea=self.cea,
-        )
-
-    def _begin_run(self) -> LoopController:
-        """A fresh run, or a checkpoint's; whatever is wrong with the data shows here, on a few samples."""
+    def plan(self) -> Plan:
+        """What a run is made of, by all that is given now."""
         self._open_pool()
-        self.meter = CostMeter()
-        # Anew: a hyperparameter search may have changed arguments and model since construction.
-        plan = self.plan()
-        self.scorer = plan.scorer
-        self._shown.detach()
-        with self.evaluated_weights():
-            loop = begin_run(plan, self._resume_folder, self._tell, self._loop_begun)
-        self._untold = dict(loop.history.untold)
-        if loop.args is not self.args:
-            self._given = {"strategy": self.args.strategy, "class_balance": self.args.class_balance}
-            self.args = self._gave_way = loop.args
-        if self._resume_folder:
-            self._unlogged = loop.history.losses[self.args.process_index], loop.history.logged_step
-        if self._overrides_loss() and loop.selector.training_losses is not None:
-            self._shown.attach(self.model)
-        if self.cea is not None and loop.selector.cea is None:
-            self.remove_callback(self.cea)
-        self.remove_callback(LoopController)
-        self.remove_callback(PoolEpochs)
-        if self.args.num_loops is not None:
-            self.callback_handler.callbacks.insert(0, PoolEpochs(loop.schedule))
-        self._correct_head_at_end(loop)
-        # Last: a save that any callback asks for at a loop's end is put off.
-        self.add_callback(loop)
-        return loop
+        return self._planned(self.pool, self.cea)
 
-    def _correct_head_at_end(self, loop: LoopController) -> None:
-        correction: Any = self.pop_callback(HeadCorrection)
-        if correction is not None and not self._resume_folder:
-            correction.undo()
-        if self.args.correct_class_shares:
-            head: Any = find_head(self.model, self.args.head)
-            self.callback_handler.callbacks.insert(0, HeadCorrection(head, loop.class_shares))
-
-    @property
-    def _running(self) -> LoopController:
-        if self.loop is None:
-            raise RuntimeError("no run has begun: this happens inside train()")
-        return self.loop
+    def _planned(self, pool: Pool, cea: CEACallback | None) -> Plan:
+        classes = ModelClasses.of(self.model, named_head(without_wrappers(self.model)), self.training_loss.is_own)
+        scorer = Scorer(pool, self.model, cea is not None, self.sample_objective, self.meter, self.teaching)
+        scorer.is_trained, scorer.evaluated_weights = self.state.global_step > 0, self.evaluated_weights
+        held_out = held_out_pool(self.args, self.eval_dataset, self._make_pool, classes.count)
+        return Plan(self._schedule(pool), scorer, cea, self.teaching, classes, held_out, self.eval_dataset)
 
     def _loop_begun(self) -> None:
         self._take_up_losses()
-
-    def _run_state(self) -> RunState:
-        loop, step = self._running, self.state.global_step
-        stopped = step >= loop.schedule.total_updates or self._has_lost_patience()
-        state = loop.state(step, stopped, self._losses_not_logged(), self._globalstep_last_logged)
-        state.untold = dict(self._untold)
-        return state
-
-    def _batch_loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-        with self.compute_loss_context_manager():
-            loss: Any = self.compute_loss(model, self._prepare_inputs(batch))
-        return loss
+        self.training_loss.weighs = self._running.is_weighted
 
     def _make_pool(self, dataset: Any, scoring_dataset: Any = None) -> Pool:
         prepare = self._without_unused_columns
@@ -686,17 +502,8 @@ class VeCAFTrainer(PushingTrainer):
         if not isinstance(dataset, datasets.Dataset):
             return dataset, self._get_collator_with_removed_columns(collator, description="training")
         rest = self._remove_unused_columns(dataset, description="training")
-        removed = frozenset(dataset.column_names) - frozenset(rest.column_names)
-        return rest, TellingCollator(collator, removed) if removed else collator
+        return rest, TellingCollator.of(collator, dataset, rest)
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
-        """Trainer's, but what the dataset's transform reads is removed after it, with a warning."""
-        remove = partial(super()._remove_unused_columns, description=description)
-        return without_columns(dataset, remove, self._transform_reads)
-
-    def _transform_reads(self, dataset: Any, rest: Any) -> bool:
-        """Whether a dataset's transform reads columns that the rest has not; tried once for each dataset."""
-        key = dataset._fingerprint
-        if key not in self._transforms:
-            self._transforms[key] = reads_more(dataset, rest)
-        return self._transforms[key]
+        """Trainer's, but what the dataset's transform reads is removed after it."""
+        return self._columns.removed(dataset, partial(super()._remove_unused_columns, description=description))

@@ -138,7 +138,7 @@ def test_what_scores_nothing_is_drawn_by_its_captions(make_run: Make, strategy: 
 def test_a_look_before_the_run_shows_its_first_selection(make_run: Make) -> None:
     cea = {"domain_prompt": PROMPTS, "domain_affinity": 0.05}
     trainer = make_run(cea, strategy="balanced")
-    looked = look(trainer.plan(apart=True), None).selection.indices
+    looked = look(trainer, None).selection.indices
     trainer.train()
     assert torch.equal(looked, trainer.selection_history[0].indices)
 

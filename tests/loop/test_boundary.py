@@ -24,7 +24,8 @@ def controller(logs):
     meter = CostMeter()
     meter.start("train")
     scorer = SimpleNamespace(meter=meter, is_trained=False, accelerator=None)
-    selector = SimpleNamespace(args=None, pool=None, scorer=scorer)
+    pool = SimpleNamespace(refuse_unloadable=lambda batch: None)
+    selector = SimpleNamespace(args=SimpleNamespace(num_loops=2), pool=pool, scorer=scorer, cea=None)
     schedule = SimpleNamespace(updates_per_loop=UPDATES_PER_LOOP, samples_per_loop=8, seed=0)
     return LoopController(schedule, selector, None, None, logs.append, lambda: None)
 

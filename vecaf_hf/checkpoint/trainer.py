@@ -18,6 +18,7 @@ from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.checkpoint.files import claim, find_checkpoint, latest_run, make_durable, reload_model, writing
 from vecaf_hf.checkpoint.optimizers import check_resumes
 from vecaf_hf.loop import RunState
+from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.divergence import check_weights
 from vecaf_hf.scoring.classes import settle_names
 
@@ -25,10 +26,12 @@ from vecaf_hf.scoring.classes import settle_names
 class ResumingTrainer(Trainer):
     """What a killed run needs to go on as if nothing had happened, beside what Trainer's checkpoints hold.
 
-    A subclass says in `_run_state` what else a checkpoint keeps, and reads it from `_resume_folder` when a run begins.
+    A subclass begins a run, or goes on with that of `_resume_folder`, and puts it into `loop`.
     """
 
     model: Any
+    # The run that goes on, or the last one.
+    loop: LoopController | None = None
     _resume_folder: str | None = None
     # Of the checkpoint that a run resumes from, until its first loop is taken up: the sum of the losses that no log had
     # shown, and the step of the last log.
@@ -129,9 +132,31 @@ class ResumingTrainer(Trainer):
         self.has_trained = True
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
+    @property
+    def _running(self) -> LoopController:
+        if self.loop is None:
+            raise RuntimeError("no run has begun: this happens inside train()")
+        return self.loop
+
     def _run_state(self) -> RunState:
         """What a checkpoint keeps besides Trainer's files; called in every process, and all wait for each other."""
-        raise NotImplementedError
+        loop, step = self._running, self.state.global_step
+        stopped = step >= loop.schedule.total_updates or self._has_lost_patience()
+        return loop.state(step, stopped, self._losses_not_logged(), self._globalstep_last_logged)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Trainer's, and where a resumed run goes on: the loop, and how many micro-batches of it are trained on."""
+        place = super()._init_training_state(*args, **kwargs)
+        if self._resume_folder is None:
+            return place
+        loop = self._running
+        return loop.history.ended, loop.updates_taken_up * self.args.gradient_accumulation_steps
+
+    def save_state(self) -> None:
+        """Trainer's, and what the loops selected and cost, without which no checkpoint might tell it."""
+        super().save_state()
+        if self.loop is not None and self.args.should_save:
+            self.loop.save_summary(str(self.args.output_dir), self.state.global_step)
 
     def _claim_folder(self, run: str) -> None:
         if self.args.should_save:

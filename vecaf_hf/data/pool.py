@@ -97,10 +97,15 @@ class Pool:
         same = all(mine is its for mine, its in zip(made_of, (dataset, scored, args, accelerator), strict=True))
         return same and len(dataset) == self.size
 
-    def is_exchanged_alone(self, dataset: Any, scoring_dataset: Any) -> bool:
-        """Whether another dataset would stand beside this pool's scoring dataset, which is of its own samples."""
+    def check_exchanged(self, dataset: Any, scoring_dataset: Any) -> None:
+        """Raise a ValueError if another dataset would stand beside this pool's scoring dataset, which is of its own
+        samples."""
         is_own = self.scoring_dataset is not self.dataset and scoring_dataset is self.scoring_dataset
-        return is_own and dataset is not self.dataset
+        if is_own and dataset is not self.dataset:
+            raise ValueError(
+                "train_dataset was exchanged, and scoring_dataset has the samples of the old one: set "
+                "trainer.scoring_dataset too, or to None"
+            )
 
     def forget_samples(self) -> None:
         """Begin a run: whatever could not be loaded in an earlier one may be whole by now, and who is ignored is what

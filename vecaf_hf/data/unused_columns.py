@@ -37,6 +37,12 @@ class TellingCollator:
     collator: Callable[[list[Any]], Any]
     removed: frozenset[str]
 
+    @classmethod
+    def of(cls, collator: Callable[[list[Any]], Any], dataset: datasets.Dataset, rest: datasets.Dataset) -> Any:
+        """The collator, which tells of the columns of the dataset that the rest has not, if there are any."""
+        removed = frozenset(dataset.column_names) - frozenset(rest.column_names)
+        return cls(collator, removed) if removed else collator
+
     def __call__(self, items: list[Any]) -> Any:
         try:
             return self.collator(items)
@@ -49,37 +55,50 @@ class TellingCollator:
             ) from error
 
 
-def without_columns(
-    dataset: datasets.Dataset, remove: Callable[[datasets.Dataset], datasets.Dataset], is_read: Callable[..., bool]
-) -> datasets.Dataset:
-    """The dataset without the columns that the model does not take, those that its transform reads removed after it.
+class UnusedColumns:
+    """Removes columns that the model does not take; those that a transform reads after it.
 
     Trainer (transformers 5.23, `_remove_unused_columns`) removes them before: a transform such as `set_transform` has
     from the docs of `datasets` then misses the image, in every sample.
-
-    Args:
-        dataset: Perhaps with a transform.
-        remove: Trainer's removal.
-        is_read: (dataset, it without columns) -> whether its transform reads what is missing.
-
-    Raises:
-        ValueError: There is no transform, and the model takes none of the columns.
     """
-    if dataset.format["type"] != "custom":
-        return remove(dataset)
-    try:
-        rest = remove(dataset)
-    except ValueError:
-        # The model takes no column as it is stored; what the transform makes it may.
-        rest = None
-    if rest is not None and (rest.column_names == dataset.column_names or not is_read(dataset, rest)):
-        return rest
-    columns = frozenset(dataset.column_names) - frozenset(rest.column_names if rest is not None else ())
-    logger.info("the transform reads %s: removed after it (remove_unused_columns)", listed(sorted(columns)))
-    how = dataset.format
-    return dataset.with_transform(
-        RemovedAfter(how["format_kwargs"]["transform"], columns), how["columns"], how["output_all_columns"]
-    )
+
+    def __init__(self) -> None:
+        # By a dataset's fingerprint: whether its transform reads more than is left. It is tried once.
+        self._reads_more: dict[str, bool] = {}
+
+    def removed(
+        self, dataset: datasets.Dataset, remove: Callable[[datasets.Dataset], datasets.Dataset]
+    ) -> datasets.Dataset:
+        """The dataset without these columns.
+
+        Args:
+            dataset: Perhaps with a transform.
+            remove: Trainer's removal.
+
+        Raises:
+            ValueError: There is no transform, and the model takes none of the columns.
+        """
+        if dataset.format["type"] != "custom":
+            return remove(dataset)
+        try:
+            rest = remove(dataset)
+        except ValueError:
+            # The model takes no column as it is stored; what the transform makes it may.
+            rest = None
+        if rest is not None and (rest.column_names == dataset.column_names or not self._reads(dataset, rest)):
+            return rest
+        columns = frozenset(dataset.column_names) - frozenset(rest.column_names if rest is not None else ())
+        logger.info("the transform reads %s: removed after it (remove_unused_columns)", listed(sorted(columns)))
+        how = dataset.format
+        return dataset.with_transform(
+            RemovedAfter(how["format_kwargs"]["transform"], columns), how["columns"], how["output_all_columns"]
+        )
+
+    def _reads(self, dataset: datasets.Dataset, rest: datasets.Dataset) -> bool:
+        key = dataset._fingerprint
+        if key not in self._reads_more:
+            self._reads_more[key] = reads_more(dataset, rest)
+        return self._reads_more[key]
 
 
 def reads_more(dataset: datasets.Dataset, rest: datasets.Dataset) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from vecaf_hf.inspection.inspection import Inspection, Sample
 from vecaf_hf.inspection.look import Look, look
 from vecaf_hf.inspection.out_of_fold import OutOfFold, out_of_fold, suspicious_labels
 from vecaf_hf.inspection.page import write_inspection
+from vecaf_hf.inspection.planned import Planned
 from vecaf_hf.inspection.shares import ClassShare, Histogram, class_shares, loss_histogram
 from vecaf_hf.loop.plan import Plan
 from vecaf_hf.reporting.images import images_of
@@ -31,14 +31,6 @@ from vecaf_hf.validation import whole
 COMPARED = 20_000
 # Most selected samples that are compared with each other.
 MOST_COMPARED = 20_000
-
-
-class Planned(Protocol):
-    """A trainer that can say what its run is made of."""
-
-    train_dataset: Any
-
-    def plan(self, apart: bool) -> Plan: ...
 
 
 def inspect(trainer: Planned, folder: str | Path | None = None, samples: int | None = None) -> Inspection:
@@ -58,15 +50,16 @@ def inspect(trainer: Planned, folder: str | Path | None = None, samples: int | N
         raise ValueError("there is nothing to inspect without a train_dataset")
     if samples is not None:
         whole("samples", samples, 2)
-    plan = trainer.plan(apart=True)
-    inspection = _inspection(look(plan, samples), plan)
-    if folder is not None and plan.scorer.accelerator.is_main_process:
+    seen = look(trainer, samples)
+    inspection = _inspection(seen)
+    if folder is not None and seen.plan.scorer.accelerator.is_main_process:
         write_inspection(inspection, images_of(trainer.train_dataset), Path(folder))
     return inspection
 
 
-def _inspection(seen: Look, plan: Plan) -> Inspection:
-    candidates, selection, schedule = seen.candidates, seen.selection, seen.schedule
+def _inspection(seen: Look) -> Inspection:
+    candidates, selection, plan = seen.candidates, seen.selection, seen.plan
+    schedule = plan.schedule
     names, labels = plan.classes.names, plan.pool.labels
     chosen = torch.isin(candidates.indices, selection.indices)
     folds = out_of_fold(candidates.given("embeddings"), candidates.classes, schedule.seed)

@@ -15,8 +15,8 @@ from torch import Tensor
 from vecaf_hf.cost import FULL_SIZE, Work
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw
 from vecaf_hf.inspection.budget import RunSizes, UnitCosts, scored_by_loop
+from vecaf_hf.inspection.planned import Planned
 from vecaf_hf.loop.plan import Plan
-from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.selector import Past, Selector
 from vecaf_hf.scoring.rescoring import Boundary, Rescoring
 from vecaf_hf.seeding import seed_of, seeded
@@ -35,7 +35,7 @@ class Look:
     """What was found.
 
     Args:
-        schedule: The run's sizes.
+        plan: Of the run; made apart from what the run itself will use.
         selection: Of the first loop; of a part of the candidates with a budget in proportion, where that is set.
         candidates: What was scored, in pool order, with plain embeddings.
         is_drawn: Which of them stand for the pool; the others were scored because they are selected. Bool [M].
@@ -45,7 +45,7 @@ class Look:
         unit: For the budget.
     """
 
-    schedule: LoopSchedule
+    plan: Plan
     selection: Selection
     candidates: Candidates
     is_drawn: Tensor
@@ -64,14 +64,15 @@ class _Part(Rescoring):
         return boundary.score(self.indices)
 
 
-def look(plan: Plan, samples: int | None) -> Look:
+def look(trainer: Planned, samples: int | None) -> Look:
     """Score, select once and time a few batches.
 
     Args:
-        plan: Of the run; made apart from what the run itself will use.
+        trainer: Whose run it is; it stays as it was.
         samples: Most samples to score for the selection; None for as many as the run does, or LOOKED_AT where it scores
             none.
     """
+    plan = trainer.plan().apart()
     scores = _scores(plan)
     with plan.scorer.evaluated_weights(), _untouched(plan), ExitStack() as restore:
         plan.scorer.look_at_embeddings("inspect()")
@@ -84,8 +85,8 @@ def look(plan: Plan, samples: int | None) -> Look:
         is_drawn = torch.ones(len(candidates), dtype=torch.bool)
         if not scores:
             candidates, is_drawn = _scored_for_looking(plan, selection, samples or LOOKED_AT)
-        unit = _unit_costs(plan, selection)
-    cea, kept, strategy = plan.own_cea, plan.scorer.kept, plan.scorer.strategy
+        unit = _unit_costs(plan, selection, trainer)
+    cea, kept, strategy = trainer.cea, plan.scorer.kept, plan.scorer.strategy
     sizes = RunSizes(
         # The run's own selections, not one of a part.
         selected=len(selection) if part is None else plan.schedule.budget,
@@ -96,7 +97,7 @@ def look(plan: Plan, samples: int | None) -> Look:
         learns_map=cea is not None and cea.options.toward == "learned_difference",
         has_scores=not strategy.learns and kept is not None and kept.has_entry,
     )
-    return Look(plan.schedule, selection, candidates, is_drawn, part, scores, sizes, unit)
+    return Look(plan, selection, candidates, is_drawn, part, scores, sizes, unit)
 
 
 def first_selection(plan: Plan) -> Selection:
@@ -176,7 +177,7 @@ def _evaluated(dataset: Any) -> int:
     return sum(len(part) for part in parts if hasattr(part, "__len__"))
 
 
-def _unit_costs(plan: Plan, selection: Selection) -> UnitCosts:
+def _unit_costs(plan: Plan, selection: Selection, trainer: Planned) -> UnitCosts:
     """From what the meter has seen, and from a few batches."""
     args, scorer, work, flops = plan.args, plan.scorer, plan.meter.work, plan.meter.forward_flops
     size, world = args.scoring_image_size, plan.schedule.world_size
@@ -196,14 +197,14 @@ def _unit_costs(plan: Plan, selection: Selection) -> UnitCosts:
         scoring_flops=flops[FULL_SIZE if size is None else str(size)],
         score_seconds=scoring,
         evaluate_seconds=evaluating,
-        train_seconds=_training_seconds(plan, selection),
+        train_seconds=_training_seconds(plan, selection, trainer),
         select=copy.copy(work["select"]),
         encode_text=copy.copy(work["encode_text"]) if plan.cea is not None else Work(),
-        before=copy.deepcopy(plan.work_before.work),
+        before=copy.deepcopy(trainer.work_before.work),
     )
 
 
-def _training_seconds(plan: Plan, selection: Selection) -> float:
+def _training_seconds(plan: Plan, selection: Selection, trainer: Planned) -> float:
     """Per sample of a batch: loading, forward and backward pass of a copy of the model, in this process."""
     schedule, accelerator = plan.schedule, plan.scorer.accelerator
     count = (1 + TIMED_BATCHES) * schedule.batch_size
@@ -215,7 +216,7 @@ def _training_seconds(plan: Plan, selection: Selection) -> float:
         present = len(batch.pop(POOL_INDEX))
         batch.pop(UNLOADABLE, None)
         if present:
-            plan.batch_loss(model, batch).backward()
+            trainer.batch_loss(model, batch).backward()
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize(accelerator.device)
         if number == 0:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from vecaf_hf.learners.teaching import Teaching
 from vecaf_hf.loop.class_shares import shares_of, trained_shares
 from vecaf_hf.loop.divergence import LossWatch, check_weights
 from vecaf_hf.loop.fingerprint import check_same_selection
+from vecaf_hf.loop.own_methods import OTHER_LOSS
 from vecaf_hf.loop.record import record_loop
 from vecaf_hf.loop.sampler import LoopSampler
 from vecaf_hf.loop.schedule import LoopSchedule
@@ -23,41 +24,14 @@ from vecaf_hf.loop.selector import Past, Selector
 from vecaf_hf.loop.starting_again import start_again, starting_weights
 from vecaf_hf.loop.state import RunState
 from vecaf_hf.loop.underway import Underway
-from vecaf_hf.scoring.training_losses import TrainingLosses
+from vecaf_hf.scoring.objective import Objective
+from vecaf_hf.scoring.shown_outputs import ShownOutputs
+from vecaf_hf.scoring.training_losses import Batch
 from vecaf_hf.seeding import seed_of
 from vecaf_hf.selection import Selection
 from vecaf_hf.selection.jtt import second_training
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Batch:
-    """A training batch while it passes the model.
-
-    Its losses are recorded where they are first known: by the trainer's weighted loss, or after the model's own.
-
-    Args:
-        indices: Positions of its samples in the pool. LongTensor [n].
-        step: Optimizer steps done.
-        labels: Of its samples, as the collator gives them.
-        weights: Of its samples, [n]; None where all count alike.
-        recorder: Where its losses are to be recorded, once.
-        is_seen: Whether the trainer's own `compute_loss` has had it.
-    """
-
-    indices: Tensor
-    step: int
-    labels: Any
-    weights: Tensor | None
-    recorder: TrainingLosses | None
-    is_seen: bool = False
-
-    def seen(self, losses: Tensor) -> None:
-        """Record the losses of its samples, [n], unless that is done."""
-        if self.recorder is not None:
-            self.recorder.record(self.indices, losses, self.step)
-            self.recorder = None
 
 
 class LoopController(TrainerCallback):
@@ -71,7 +45,7 @@ class LoopController(TrainerCallback):
         selector: Makes each loop's selection.
         teaching: What learns beside the model.
         history: What the run has selected so far: nothing, or what a checkpoint has.
-        log: Takes figures for the log.
+        log: Writes a line of the log.
         loop_begun: Called when a loop has begun or was taken up.
 
     Attributes:
@@ -79,6 +53,7 @@ class LoopController(TrainerCallback):
         underway: The batches of the step that goes on.
         batch: The training batch that passes the model; None between batches.
         loss_watch: Sees each training batch's loss.
+        shown: What the model returned, where the user's `compute_loss` alone is given it.
     """
 
     def __init__(
@@ -94,8 +69,9 @@ class LoopController(TrainerCallback):
         self.history, self.log, self.loop_begun = history, log, loop_begun
         self.args, self.pool, self.meter = selector.args, selector.pool, selector.scorer.meter
         self.sampler = LoopSampler(schedule.samples_per_loop, schedule.seed)
-        self.underway = Underway()
+        self.underway = Underway(self.pool.refuse_unloadable)
         self.batch: Batch | None = None
+        self.shown = ShownOutputs()
         self.loss_watch = LossWatch(selector.scorer.accelerator)
         self._weights: Tensor | None = None  # [N], of the current selection
         self._save_at_end = False
@@ -138,6 +114,32 @@ class LoopController(TrainerCallback):
             # Its callback was removed before the checkpoint was written.
             cea.detach()
             self.selector.cea = None
+
+    @property
+    def updates_taken_up(self) -> int:
+        """Of the loop in which a checkpoint was written: steps that are done."""
+        begun = [record.step for record in self.history.records[self.history.ended :]]
+        return self.history.step - begun[0] if begun else 0
+
+    def save_summary(self, folder: str, step: int) -> None:
+        """Write what the loops selected and cost, for whoever has the folder without a checkpoint."""
+        # What only a run that goes on needs is left out, and paths, which a push would show.
+        run = replace(self.history, step=step, cost=self.meter.state_dict(), skipped={})
+        run.without_tensors().save(folder)
+
+    # --- The log ---
+
+    def _tell(self, figures: dict[str, float]) -> None:
+        """Log a loop's figures; where a loop is an epoch there are as many lines as without us."""
+        if self.args.num_loops is None:
+            self.history.untold |= figures
+        else:
+            self.log(figures)
+
+    def take_untold(self) -> dict[str, float]:
+        """Figures that go into the log's next line."""
+        untold, self.history.untold = self.history.untold, {}
+        return untold
 
     # --- Trainer's events ---
 
@@ -205,7 +207,7 @@ class LoopController(TrainerCallback):
         self.loss_watch.end_loop(state.global_step)
         check_weights(kwargs["model"], state.global_step)
         due = control.should_log
-        self.log(self.meter.logs())
+        self._tell(self.meter.logs())
         # Trainer takes any log for the one that is due, that of the losses.
         control.should_log = due
         control.should_save = control.should_save or self._save_at_end
@@ -213,6 +215,11 @@ class LoopController(TrainerCallback):
         # A run that stops in a loop goes on in it when it is resumed; a callback may end a loop (should_epoch_stop).
         if self._begins_loop(state.global_step) or not control.should_training_stop:
             self._ended += 1
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.shown.detach()
 
     def _begins_loop(self, global_step: int) -> bool:
         return (global_step - self._begun) % self.schedule.updates_per_loop == 0
@@ -226,13 +233,29 @@ class LoopController(TrainerCallback):
 
     @contextmanager
     def passing(self, indices: Tensor, step: int, labels: Any = None) -> Iterator[Batch]:
-        """Inside the block, these samples pass the model in training. LongTensor [n]."""
+        """Inside the block, these samples pass the model in training, its head by way of CEA. LongTensor [n]."""
         weights = None if self._weights is None else self._weights[indices]
-        self.batch = Batch(indices, step, labels, weights, self.selector.training_losses)
-        try:
-            yield self.batch
-        finally:
-            self.batch = None
+        batch = Batch(indices, step, labels, weights, self.selector.training_losses)
+        cea = self.selector.cea
+        with nullcontext() if cea is None else cea.batch(indices), self.shown.watching():
+            self.batch = batch
+            try:
+                yield batch
+            finally:
+                self.batch = None
+
+    def see(self, batch: Batch, objective: Objective) -> None:
+        """What is to be seen of a batch whose loss the user's `compute_loss` made, without the trainer's.
+
+        Raises:
+            ValueError: It takes the trainer's, or the model's own forward pass.
+        """
+        weighs = self.selector.strategy.weighs or self.args.sample_weights != "none" or batch.weights is not None
+        if self.teaching.is_learning or weighs:
+            raise ValueError(OTHER_LOSS.format(self.args.strategy))
+        if batch.recorder is not None:
+            outputs = self.shown.outputs(self.pool.label_name, len(batch.indices))
+            batch.seen(batch.losses(objective, outputs))
 
     # --- A boundary ---
 
@@ -255,7 +278,7 @@ class LoopController(TrainerCallback):
             history.start = starting_weights(selector.scorer.model)
         look = selector.scorer.score if selector.selects_after(loop + 1, schedule.num_loops) else None
         self.teaching.begin_loop(history.selections, self.pool.ledger.usable, look)
-        self.log(record.logs())
+        self._tell(record.logs())
 
     def class_shares(self, classes: int, step: int) -> tuple[Tensor, Tensor]:
         """Each class's part of the pool, and of what was trained on until this step."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from vecaf_hf.arguments import VeCAFArguments, without_classes
 from vecaf_hf.augmentation.callback import CEACallback
@@ -41,20 +42,15 @@ class Plan:
     """A run that has not begun.
 
     Args:
-        args: Its options.
         schedule: Its sizes.
-        scorer: Scores its pool.
+        scorer: Scores its pool, whose `args` are its options.
         cea: Its augmentation, or None.
         teaching: What learns beside the model.
         classes: Of the model.
         held_out: Samples that the strategy fits a model of its own on, or None.
         eval_dataset: As Trainer takes it.
-        work_before: What was done for the run before there was a trainer.
-        batch_loss: (model, batch) -> the loss of a training batch, [].
-        own_cea: The run's own augmentation, where `cea` is one to look with.
     """
 
-    args: VeCAFArguments
     schedule: LoopSchedule
     scorer: Scorer
     cea: CEACallback | None
@@ -62,9 +58,10 @@ class Plan:
     classes: ModelClasses
     held_out: Pool | None
     eval_dataset: Any
-    work_before: CostMeter
-    batch_loss: Callable[[nn.Module, dict[str, Any]], Tensor]
-    own_cea: CEACallback | None
+
+    @property
+    def args(self) -> VeCAFArguments:
+        return self.scorer.args
 
     @property
     def pool(self) -> Pool:
@@ -78,6 +75,16 @@ class Plan:
     def num_classes(self) -> int:
         """C, as far as it is known."""
         return self.classes.count or len(self.classes.names)
+
+    def apart(self) -> Plan:
+        """The same with ledger, counters and captions of its own, to look and change nothing."""
+        pool, scorer = copy.copy(self.pool), self.scorer
+        pool.forget_samples()
+        teaching = Teaching(self.args, scorer.accelerator)
+        cea = self.cea and self.cea.apart(pool.dataset, pool.labels, self.classes.names)
+        own = Scorer(pool, scorer.model, cea is not None, scorer.objective, CostMeter(), teaching)
+        own.is_trained, own.evaluated_weights = scorer.is_trained, scorer.evaluated_weights
+        return replace(self, scorer=own, cea=cea, teaching=teaching)
 
     def check(self) -> None:
         """Whatever can be told before a sample is loaded.
@@ -179,14 +186,19 @@ class Plan:
 
 
 def begin_run(
-    plan: Plan, checkpoint: str | None, log: Callable[[dict[str, float]], None], loop_begun: Callable[[], None]
+    plan: Plan,
+    checkpoint: str | None,
+    work_before: CostMeter,
+    log: Callable[[dict[str, float]], None],
+    loop_begun: Callable[[], None],
 ) -> LoopController:
     """Begin a run as planned, or go on with that of a checkpoint.
 
     Args:
         plan: Of the run.
         checkpoint: The folder of a whole checkpoint; None to begin at the beginning.
-        log: Takes figures for the log.
+        work_before: What was done for the run before there was a trainer.
+        log: Writes a line of the log.
         loop_begun: Called when a loop has begun or was taken up.
 
     Raises:
@@ -199,7 +211,7 @@ def begin_run(
     # A checkpoint is of a run whose objective was accepted.
     scorer.objective.is_accepted |= bool(checkpoint)
     selector = plan.begin()
-    plan.meter.add_work(plan.work_before)
+    plan.meter.add_work(work_before)
     if plan.args.on_bad_sample == "raise" and not checkpoint:
         scorer.check_trainable(selector.foreseen(schedule.num_loops))
     identity = plan.identity()

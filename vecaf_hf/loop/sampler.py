@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -75,22 +75,3 @@ class LoopSampler(Sampler[Draw]):
         if self.stream is None:
             raise RuntimeError("no selection yet: VeCAFTrainer selects when a loop begins, inside train()")
         return self.stream.draws(self.samples_per_loop, self.seed)
-
-
-class LookSampler(Sampler[int]):
-    """Positions of the samples that a loop trains on, in its order, for a loader that is only looked at.
-
-    Args:
-        stream: What gives the loop's stream, when it is first asked for.
-        samples_per_loop: As for `LoopSampler`, like the next one.
-        seed: The run's data seed.
-    """
-
-    def __init__(self, stream: Callable[[], Stream], samples_per_loop: int, seed: int) -> None:
-        self.stream, self.samples_per_loop, self.seed = stream, samples_per_loop, seed
-
-    def __len__(self) -> int:
-        return self.samples_per_loop
-
-    def __iter__(self) -> Iterator[int]:
-        return (draw.position for draw in self.stream().draws(self.samples_per_loop, self.seed))

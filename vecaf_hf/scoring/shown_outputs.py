@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf.scoring.head import Hook
 from vecaf_hf.scoring.losses import logits_of
 
 
-class ShownOutputs(TrainerCallback):
+class ShownOutputs:
     """A hook on the model, for a whole run: one that is set after a compiled model's first call does not fire."""
 
     def __init__(self) -> None:
@@ -30,11 +29,6 @@ class ShownOutputs(TrainerCallback):
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.detach()
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from vecaf_hf.scoring.classes import problem_type_kept
 from vecaf_hf.scoring.divisor import TOLD, heeds_divisor
 from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.objective import Objective, SampleWeight, find_objective
+from vecaf_hf.scoring.training_losses import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class TrainingLoss:
 
     Attributes:
         of_batch: The user's `compute_loss_func`, as it was given or set later, or None.
+        weighs: Whether the samples of the loop have weights.
     """
 
     def __init__(
@@ -44,11 +47,12 @@ class TrainingLoss:
     ) -> None:
         self.of_sample, self.weight_of_sample, self.is_overridden = of_sample, weight_of_sample, is_overridden
         self.of_batch: Any = None
+        self.weighs = False
         self._objective: tuple[Any, Objective] | None = None
         # Whether the loss of a batch heeds the number of samples (divisor.py), and of what that was found out.
         self._heeds: bool | None = None
         self._heeds_of: Any = None
-        self._is_looked_at = self._told_of_soft = False
+        self._told_of_soft = False
         self._tries = 0
 
     @property
@@ -61,13 +65,14 @@ class TrainingLoss:
         """Whether the user gave the loss: then labels may be anything."""
         return self.of_batch is not None or self.of_sample is not None or self.is_overridden()
 
-    def is_made_of_samples(self, weighs: bool) -> bool:
-        """Whether the loss of a batch is made of its samples', by us, where the loop's samples have weights or not."""
-        return (weighs and not self._is_looked_at) or self.is_by_sample
+    @property
+    def is_made_of_samples(self) -> bool:
+        """Whether the loss of a batch is made of its samples', by us."""
+        return self.weighs or self.is_by_sample
 
-    def is_mean(self, weighs: bool, args: VeCAFArguments) -> bool:
+    def is_mean(self, args: VeCAFArguments) -> bool:
         """Whether the loss of a batch is known to be its mean, and is treated so."""
-        return self._heeds is False and not self.is_made_of_samples(weighs) and not args.trainer_loss_scale
+        return self._heeds is False and not self.is_made_of_samples and not args.trainer_loss_scale
 
     def objective(self, model: Any, label_smoothing: float) -> Objective:
         """The loss of each sample, by all that is given now."""
@@ -81,18 +86,25 @@ class TrainingLoss:
             self._objective = made_of, made
         return self._objective[1]
 
-    def count(self, given: Any, args: VeCAFArguments) -> Any:
-        """What a mean by weights is divided by, of what Trainer gives; None where Trainer would do without."""
-        return None if self._heeds is False and args.trainer_loss_scale and not self.is_by_sample else given
+    def weighted(
+        self, objective: Objective, batch: Batch | None, args: VeCAFArguments
+    ) -> Callable[[Any, Tensor, Any], Tensor]:
+        """The loss of a batch that is made of its samples', (outputs, labels, Trainer's count) -> []; those of the
+        batch that passes the model, if one does, are recorded."""
+
+        def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+            losses = objective.sample_losses(outputs, labels)
+            if batch is not None:
+                batch.seen(losses)
+            weights = torch.ones_like(losses) if batch is None or batch.weights is None else batch.weights
+            # Where Trainer would do without a count, so does a mean by weights.
+            without = self._heeds is False and args.trainer_loss_scale and not self.is_by_sample
+            return objective.mean(losses, weights, labels, None if without else num_items_in_batch)
+
+        return loss
 
     def find_out_scale(
-        self,
-        model: nn.Module,
-        loss_by: LossBy,
-        count: Tensor,
-        weighs: bool,
-        accelerator: Accelerator,
-        args: VeCAFArguments,
+        self, model: nn.Module, loss_by: LossBy, count: Tensor, accelerator: Accelerator, args: VeCAFArguments
     ) -> None:
         """Find out, once and where it matters, whether the loss of a batch heeds the number of samples.
 
@@ -100,7 +112,6 @@ class TrainingLoss:
             model: Whose loss it is.
             loss_by: The loss of one batch, for a number to divide by.
             count: That number.
-            weighs: Whether the loop's samples have weights.
             accelerator: Its processes agree; each must call this.
             args: Accumulation and processes.
         """
@@ -108,16 +119,17 @@ class TrainingLoss:
         factor = args.gradient_accumulation_steps * (args.world_size if args.average_tokens_across_devices else 1)
         if factor == 1 or self.is_by_sample or self._heeds_of == made_of:
             return
-        self._is_looked_at = True
+        # What lies under the weights is looked at: they may be gone with the next loop.
+        weighs, self.weighs = self.weighs, False
         try:
             with problem_type_kept(model):
                 self._heeds = heeds_divisor(model, loss_by, count, accelerator)
         finally:
-            self._is_looked_at = False
+            self.weighs = weighs
         self._tries = self._tries + 1 if self._heeds is None else 0
         if self._tries in (0, TRIES):
             self._heeds_of, self._tries = made_of, 0
-        if self.is_mean(weighs, args):
+        if self.is_mean(args):
             logger.warning(TOLD, factor)
 
     def tell_of_soft(self, model: Any, labels: Any) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+from vecaf_hf.scoring.objective import Objective
+from vecaf_hf.seeding import seeded
 
 UNSEEN = -1
 
@@ -67,3 +72,38 @@ class TrainingLosses:
         seen = state["indices"].to(device)
         self.losses.fill_(torch.nan)[seen] = state["losses"].to(device)
         self.steps.fill_(UNSEEN)[seen] = state["steps"].to(device)
+
+
+@dataclass
+class Batch:
+    """A training batch while it passes the model.
+
+    Its losses are recorded where they are first known: by the trainer's weighted loss, or after the model's own.
+
+    Args:
+        indices: Positions of its samples in the pool. LongTensor [n].
+        step: Optimizer steps done.
+        labels: Of its samples, as the collator gives them.
+        weights: Of its samples, [n]; None where all count alike.
+        recorder: Where its losses are to be recorded, once.
+        is_seen: Whether the trainer's own `compute_loss` has had it.
+    """
+
+    indices: Tensor
+    step: int
+    labels: Any
+    weights: Tensor | None
+    recorder: TrainingLosses | None
+    is_seen: bool = False
+
+    def losses(self, objective: Objective, outputs: Any) -> Tensor:
+        """Of its samples, without a gradient. [n]."""
+        # An objective may draw from the global generators: not at the training's expense.
+        with torch.no_grad(), seeded(0):
+            return objective.sample_losses(outputs, self.labels)
+
+    def seen(self, losses: Tensor) -> None:
+        """Record the losses of its samples, [n], unless that is done."""
+        if self.recorder is not None:
+            self.recorder.record(self.indices, losses, self.step)
+            self.recorder = None

@@ -1,0 +1,34 @@
+"""A run's callbacks among those of its user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.trainer_callback import CallbackHandler
+
+from vecaf_hf.loop.class_shares import HeadCorrection
+from vecaf_hf.loop.controller import LoopController
+from vecaf_hf.loop.epochs import PoolEpochs
+from vecaf_hf.scoring.head import find_head
+
+
+def take_part(handler: CallbackHandler, loop: LoopController, resumes: bool) -> None:
+    """Have a run's callbacks told of Trainer's events, in place of those of a run before it.
+
+    Args:
+        handler: Trainer's.
+        loop: The run.
+        resumes: Whether it goes on from a checkpoint, whose head no end of a run has corrected.
+    """
+    for kind in (LoopController, PoolEpochs):
+        handler.remove_callback(kind)
+    if loop.args.num_loops is not None:
+        handler.callbacks.insert(0, PoolEpochs(loop.schedule))
+    correction: Any = handler.pop_callback(HeadCorrection)
+    if correction is not None and not resumes:
+        correction.undo()
+    if loop.args.correct_class_shares:
+        head: Any = find_head(loop.selector.scorer.model, loop.args.head)
+        handler.callbacks.insert(0, HeadCorrection(head, loop.class_shares))
+    # Last: a save that any callback asks for at a loop's end is put off.
+    handler.add_callback(loop)
