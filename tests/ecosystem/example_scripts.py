@@ -275,7 +275,9 @@ def main(examples: str, *wanted: str) -> int:
             ours, wrong = runner.configuration("ours", case, run, name)
             wrong += differences(plain, ours)
             failed += bool(wrong)
-            told = "the script itself fails" if plain.code else "; ".join(wrong) or "equal"
+            if plain.code:
+                wrong = ["the script itself fails" if ours.code else "Trainer fails"]
+            told = "; ".join(wrong) or "equal"
             print(f"| {inputs} | {run} | {'; '.join([plain.told(), *lost])} | {ours.told()} | {told} |", flush=True)
     return failed
 

@@ -79,6 +79,11 @@ class Scaled(Net):
         return self.scale * self.out(embeddings)
 
 
+class Capped(Net):
+    def logits(self, embeddings: Tensor) -> Tensor:
+        return torch.tanh(self.scale * self.out(embeddings))
+
+
 class Auxiliary(Net):
     def __init__(self) -> None:
         super().__init__()
@@ -157,7 +162,8 @@ LEVIT = {"embed_dim": (16, 16, 16), "key_dim": 8, "depth": (1, 1, 1), "num_heads
 MODELS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
     "a cosine head": (CosineHead, True),
     "weights used by hand": (WeightsByHand, False),
-    "a scale after the head": (Scaled, False),
+    "a scale after the head": (Scaled, True),
+    "what bends logits after the head": (Capped, False),
     "an auxiliary head": (Auxiliary, True),
     "a head called twice": (Twice, False),
     "spectral norm": (SpectralNorm, True),
@@ -191,6 +197,30 @@ def test_what_is_needed_is_found(make_trainer: MakeTrainer, train: Dataset, name
         return
     with pytest.raises(ValueError, match=r"'ods' reads the embedding.*looked for classifier.*name it.*'balanced'"):
         two_loops(make_trainer, model, strategy, pool)
+
+
+class Clipped(Net):
+    """A learned temperature under a head whose name tells, as of CLIP's kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier, self.out = self.out, nn.Identity()  # type: ignore[assignment]
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        return self.scale.exp() * self.classifier(embeddings)
+
+
+def test_a_scale_that_is_learned_may_change(
+    make_trainer: MakeTrainer, text_encoder: TextEncoder, train: Dataset
+) -> None:
+    set_seed(0)
+    pool, captions = train.select(range(16)), [f"image {index}" for index in range(16)]
+    trainer = make_trainer(Clipped(), [CEACallback(text_encoder, captions)], pool=pool, strategy="ods", **RUN)
+    trainer.train()
+    assert trainer.model.scale.item() != 3 and trainer.scorer.head is trainer.model.classifier
+    for needs in ({"strategy": "alfa_mix"}, {"strategy": "ods", "head_warmup": True}):
+        with pytest.raises(ValueError, match="does not turn the embedding into the model's logits"):
+            make_trainer(Clipped(), pool=pool, **RUN | needs).train()
 
 
 def test_what_follows_a_head_can_be_made_part_of_it(make_trainer: MakeTrainer, train: Dataset) -> None:

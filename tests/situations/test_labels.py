@@ -101,6 +101,8 @@ def test_the_default_gives_way_to_chance_where_there_are_no_classes(
     assert all(len(selection) == 20 for selection in trainer.selection_history)
     plain = Trainer(model=make(), args=trainer.args, train_dataset=Pictures(train, labels), **GIVEN)
     assert plain.train().global_step == trainer.state.global_step
+    other = make_trainer(make(), pool=Pictures(train, labels), trainer=GIVEN, strategy="balanced", **SHORT)
+    assert other.inspect(samples=8).strategy == "random"
 
 
 def test_a_run_without_classes_keeps_its_pool_and_another_set_may_have_them(

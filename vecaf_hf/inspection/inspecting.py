@@ -61,6 +61,8 @@ def _inspection(seen: Look) -> Inspection:
     candidates, selection, plan = seen.candidates, seen.selection, seen.plan
     schedule = plan.schedule
     names, labels = plan.classes.names, plan.pool.labels
+    # Whose default may have given way to random.
+    args = plan.scorer.args
     chosen = torch.isin(candidates.indices, selection.indices)
     folds = out_of_fold(candidates.given("embeddings"), candidates.classes, schedule.seed)
     suspicious = () if folds is None else suspicious_labels(folds, candidates.indices, chosen)
@@ -71,7 +73,7 @@ def _inspection(seen: Look) -> Inspection:
     shown += [one.index for one in suspicious]
     losses = candidates.given("losses")
     return Inspection(
-        strategy=str(plan.args.to_dict()["strategy"]),
+        strategy=str(args.to_dict()["strategy"]),
         pool_size=schedule.pool_size,
         budget=seen.sizes.selected,
         num_loops=schedule.num_loops,
@@ -80,7 +82,7 @@ def _inspection(seen: Look) -> Inspection:
         is_part=seen.part is not None,
         scores=seen.scores,
         selected=tuple(selection.indices.tolist()),
-        cost=foreseen(plan.args, schedule, seen.sizes, seen.unit),
+        cost=foreseen(args, schedule, seen.sizes, seen.unit),
         classes=_classes(labels, candidates, selection, chosen & seen.is_drawn, names),
         losses=loss_histogram(losses[seen.is_drawn], losses[chosen]),
         fold_losses=None if folds is None else _fold_losses(folds, chosen, seen.is_drawn),

@@ -60,6 +60,7 @@ class Head:
         model: Of transformers, timm or the user.
         name: Dotted path of the head, or None.
         reader: Who reads embeddings, for messages; "" for nobody: then no head is looked for.
+        may_be_scaled: Whether the model may multiply what its head makes: nobody makes logits by the head alone.
 
     Attributes:
         found: The head, or what it probably is; None before a forward pass where no name tells.
@@ -68,8 +69,8 @@ class Head:
         ValueError: The model has no such module, or was loaded without a head.
     """
 
-    def __init__(self, model: nn.Module, name: str | None, reader: str) -> None:
-        self.model, self.name, self.reader = model, name, reader
+    def __init__(self, model: nn.Module, name: str | None, reader: str, may_be_scaled: bool = False) -> None:
+        self.model, self.name, self.reader, self.may_be_scaled = model, name, reader, may_be_scaled
         self.found = find_head(model, name) if name is not None or reader else None
         self.is_settled = False
         self._takes_tokens = False
@@ -131,7 +132,7 @@ class Head:
         if self.found is not None:
             try:
                 embeddings = _entered(self.found, calls, logits, mask)
-                if not check or _fits(self.found, calls, embeddings, logits):
+                if not check or self._fits(calls, embeddings, logits):
                     self.is_settled = True
                     self._takes_tokens |= any(call.entered.dim() == 3 for call in calls if call.module is self.found)
                     return embeddings
@@ -151,8 +152,12 @@ class Head:
         rows = [call for call in calls if _has_rows(call.entered) and call.left.flatten(1).shape == logits.shape]
         rows = [call for call in rows if call.module is not root and next(call.module.parameters(), None) is not None]
         makers = [call for call in rows if _equal(call.left.flatten(1), logits)]
+        if not makers and self._search_two(rows, logits):
+            return True
+        if not makers and self.may_be_scaled:
+            makers = [call for call in rows if _is_scaled(call.left.flatten(1), logits)]
         if not makers:
-            return self._search_two(rows, logits)
+            return False
         # The innermost, and what does no more than to call it, such as LoRA's layer.
         first = flat(makers[0].entered)
         alone = [call for call in makers if _equal(flat(call.entered), first)]
@@ -160,7 +165,7 @@ class Head:
         # PEFT's copy, unless its adapters are off.
         self.found = learning if any(call.module is learning for call in alone) else alone[-1].module
         its = [call for call in calls if call.module is self.found]
-        return len(its) == 1 and _fits(self.found, its, first, logits)
+        return len(its) == 1 and self._fits(its, first, logits)
 
     def _search_two(self, rows: Sequence[Call], logits: Tensor) -> bool:
         """Whether the logits are the sum or the mean of what these calls, of two heads, have left."""
@@ -178,6 +183,18 @@ class Head:
                 self.found = TwoHeads(modules, widths, first.entered is second.entered, divisor)
                 return True
         return False
+
+    def _fits(self, calls: Sequence[Call], embeddings: Tensor, logits: Tensor) -> bool:
+        """Whether the head makes the logits of these embeddings, and what it has left in the pass are the logits."""
+        head: Any = self.found
+        if not isinstance(head, TwoHeads):
+            # Small logits of two heads are much alike.
+            (left,) = [call.left for call in calls if call.module is head]
+            if left.dim() != 3 and not _equal(left.flatten(1), logits):
+                if not self.may_be_scaled or not _is_scaled(left.flatten(1), logits):
+                    return False
+                logits = left.flatten(1)
+        return makes(head, embeddings, logits)
 
     def _refusal(self, logits: Tensor, why: str) -> ValueError:
         names = ", ".join(HEAD_NAMES)
@@ -227,14 +244,13 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one.float(), other.float(), rtol=0, atol=0, equal_nan=True)
 
 
-def _fits(head: nn.Module, calls: Sequence[Call], embeddings: Tensor, logits: Tensor) -> bool:
-    """Whether a head makes the logits of these embeddings, and what it has left in the pass are the logits."""
-    if not isinstance(head, TwoHeads):
-        # Small logits of two heads are much alike.
-        (left,) = [call.left for call in calls if call.module is head]
-        if left.dim() != 3 and not _equal(left.flatten(1), logits):
-            return False
-    return makes(head, embeddings, logits)
+def _is_scaled(left: Tensor, logits: Tensor) -> bool:
+    """Whether the logits are what a head has left times one positive number, such as a learned temperature."""
+    left, logits = left.double(), logits.double()
+    if left.shape != logits.shape or not left.any():
+        return False
+    scale = (left * logits).sum() / left.square().sum()
+    return bool(scale > 0) and alike(scale * left, logits)
 
 
 def _entered(head: nn.Module, calls: Sequence[Call], logits: Tensor, mask: Tensor | None) -> Tensor:

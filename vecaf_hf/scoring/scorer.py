@@ -71,7 +71,7 @@ class Scorer:
         self.meter, self.watcher = meter, watcher
         self.strategy = find_strategy(self.args.strategy)
         self.keeps_logits = bool(self.strategy.reads & {"logits", "mistaken"})
-        self.head_of_model = Head(model, self.args.head, _reader(self.args, has_cea))
+        self.head_of_model = Head(model, self.args.head, _reader(self.args, has_cea), not _makes_logits(self.args))
         self.output_kind = "ModelOutput"
         self.kept: KeptScores | None = None
         self.is_trained = False
@@ -132,7 +132,7 @@ class Scorer:
     def look_at_embeddings(self, reader: str) -> None:
         """Candidates are to have their embeddings in any case: this reader wants them."""
         if not self.head_of_model.reader:
-            self.head_of_model = Head(self.model, self.args.head, reader)
+            self.head_of_model = Head(self.model, self.args.head, reader, not _makes_logits(self.args))
 
     def check_head(self) -> None:
         """Raise a ValueError if the head is not linear, and what the run does with it needs that."""
@@ -259,6 +259,12 @@ def _reader(args: VeCAFArguments, has_cea: bool) -> str:
         "score_cache": args.score_cache is not None and strategy.needs_forward,
     }
     return next((reader for reader, reads in readers.items() if reads), "")
+
+
+def _makes_logits(args: VeCAFArguments) -> bool:
+    """Whether logits are made by the head alone, without the rest of the model."""
+    reads = find_strategy(args.strategy).reads & {"head", "irreducible"}
+    return bool(reads) or args.head_warmup or args.scoring_way[0] == "proxy" or args.score_cache is not None
 
 
 def not_empty(scored: Candidates) -> Candidates:
