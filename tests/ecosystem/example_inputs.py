@@ -6,8 +6,6 @@ The scripts ask the Hub for metrics and datasets; here a folder has the metric's
 from __future__ import annotations
 
 import csv
-import io
-import json
 import wave
 from pathlib import Path
 
@@ -32,19 +30,16 @@ import evaluate
 class {name}(evaluate.Metric):
     def _info(self):
         value = datasets.Value("{dtype}")
-        kind = datasets.Sequence(value) if self.config_name == "multilabel" else value
-        features = datasets.Features({{"predictions": kind, "references": kind}})
+        features = datasets.Features({{"predictions": value, "references": value}})
         return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
 
-    def _compute(self, predictions, references, average=None):
+    def _compute(self, predictions, references):
         pairs = list(zip(predictions, references))
         return {{"{metric}": float(sum({value} for ours, true in pairs) / len(pairs))}}
 """
 METRICS = {
     "accuracy": ("int32", "ours == true"),
     "mse": ("float32", "(ours - true) ** 2"),
-    # No F1, but a figure of several labels.
-    "f1": ("int32", "list(ours) == list(true)"),
 }
 
 # datasets reads sounds by torchcodec, which needs FFmpeg's libraries; where they are missing, this reads wav files.
@@ -128,10 +123,10 @@ def write_sounds(folder: Path) -> None:
 
 
 def write_texts(folder: Path) -> None:
-    """Sentences with a label each, with a number each, and with several labels each.
+    """Sentences with a label each, and with a score each.
 
-    Labels are numbers: where they are words, run_classification.py fails with datasets 5.2, which keeps a column of
-    strings one of strings when it is mapped to numbers.
+    With datasets 5.2 run_classification.py fails on other labels: on words, since `map` keeps a column of strings what
+    it is, and on lists, since `List` has no `dtype`.
     """
     folder.mkdir()
     draw = np.random.default_rng(0)
@@ -146,11 +141,6 @@ def write_texts(folder: Path) -> None:
             csv.writer(file).writerows([("sentence", "label"), *rows])
         with (folder / f"{split}_scores.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("sentence", "label"), *((text, label / 2) for text, label in rows)])
-        lines = io.StringIO()
-        for text, label in rows:
-            named = [names[label], "long"] if len(text) > 30 else [names[label]]
-            lines.write(json.dumps({"sentence": text, "label": named}) + "\n")
-        (folder / f"{split}.json").write_text(lines.getvalue())
 
 
 def write_models(folder: Path) -> None:
