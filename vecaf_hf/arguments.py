@@ -77,7 +77,8 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         default=None,
         metadata={
             "help": "Part of the pool selected per loop, in (0, 1]; "
-            f"{DEFAULT_FRACTION} unless selection_budget is given."
+            f"{DEFAULT_FRACTION} by default, and 1 where the default strategy has no classes to even out and num_loops is "
+            "not set."
         },
     )
     selection_budget: int | None = field(
@@ -397,7 +398,8 @@ def without_classes(args: VeCAFArguments, reason: str | None) -> VeCAFArguments:
     if reason is None or args.strategy != default or args.balance != 1:
         return args
     logger.warning("%s: strategy %r, the default, needs one class per sample; random selects instead", reason, default)
-    return replaced(args, strategy="random")
+    asks = args.num_loops or args.selection_fraction or args.selection_budget
+    return replaced(args, strategy="random", **({} if asks else {"selection_fraction": 1.0}))
 
 
 def replaced(args: VeCAFArguments, **values: Any) -> VeCAFArguments:
@@ -431,10 +433,9 @@ def with_defaults(args: TrainingArguments | None) -> VeCAFArguments:
         )
     made = VeCAFArguments(**values)
     logger.warning(
-        "args are %s: VeCAF's options have their defaults, strategy=%r and selection_fraction=%g, and each epoch "
-        "trains on a selection of its own. Pass VeCAFArguments to choose",
+        "args are %s: VeCAF's options have their defaults, strategy=%r among them, which trains on the whole set "
+        "unless its classes are unequal. Pass VeCAFArguments to choose",
         type(args).__name__,
         made.strategy,
-        DEFAULT_FRACTION,
     )
     return made

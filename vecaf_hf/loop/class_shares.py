@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf.arguments import VeCAFArguments, replaced
+from vecaf_hf.data.columns import read_labels
 from vecaf_hf.data.labels import is_ignored
 from vecaf_hf.selection import Selection, find_strategy
 
@@ -102,29 +103,53 @@ class HeadCorrection(TrainerCallback):
         self._added = shift
 
 
-def as_evaluated(args: VeCAFArguments, pool: Tensor | None, evaluated: Tensor | None) -> VeCAFArguments:
-    """The options of a run: where nobody chose `class_balance`, and the classes of the pool are unequal, selections
-    have them as the evaluation set has, as the pool or equal ones, whatever is nearer.
+def as_evaluated(args: VeCAFArguments, pool: Tensor | None, eval_dataset: Any) -> VeCAFArguments:
+    """The options of a run, with what nobody chose as the data ask for it.
+
+    Where the classes of the pool are unequal, selections have them as the evaluation set has: as the pool or equal,
+    whatever is nearer. Where `balanced` has no classes to even out, and nobody asked for loops, it selects the whole
+    pool, as plain `Trainer` does: a part would be no better, and leave the rest out until the next epoch.
 
     Args:
         args: As given.
         pool: Class of each sample, or None. LongTensor [N].
-        evaluated: Of the evaluation set, or None where that is not known. LongTensor [n].
+        eval_dataset: As Trainer takes it.
     """
-    shares_classes = find_strategy(args.strategy).shares_by_class(args)
-    if args.class_balance is not None or not shares_classes or pool is None or evaluated is None:
+    if pool is None or not find_strategy(args.strategy).shares_by_class(args):
         return args
-    pool, evaluated = pool[~is_ignored(pool)], evaluated[~is_ignored(evaluated)]
+    labels = pool[~is_ignored(pool)]
+    counts = torch.bincount(labels)[labels.unique()]
+    is_equal = bool(counts.max() <= UNEQUAL * counts.min())
+    chosen: dict[str, Any] = {}
+    if not is_equal and args.class_balance is None and _is_like(labels, _labels_of(eval_dataset, args)):
+        chosen["class_balance"] = 0.0
+    evens_out = not is_equal and chosen.get("class_balance", args.balance) > 0
+    asks = args.selection_fraction or args.selection_budget or (is_equal and args.num_loops is not None)
+    if args.strategy == VeCAFArguments.strategy and not evens_out and not asks:
+        chosen["selection_fraction"] = 1.0
+    if "class_balance" in chosen:
+        logger.warning(
+            "eval_dataset has the unequal classes of train_dataset: so has each selection. Set class_balance=1 for "
+            "equal ones, where each class counts the same"
+        )
+    return replaced(args, **chosen) if chosen else args
+
+
+def _labels_of(eval_dataset: Any, args: VeCAFArguments) -> Tensor | None:
+    """Classes of the one evaluation dataset, where they can be had without loading samples. LongTensor [n]."""
+    is_one = hasattr(eval_dataset, "__len__") and not isinstance(eval_dataset, dict)
+    labels = read_labels(eval_dataset, args.label_column) if is_one else None
+    return labels if labels is None else labels[~is_ignored(labels)]
+
+
+def _is_like(pool: Tensor, evaluated: Tensor | None) -> bool:
+    """Whether an evaluation set's classes are nearer to the pool's shares than to equal ones."""
+    if evaluated is None or len(evaluated) == 0:
+        return False
     classes = int(max(pool.max(), evaluated.max())) + 1
     own, due = (torch.bincount(labels, minlength=classes) / len(labels) for labels in (pool, evaluated))
     equal = (own > 0) / (own > 0).sum()
-    if own.max() <= UNEQUAL * own[own > 0].min() or (due - own).abs().sum() >= (due - equal).abs().sum():
-        return args
-    logger.warning(
-        "eval_dataset has the unequal classes of train_dataset: so has each selection. Set class_balance=1 for equal "
-        "ones, where each class counts the same"
-    )
-    return replaced(args, class_balance=0.0)
+    return bool((due - own).abs().sum() < (due - equal).abs().sum())
 
 
 def tell_of_shares(labels: Tensor) -> None:

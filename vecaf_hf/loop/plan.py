@@ -16,11 +16,10 @@ from vecaf_hf.arguments import VeCAFArguments, without_classes
 from vecaf_hf.augmentation.callback import CEACallback
 from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.cost import CostMeter
-from vecaf_hf.data.columns import read_labels
 from vecaf_hf.data.labels import described
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.learners.teaching import Teaching
-from vecaf_hf.loop.class_shares import as_evaluated, check_correctable
+from vecaf_hf.loop.class_shares import check_correctable
 from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.divergence import tell_of_half_precision
 from vecaf_hf.loop.schedule import LoopSchedule
@@ -156,7 +155,6 @@ class Plan:
             found = "not one per sample" if labels is None else described(labels)
             scorer.go_by(without_classes(self.args, f"labels are {found}"))
             strategy = scorer.strategy
-        scorer.go_by(as_evaluated(scorer.args, self.pool.labels, self._evaluated_labels()))
         self.teaching.build()
         self.meter.forget_work()
         uses_labels = "labels" in (strategy.reads if probe.classes is not None else strategy.needs)
@@ -164,11 +162,6 @@ class Plan:
             self.pool.load_labels()
         scorer.try_out(probe)
         return Selector(self.schedule.budget, scorer, self._begin_cea(probe))
-
-    def _evaluated_labels(self) -> Tensor | None:
-        """Classes of the one evaluation dataset, where they can be had without loading samples. LongTensor [n]."""
-        one = hasattr(self.eval_dataset, "__len__") and not isinstance(self.eval_dataset, dict)
-        return read_labels(self.eval_dataset, self.args.label_column) if one else None
 
     def _begin_cea(self, probe: Candidates) -> RunningCEA | None:
         if self.cea is None:
