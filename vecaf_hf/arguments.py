@@ -77,8 +77,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         default=None,
         metadata={
             "help": "Part of the pool selected per loop, in (0, 1]; "
-            f"{DEFAULT_FRACTION} by default, and 1 where the default strategy has no classes to even out and num_loops is "
-            "not set."
+            f"{DEFAULT_FRACTION} by default; without num_loops 1, where the default strategy evens out no classes."
         },
     )
     selection_budget: int | None = field(

@@ -119,6 +119,7 @@ class VeCAFTrainer(PushingTrainer):
         # Options that the labels have decided, and those of them that had been given.
         self._gave_way: VeCAFArguments | None = None
         self._given: dict[str, Any] = {}
+        self._decided_by: Any = None
         if self.args.enable_jit_checkpoint:
             save_at_steps_end(self.callback_handler)
         # Whether the next loader is one to train by.
@@ -236,6 +237,8 @@ class VeCAFTrainer(PushingTrainer):
         if self.loop is not None:
             self.loop.shown.detach()
         self.meter = CostMeter()
+        if self._decided_by is not self.eval_dataset:
+            self._pool = None
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         plan = self.plan()
         self.scorer = plan.scorer
@@ -469,6 +472,7 @@ class VeCAFTrainer(PushingTrainer):
         check_devices(self.args, self.accelerator)
         pool = self._make_pool(self.train_dataset, self.scoring_dataset)
         self._go_by(as_evaluated(self.args, pool.labels, self.eval_dataset))
+        self._decided_by = self.eval_dataset
         self.teaching.args = pool.args = self.args
         self.teaching.accelerator = self.accelerator
         plan = self._planned(pool, cea)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
-from torch import Tensor
 
 from vecaf_hf.arguments import VeCAFArguments, without_classes
 from vecaf_hf.augmentation.callback import CEACallback
