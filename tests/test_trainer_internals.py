@@ -2,76 +2,97 @@
 
 import inspect
 import re
+from pathlib import Path
 
+import transformers
 from every_case import every_case
 from transformers import Trainer, TrainerCallback
 
 from vecaf_hf import VeCAFTrainer
+from vecaf_hf.checkpoint.known import CHECKPOINTS, KNOWN, PUSHES, parameters_of, tell_of_differences
 from vecaf_hf.checkpoint.trainer import ResumingTrainer
 from vecaf_hf.hub.trainer import PushingTrainer
 
-# Names of the parameters after self, and whether each has a default.
-SIGNATURES = {
-    "train": "resume_from_checkpoint=, trial=, ignore_keys_for_eval=",
-    "_evaluate": "trial, ignore_keys_for_eval, skip_scheduler=",
-    "_load_callback_state": "",
-    "_save": "output_dir=, state_dict=",
-    "_save_rng_state": "output_dir",
-    "_save_checkpoint": "model, trial",
-    "_load_from_checkpoint": "resume_from_checkpoint, model=",
-    "_load_best_model": "",
-    "_finalize_training": "trial, num_train_samples, start_time",
-    "_remove_unused_columns": "dataset, description=",
-    "_get_collator_with_removed_columns": "data_collator, description=",
-    "_get_output_dir": "trial",
-    "set_initial_training_values": "args, dataloader",
-    "training_step": "model, inputs, num_items_in_batch=",
-    "get_batch_samples": "epoch_iterator, num_batches, device",
-    "_maybe_log_save_evaluate": (
-        "tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate="
-    ),
-    "compute_loss": "model, inputs, return_outputs=, num_items_in_batch=",
-    "_get_num_items_in_batch": "batch_samples, device",
-    "pop_callback": "callback",
-    "remove_callback": "callback",
-    "_wrap_model": "model, training=, dataloader=",
-    "evaluation_loop": "dataloader, description, prediction_loss_only=, ignore_keys=, metric_key_prefix=",
-    "get_train_dataloader": "",
-    "_get_dataloader": "dataset, description, batch_size, sampler_fn=, is_training=, dataloader_key=",
-    "_get_train_sampler": "train_dataset=",
-    "_inner_training_loop": "batch_size=, args=, resume_from_checkpoint=, trial=, ignore_keys_for_eval=",
-    "_init_training_state": "max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial",
-    "_prepare_for_training": "max_steps, train_dataloader, resume_from_checkpoint",
-    "create_model_card": (
+# Public ones; names of the parameters after self, and whether each has a default. Where versions differ, all of them.
+PUBLIC = {
+    "train": ["resume_from_checkpoint=, trial=, ignore_keys_for_eval="],
+    "evaluate": ["eval_dataset=, ignore_keys=, metric_key_prefix="],
+    "set_initial_training_values": ["args, dataloader"],
+    "training_step": ["model, inputs, num_items_in_batch="],
+    "get_batch_samples": ["epoch_iterator, num_batches, device"],
+    "compute_loss": ["model, inputs, return_outputs=, num_items_in_batch="],
+    "pop_callback": ["callback"],
+    "remove_callback": ["callback"],
+    "evaluation_loop": ["dataloader, description, prediction_loss_only=, ignore_keys=, metric_key_prefix="],
+    "get_train_dataloader": [""],
+    "create_model_card": [
         "language=, license=, tags=, model_name=, finetuned_from=, tasks=, dataset_tags=, dataset=, dataset_args="
-    ),
-    "init_hf_repo": "token=, private=",
-    "save_model": "output_dir=, _internal_call=",
-    "push_to_hub": "commit_message=, blocking=, token=, revision=, private=, kwargs",
-    "_push_from_checkpoint": "checkpoint_folder",
-    "_finish_current_push": "",
-    "save_state": "",
-    "log": "logs, start_time=",
-    "add_callback": "callback",
-    "__init__": (
+    ],
+    "init_hf_repo": ["token=", "token=, private="],
+    "save_model": ["output_dir=, _internal_call="],
+    "push_to_hub": [
+        "commit_message=, blocking=, token=, revision=, kwargs",
+        "commit_message=, blocking=, token=, revision=, private=, kwargs",
+    ],
+    "save_state": [""],
+    "log": ["logs, start_time="],
+    "add_callback": ["callback"],
+    "__init__": [
         "model=, args=, data_collator=, train_dataset=, eval_dataset=, processing_class=, model_init=, "
         "compute_loss_func=, compute_metrics=, callbacks=, optimizers=, optimizer_cls_and_kwargs=, "
         "preprocess_logits_for_metrics="
-    ),
+    ],
 }
+# With the private ones, of which users are told.
+SIGNATURES = {**PUBLIC, **{name: [parameters] for name, (parameters, _) in KNOWN.items()}}
 
 
-def written(method) -> str:
-    parameters = list(inspect.signature(method).parameters.values())[1:]
-    return ", ".join(p.name + ("" if p.default is p.empty else "=") for p in parameters)
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+OURS = {**vars(ResumingTrainer), **vars(PushingTrainer), **vars(VeCAFTrainer)}
 
 
 @every_case("name", SIGNATURES)
 def test_signature(name):
-    assert written(getattr(Trainer, name)) == SIGNATURES[name]
+    assert parameters_of(getattr(Trainer, name)) in SIGNATURES[name]
 
 
-OURS = {**vars(ResumingTrainer), **vars(PushingTrainer), **vars(VeCAFTrainer)}
+def test_the_private_methods_in_use_are_those_that_are_known():
+    """Whatever begins with one underscore, has a name of Trainer's, and is overridden or called in the package."""
+    package = Path(inspect.getfile(VeCAFTrainer)).parent
+    called = set(re.findall(r"(?:self|super\(\)|trainer)\.(_[a-z]\w*)\(", "".join(map(read, package.rglob("*.py")))))
+    private = {name for name in called | OURS.keys() if re.match(r"_[a-z]", name) and hasattr(Trainer, name)}
+    assert private == KNOWN.keys()
+
+
+def test_each_is_told_of_in_the_page_of_how_the_package_is_built():
+    page = read(Path(__file__).parents[1] / "docs" / "architecture.md")
+    assert re.findall(r"^\| `(_\w+)` \|", page, re.M) == list(KNOWN)
+
+
+class Other(Trainer):
+    def _push_from_checkpoint(self, checkpoint_folder, wait):
+        pass
+
+    _load_best_model = property()
+
+
+def test_another_trainer_is_told_of_when_one_is_made(caplog):
+    tell_of_differences(Trainer)
+    assert not caplog.messages
+    tell_of_differences(Other)
+    (told,) = caplog.messages
+    assert transformers.__version__ in told and "another _load_best_model, _push_from_checkpoint" in told
+    assert f"What may break: {CHECKPOINTS}; {PUSHES}." in told
+
+
+@every_case("name", sorted({name for name in KNOWN if name in vars(ResumingTrainer) | vars(PushingTrainer)}))
+def test_what_trainer_comes_to_pass_is_passed_on(name):
+    """An override breaks by no argument that it does not know."""
+    kinds = {each.kind for each in inspect.signature(getattr(VeCAFTrainer, name)).parameters.values()}
+    assert {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds
 
 
 def overridden() -> list[str]:
@@ -82,7 +103,7 @@ def test_whatever_has_a_name_of_trainers_is_in_the_table():
     """Else a method of ours that Trainer comes to have too would be called in its place, unnoticed."""
     # An attribute that scripts set, with what Trainer guesses where it is None.
     ours = {name for name in OURS if not name.startswith("__")} - {"loss_is_scaled_for_ga"}
-    assert Trainer.loss_is_scaled_for_ga is None
+    assert getattr(Trainer, "loss_is_scaled_for_ga", None) is None
     assert {name for name in ours if hasattr(Trainer, name)} <= SIGNATURES.keys(), "add it to SIGNATURES"
 
 
@@ -177,4 +198,4 @@ def test_the_order_in_which_a_loop_begins_and_ends():
 
 @every_case("event", ["on_epoch_begin", "on_epoch_end", "on_step_begin", "on_train_end", "on_pre_optimizer_step"])
 def test_callback_events(event):
-    assert written(getattr(TrainerCallback, event)) == "args, state, control, kwargs"
+    assert parameters_of(getattr(TrainerCallback, event)) == "args, state, control, kwargs"

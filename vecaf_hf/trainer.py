@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -42,6 +43,7 @@ from vecaf_hf.scoring.classes import (
     other_task,
     settle_names,
 )
+from vecaf_hf.scoring.divisor import ASKS_IF_SCALED
 from vecaf_hf.scoring.head import named_head, without_wrappers
 from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.objective import Objective, SampleWeight
@@ -88,6 +90,8 @@ class VeCAFTrainer(PushingTrainer):
     args: VeCAFArguments
     train_dataset: Any
     _is_scaled: bool | None = None
+    # Within train(): the batch size of the run that has begun, 0 before. None elsewhere.
+    _begun_with: int | None = None
 
     def __init__(
         self,
@@ -122,8 +126,6 @@ class VeCAFTrainer(PushingTrainer):
         self._decided_by: Any = None
         if self.args.enable_jit_checkpoint:
             save_at_steps_end(self.callback_handler)
-        # Whether the next loader is one to train by.
-        self._run_is_due = False
         tell_of_samplers(type(self), Trainer)
         self.teaching = Teaching(self.args, self.accelerator)
         self.add_callback(self.teaching)
@@ -197,42 +199,47 @@ class VeCAFTrainer(PushingTrainer):
 
     # --- Trainer's hooks ---
 
-    def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        if self.args.auto_find_batch_size and batch_size is not None:
-            # Before anything is selected; where a whole run needs more memory, it begins again, as for Trainer.
-            self._open_pool()
-            try_batch(self.model, self.pool, batch_size, self.batch_loss, self.accelerator)
-        self._run_is_due = True
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        self._begun_with = 0
         try:
-            return super()._inner_training_loop(batch_size, *args, **kwargs)
+            return super().train(*args, **kwargs)
         finally:
-            self._run_is_due = False
+            self._begun_with = None
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[nn.Module, DataLoader]:
-        prepared = super()._prepare_for_training(*args, **kwargs)
+    @property
+    def _run_is_due(self) -> bool:
+        """Whether the next loader is one to train by: the first one within train(), and where Trainer begins again with
+        a smaller batch (`auto_find_batch_size`)."""
+        return self._begun_with not in (None, self._train_batch_size)
+
+    def _training_begins(self) -> None:
+        super()._training_begins()
         # Callbacks look at it, and find no key of ours.
         self.callback_handler.train_dataloader = self._loader_to_look_at()
-        return prepared
 
     def get_train_dataloader(self) -> DataLoader:
         """Trainer's loader over the samples of a loop, to be looked at: of the loop that trains or was the last to, or
         of the first one, which is selected when the loader is iterated. Where a run begins, what it trains by."""
         if self.train_dataset is None:
             raise ValueError("training needs a train_dataset")
-        return self.begin_run() if self._run_is_due else self._loader_to_look_at()
+        if not self._run_is_due:
+            return self._loader_to_look_at()
+        if self.args.auto_find_batch_size:
+            # Before anything is selected; where a whole run needs more memory, it begins again, as for Trainer.
+            self._open_pool()
+            try_batch(self.model, self.pool, self._train_batch_size, self.batch_loss, self.accelerator)
+        return self.begin_run()
 
     def _loader_to_look_at(self) -> DataLoader:
         self._open_pool()
         schedule = self._schedule(self.pool)
         sampler = LookSampler(self, schedule)
-        return self._get_dataloader(
-            self.train_dataset, "Training", schedule.batch_size, lambda dataset: sampler, is_training=True
-        )
+        return self.accelerator.prepare(self.pool.loader_to_look_at(sampler, schedule.batch_size))
 
     def begin_run(self) -> DataLoader:
         """Begin a run, fresh or a checkpoint's, as the training does: the loader of one loop after another. Each pass
         over it is a loop of the current selection. Whatever is wrong with the data shows here, on a few samples."""
-        self._run_is_due = False
+        self._begun_with = self._train_batch_size
         self._open_pool()
         if self.loop is not None:
             self.loop.shown.detach()
@@ -318,6 +325,9 @@ class VeCAFTrainer(PushingTrainer):
         """Trainer's loss; those of a training batch are recorded, and taught to a learner, if needed."""
         batch = self._passing
         if batch is None:
+            # An evaluation, unless it is tried by what the loss is divided.
+            if num_items_in_batch is not None and not self.training_loss.is_looked_at:
+                num_items_in_batch = self._divisor(num_items_in_batch, [inputs])
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self.teaching.watching():
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -329,14 +339,16 @@ class VeCAFTrainer(PushingTrainer):
             batch.seen(losses)
             if self.teaching.is_learning:
                 loss = self.teaching.taught(loss, losses, batch.step, self._accumulated(num_items_in_batch))
+        if not ASKS_IF_SCALED and self.loss_is_scaled_for_ga is False and self._takes_for_scaled(num_items_in_batch):
+            loss = loss / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
+    def _divisor(self, count: Tensor | int | None, batch_samples: list[Any]) -> Tensor | int | None:
         """What Trainer has the losses of a step divided by: of a weighted mean the sum of the weights. None where the
         loss is the mean of a batch whatever it is given: Trainer then divides it by the micro-batches alone."""
+        device = self.args.device
         labels = [batch["labels"] for batch in batch_samples if "labels" in batch]
         if self.sample_objective.sample_weights is None or not labels:
-            count = super()._get_num_items_in_batch(batch_samples, device)
             if count is not None:
                 # By one batch, the first time that it matters.
                 loss_by, number = partial(self.batch_loss, self.model, batch_samples[0]), torch.as_tensor(count)
@@ -356,22 +368,27 @@ class VeCAFTrainer(PushingTrainer):
         """Micro-batches over which a training batch's loss is a mean when Trainer is given it: it then leaves it so."""
         scaled = self.loss_is_scaled_for_ga
         if scaled is None:
-            counts_items = self.model_accepts_loss_kwargs and num_items_in_batch is not None
-            scaled = self.compute_loss_func is not None or counts_items
+            scaled = self._takes_for_scaled(num_items_in_batch)
         return self.current_gradient_accumulation_steps if scaled else 1
+
+    def _takes_for_scaled(self, num_items_in_batch: Any) -> bool:
+        """What Trainer takes a loss for where nothing says whether it is scaled."""
+        counts_items = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        return self.compute_loss_func is not None or counts_items
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """Trainer's batches of a step; which samples they hold is told to `training_step` beside them."""
         batches = self._running.underway.without_keys(epoch_iterator)
-        return super().get_batch_samples(batches, *args, **kwargs)
+        samples, count = super().get_batch_samples(batches, *args, **kwargs)
+        return samples, self._divisor(count, samples)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's step, counted, on a batch without our keys; it passes the head by way of CEA."""
         running = self._running
-        indices: Any = self._prepare_input(running.underway.positions(inputs))
+        indices: Any = send_to_device(running.underway.positions(inputs), self.args.device)
         self.meter.add_training(len(indices) * self.args.world_size)
         # The user's `compute_loss` may take them away.
-        labels: Any = self._prepare_input(inputs.get(self.label_name))
+        labels: Any = send_to_device(inputs.get(self.label_name), self.args.device)
         self.training_loss.tell_of_soft(self.model, labels)
         # Whoever removed it by the handler.
         self._let_removed_cea_go()

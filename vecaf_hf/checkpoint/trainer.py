@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, Trainer
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers import EarlyStoppingCallback, Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput
 
 from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.checkpoint.files import claim, find_checkpoint, latest_run, make_durable, reload_model, writing
+from vecaf_hf.checkpoint.first import first_of
+from vecaf_hf.checkpoint.known import tell_of_differences
 from vecaf_hf.checkpoint.optimizers import check_resumes
 from vecaf_hf.loop import RunState
 from vecaf_hf.loop.controller import LoopController
@@ -36,12 +38,16 @@ class ResumingTrainer(Trainer):
     # Of the checkpoint that a run resumes from, until its first loop is taken up: the sum of the losses that no log had
     # shown, and the step of the last log.
     _unlogged: tuple[float, int] | None = None
-    # Whether the run has made a step.
-    has_trained = False
+    # The step at which the run has begun or goes on; None before that.
+    _first_step: int | None = None
     # Whether the model is that of the best checkpoint, which Trainer loads when the training has ended.
     best_is_loaded = False
     # The optimizer that was put into training mode; None once it, or another one, is in evaluation mode.
     _optimizer_in_training: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        tell_of_differences(Trainer)
+        super().__init__(*args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trainer's training. With True it resumes from the last whole checkpoint in `output_dir`, and begins at the
@@ -60,10 +66,11 @@ class ResumingTrainer(Trainer):
             # A run before this one may have used up their patience.
             for callback in self._patient_callbacks():
                 callback.early_stopping_patience_counter = 0
-        self.best_is_loaded = self.has_trained = False
+        self.best_is_loaded, self._first_step = False, None
         before = latest_run(str(self.args.output_dir))
         try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            with first_of(self.callback_handler, self._training_begins, self._end_training_mode):
+                return super().train(resume_from_checkpoint, *args, **kwargs)
         except Exception:
             # What fails before its first step leaves the folder to the run before. What is killed or interrupted there
             # begins again, and does not go on from another run's checkpoint.
@@ -72,9 +79,18 @@ class ResumingTrainer(Trainer):
             raise
         finally:
             # Found by the garbage collector, the loader would wait for each of its persistent workers.
-            self._resume_folder = None
+            self._resume_folder = self._unlogged = None
             self.callback_handler.train_dataloader = None
             self.accelerator._dataloaders.clear()
+
+    def _training_begins(self) -> None:
+        """What is to be done before any callback hears of it."""
+        self._first_step = self.state.global_step
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether the run has made a step."""
+        return self._first_step is not None and self.state.global_step > self._first_step
 
     # --- Optimizers that have modes, as modules have ---
 
@@ -115,22 +131,18 @@ class ResumingTrainer(Trainer):
         self._end_training_mode()
         return super().evaluation_loop(*args, **kwargs)
 
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        # For whoever has the model from now on. Before the best weights are loaded: they are such already.
-        self._end_training_mode()
-        return super()._finalize_training(*args, **kwargs)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Trainer's, with the weights that the model is evaluated with."""
-        with self.evaluated_weights():
-            super().save_model(output_dir, _internal_call)
-
     # --- Checkpoints ---
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        # With Trainer 5.23 what follows a step.
-        self.has_trained = True
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's, with the weights that the model is evaluated with, and the arguments as text."""
+        settle_names(self.model)
+        with self.evaluated_weights():
+            super().save_model(output_dir, _internal_call)
+        # A pickle, which nothing reads and the Hub warns of: the same as text.
+        folder = Path(str(self.args.output_dir if output_dir is None else output_dir))
+        if self.args.should_save:
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            (folder / "training_args.json").write_text(self.args.to_json_string() + "\n")
 
     @property
     def _running(self) -> LoopController:
@@ -173,8 +185,9 @@ class ResumingTrainer(Trainer):
             self._tr_loss.fill_(total)
             self._unlogged = None
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None, *args: Any, **kwargs: Any) -> None:
+        output_dir = str(self.args.output_dir) if trial is None else self._get_output_dir(trial)
+        folder = os.path.join(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         check_weights(self.model, self.state.global_step)
         written = writing(folder) if self.args.should_save else nullcontext()
         # The optimizer's state goes with the weights that are saved.
@@ -185,31 +198,21 @@ class ResumingTrainer(Trainer):
                 # Before Trainer's own files: it pushes and rotates at the end, and writes last what marks the
                 # checkpoint as whole.
                 state.save(folder)
-            super()._save_checkpoint(model, trial)
+            super()._save_checkpoint(model, trial, *args, **kwargs)
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
+    def _save_rng_state(self, output_dir: str, *args: Any, **kwargs: Any) -> None:
+        super()._save_rng_state(output_dir, *args, **kwargs)
         # Every process has written its file, and the disk has them all, before the main one marks the checkpoint as
         # whole (by a small file that it leaves to the system) and removes older ones.
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             make_durable(output_dir)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        settle_names(self.model)
-        super()._save(output_dir, state_dict)
-        # A pickle, which nothing reads and the Hub warns of: the same as text.
-        folder = Path(str(self.args.output_dir if output_dir is None else output_dir))
-        if self.args.should_save:
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-            (folder / "training_args.json").write_text(self.args.to_json_string() + "\n")
-
-    def _load_callback_state(self) -> None:
-        super()._load_callback_state()
+    def _take_up_callbacks(self, folder: str) -> None:
+        """Give callbacks what they had counted. By default Trainer's forget it (EarlyStoppingCallback its patience)."""
         if self.args.restore_callback_states_from_checkpoint:
             return
-        # By default Trainer's callbacks forget what they have counted (the patience of EarlyStoppingCallback).
-        saved: Any = self.state.stateful_callbacks or {}
+        saved: Any = TrainerState.load_from_json(os.path.join(folder, TRAINER_STATE_NAME)).stateful_callbacks or {}
         for callback in self.callback_handler.callbacks:
             kind = type(callback)
             states = saved.get(kind.__name__, [])
@@ -230,19 +233,22 @@ class ResumingTrainer(Trainer):
     def _patient_callbacks(self) -> list[EarlyStoppingCallback]:
         return [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
 
-    def _evaluate(self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False) -> Any:
-        # Trainer skips its schedule for `eval_on_start` alone, which it would repeat when a run resumes.
-        if skip_scheduler and self.state.global_step > 0:
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        # Trainer repeats `eval_on_start` when a run resumes: the one evaluation before its first loop is taken up.
+        if self.args.eval_on_start and self._unlogged is not None:
             return {}
-        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        return super().evaluate(*args, **kwargs)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
         self._resume_folder = resume_from_checkpoint
         self._end_training_mode()
+        self._take_up_callbacks(resume_from_checkpoint)
         if not reload_model(self.model, resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 
-    def _load_best_model(self) -> None:
+    def _load_best_model(self, *args: Any, **kwargs: Any) -> None:
+        # The best weights are such as the model is evaluated with.
+        self._end_training_mode()
         if not reload_model(self.model, str(self.state.best_model_checkpoint)):
-            super()._load_best_model()
+            super()._load_best_model(*args, **kwargs)
         self.best_is_loaded = True

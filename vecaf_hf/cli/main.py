@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 from vecaf_hf.cli.terminal import ENDS, Parser, UsageError, run_in_terminal, wrapped
@@ -89,6 +90,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"inspect": inspect, "rep
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code, as `run_in_terminal` has it."""
     words = sys.argv[1:] if words is None else words
+    if words and words[0] == "--version":
+        print(", ".join(f"{name} {version(name)}" for name in ("vecaf_hf", "transformers", "torch")))
+        return 0
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0 if words else 2
@@ -108,7 +112,7 @@ def overview() -> str:
     summaries = [
         wrapped(command.__doc__ or "", indent=f"  {name:<9} ", hanging=" " * 12) for name, command in COMMANDS.items()
     ]
-    more = wrapped(f"`{PROGRAM} COMMAND --help` lists a command's options. {ENDS}")
+    more = wrapped(f"`{PROGRAM} COMMAND --help` lists a command's options, `{PROGRAM} --version` the versions. {ENDS}")
     return "\n".join([f"usage: {PROGRAM} COMMAND ...", "", "commands:", *summaries, "", more])
 
 

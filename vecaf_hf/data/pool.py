@@ -21,7 +21,7 @@ from vecaf_hf.data.columns import read_groups, read_labels
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, IndexedDataset, Unloadable
 from vecaf_hf.data.labels import IGNORED, described, is_ignored, is_soft, one_per_sample
 from vecaf_hf.data.ledger import LISTED, SampleLedger, refuse
-from vecaf_hf.data.loading import indexed_loader
+from vecaf_hf.data.loading import indexed_loader, loader_by
 from vecaf_hf.printable import listed
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 
@@ -129,6 +129,12 @@ class Pool:
         dataset, collator = self.prepare(self.dataset, False)
         persistent = self.args.dataloader_persistent_workers
         return indexed_loader(dataset, collator, draws, batch_size, self.args, self.seed, persistent)
+
+    def loader_to_look_at(self, positions: Any, batch_size: int) -> DataLoader:
+        """Batches of the dataset as the model sees them, in the order of a sampler of positions."""
+        dataset, collator = self.prepare(self.dataset, False)
+        keeps, drops = self.args.dataloader_persistent_workers, self.args.dataloader_drop_last
+        return loader_by(self.args, dataset, collator, positions, batch_size, persistent_workers=keeps, drop_last=drops)
 
     def scoring_loader(self, indices: Iterable[int], turn: int = 0) -> DataLoader:
         """Batches of the scoring dataset, these positions in this order; the scorer deals them out to the processes.

@@ -79,7 +79,8 @@ class PushingTrainer(ResumingTrainer):
         tags = kwargs.pop("tags", None) or []
         tags = [*([tags] if isinstance(tags, str) else tags), *(getattr(self.model, "model_tags", None) or [])]
         self.create_model_card(tags=tags or None, **kwargs)
-        self._finish_current_push()
+        if self.push_in_progress is not None:
+            self.push_in_progress.wait_until_done()
         job = partial(
             push_run,
             str(self.args.output_dir),
@@ -92,7 +93,7 @@ class PushingTrainer(ResumingTrainer):
         )
         return job() if blocking else self._pusher.submit(job)
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+    def _push_from_checkpoint(self, checkpoint_folder: str, *args: Any, **kwargs: Any) -> None:
         """Trainer's push in the middle of training, from the checkpoint itself and in one commit."""
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return

@@ -14,9 +14,12 @@ from collections.abc import Callable
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import Trainer
 
 from vecaf_hf.seeding import seeded
 
+# Since transformers 5.19 (`Trainer.loss_is_scaled_for_ga`). Before, it goes by what it takes a loss for.
+ASKS_IF_SCALED = hasattr(Trainer, "loss_is_scaled_for_ga")
 TOLD = (
     "the loss does not divide by the number of samples that Trainer hands it: it is the mean of a batch. Trainer "
     "itself would multiply its gradient by %d here (gradient_accumulation_steps, processes; transformers issue "

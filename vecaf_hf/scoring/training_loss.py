@@ -37,6 +37,7 @@ class TrainingLoss:
     Attributes:
         of_batch: The user's `compute_loss_func`, as it was given or set later, or None.
         weighs: Whether the samples of the loop have weights.
+        is_looked_at: Whether it is being found out what a batch's loss is divided by.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class TrainingLoss:
         # Whether the loss of a batch heeds the number of samples (divisor.py), and of what that was found out.
         self._heeds: bool | None = None
         self._heeds_of: Any = None
-        self._told_of_soft = False
+        self.is_looked_at = self._told_of_soft = False
         self._tries = 0
 
     @property
@@ -120,12 +121,12 @@ class TrainingLoss:
         if factor == 1 or self.is_by_sample or self._heeds_of == made_of:
             return
         # What lies under the weights is looked at: they may be gone with the next loop.
-        weighs, self.weighs = self.weighs, False
+        weighs, self.weighs, self.is_looked_at = self.weighs, False, True
         try:
             with problem_type_kept(model):
                 self._heeds = heeds_divisor(model, loss_by, count, accelerator)
         finally:
-            self.weighs = weighs
+            self.weighs, self.is_looked_at = weighs, False
         self._tries = self._tries + 1 if self._heeds is None else 0
         if self._tries in (0, TRIES):
             self._heeds_of, self._tries = made_of, 0
