@@ -46,7 +46,7 @@ def tell_of_differences(trainer: type) -> None:
     differing = {
         name: breaks
         for name, (parameters, breaks) in KNOWN.items()
-        if not hasattr(trainer, name) or parameters_of(getattr(trainer, name)) != parameters
+        if not callable(method := getattr(trainer, name, None)) or parameters_of(method) != parameters
     }
     if differing:
         logger.warning(
