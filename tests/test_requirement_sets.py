@@ -29,20 +29,16 @@ def pinned(name: str) -> dict[str, Version]:
 
 @every_case("name", ["oldest", "today"])
 def test_what_is_pinned_may_be_installed(name: str) -> None:
-    requirements = declared()
-    assert [
-        library for library, version in pinned(name).items() if version not in requirements[library].specifier
-    ] == []
+    pins = pinned(name)
+    for library, requirement in declared().items():
+        assert library not in pins or pins[library] in requirement.specifier, library
 
 
 def test_the_oldest_are_the_lower_bounds() -> None:
-    bounds = {
-        name: Version(bound.version)
-        for name, each in declared().items()
-        for bound in each.specifier
-        if bound.operator == ">=" and name in pinned("oldest")
-    }
-    assert pinned("oldest") == bounds
+    pins = pinned("oldest")
+    for library, requirement in declared().items():
+        bounds = [Version(bound.version) for bound in requirement.specifier if bound.operator == ">="]
+        assert library not in pins or bounds == [pins[library]], library
 
 
 def test_the_newest_have_no_pins() -> None:

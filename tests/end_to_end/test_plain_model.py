@@ -122,14 +122,21 @@ def test_head_input_in_training_is_eq_9(
 
 def record_order(trainer: VeCAFTrainer, order: list[Tensor]) -> None:
     """Write down the pool positions of each training batch."""
-    cea: Any = trainer.cea
-    batch = cea.batch
+    begin = trainer.begin_run
 
-    def recorded(indices: Tensor) -> Any:
-        order.append(indices.clone())
-        return batch(indices)
+    def begun() -> Any:
+        loader = begin()
+        cea: Any = trainer.loop and trainer.loop.selector.cea
+        batch = cea.batch
 
-    cea.batch = recorded
+        def recorded(indices: Tensor) -> Any:
+            order.append(indices.clone())
+            return batch(indices)
+
+        cea.batch = recorded
+        return loader
+
+    trainer.begin_run = begun  # type: ignore[method-assign]
 
 
 def test_a_sample_without_caption_trains_as_it_is(
