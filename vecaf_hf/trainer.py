@@ -216,6 +216,8 @@ class VeCAFTrainer(PushingTrainer):
         super()._training_begins()
         # Callbacks look at it, and find no key of ours.
         self.callback_handler.train_dataloader = self._loader_to_look_at()
+        # Trainer divides the losses; with transformers 5.3 accelerate would too (`num_steps` in trainer.py).
+        self.accelerator.gradient_accumulation_steps = 1
 
     def get_train_dataloader(self) -> DataLoader:
         """Trainer's loader over the samples of a loop, to be looked at: of the loop that trains or was the last to, or
