@@ -127,6 +127,11 @@ def test_the_commands_are_listed(capsys):
     assert cli.main([]) == 2
 
 
+def test_it_tells_its_versions(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"vecaf_hf {vecaf_hf.__version__}, transformers ")
+
+
 def test_what_the_package_offers_can_be_imported():
     for name in vecaf_hf.__all__:
         assert getattr(vecaf_hf, name) is not None
