@@ -66,6 +66,10 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         ValueError: An option has no meaning, or one of Trainer's breaks the loops. Raised at construction.
     """
 
+    # Of `selection_fraction`, which a run settles by its data; and whether the default strategy gave way to chance.
+    default_fraction = DEFAULT_FRACTION
+    has_given_way = False
+
     num_loops: int | None = field(
         default=None,
         metadata={
@@ -302,7 +306,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             ValueError: The budget is larger than the pool.
         """
         if self.selection_budget is None:
-            fraction = DEFAULT_FRACTION if self.selection_fraction is None else self.selection_fraction
+            fraction = self.default_fraction if self.selection_fraction is None else self.selection_fraction
             return max(1, round(fraction * pool_size))
         if self.selection_budget > pool_size:
             raise ValueError(f"selection_budget is {self.selection_budget}, more than the pool's {pool_size} samples")
@@ -397,8 +401,7 @@ def without_classes(args: VeCAFArguments, reason: str | None) -> VeCAFArguments:
     if reason is None or args.strategy != default or args.balance != 1:
         return args
     logger.warning("%s: strategy %r, the default, needs one class per sample; random selects instead", reason, default)
-    asks = args.num_loops or args.selection_fraction or args.selection_budget
-    return replaced(args, strategy="random", **({} if asks else {"selection_fraction": 1.0}))
+    return replaced(args, strategy="random", has_given_way=True)
 
 
 def replaced(args: VeCAFArguments, **values: Any) -> VeCAFArguments:

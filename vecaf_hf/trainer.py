@@ -27,7 +27,7 @@ from vecaf_hf.inspection.inspection import Inspection
 from vecaf_hf.inspection.sampler import LookSampler
 from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.teaching import Teaching
-from vecaf_hf.loop.class_shares import as_evaluated
+from vecaf_hf.loop.class_shares import settle
 from vecaf_hf.loop.own_methods import OTHER_LOADER, tell_of_loss, tell_of_samplers
 from vecaf_hf.loop.plan import Plan, begin_run, check_devices, held_out_pool
 from vecaf_hf.loop.record import LoopRecord
@@ -120,10 +120,8 @@ class VeCAFTrainer(PushingTrainer):
         self.meter, self.work_before = CostMeter(), work_before or CostMeter()
         self.cea = find_cea(self.callback_handler.callbacks, self.args.strategy)
         self._pool: Pool | None = None
-        # Options that the labels have decided, and those of them that had been given.
+        # What a run went by that found no classes where the default needs some.
         self._gave_way: VeCAFArguments | None = None
-        self._given: dict[str, Any] = {}
-        self._decided_by: Any = None
         if self.args.enable_jit_checkpoint:
             save_at_steps_end(self.callback_handler)
         tell_of_samplers(type(self), Trainer)
@@ -246,14 +244,13 @@ class VeCAFTrainer(PushingTrainer):
         if self.loop is not None:
             self.loop.shown.detach()
         self.meter = CostMeter()
-        if self._decided_by is not self.eval_dataset:
-            self._pool = None
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         plan = self.plan()
         self.scorer = plan.scorer
         with self.evaluated_weights():
             loop = begin_run(plan, self._resume_folder, self.work_before, self.log, self._loop_begun)
-        self._go_by(loop.args)
+        if loop.args is not self.args:
+            self.args = self._gave_way = loop.args
         if self._resume_folder:
             self._unlogged = loop.history.losses[self.args.process_index], loop.history.logged_step
         if self._overrides_loss() and loop.selector.training_losses is not None:
@@ -486,26 +483,16 @@ class VeCAFTrainer(PushingTrainer):
                 return
             old.check_exchanged(self.train_dataset, self.scoring_dataset)
         if self.args is self._gave_way:
-            # These samples may have other classes, or some at all.
-            self.args, self._gave_way, self._given = replaced(self.args, **self._given), None, {}
+            # These samples may have classes.
+            self.args, self._gave_way = replaced(self.args, strategy=VeCAFArguments.strategy), None
         check_devices(self.args, self.accelerator)
         pool = self._make_pool(self.train_dataset, self.scoring_dataset)
-        self._go_by(as_evaluated(self.args, pool.labels, self.eval_dataset))
-        self._decided_by = self.eval_dataset
-        self.teaching.args = pool.args = self.args
-        self.teaching.accelerator = self.accelerator
+        self.teaching.args, self.teaching.accelerator = self.args, self.accelerator
         plan = self._planned(pool, cea)
         plan.check()
         self._pool, self.cea, self.scorer = pool, cea, plan.scorer
         if self._overrides_loss() and self.scorer.reads_losses:
             tell_of_loss(type(self), self.args.strategy, self.training_loss.of_batch)
-
-    def _go_by(self, args: VeCAFArguments) -> None:
-        """Options that the labels have decided, until there are other samples."""
-        if args is not self.args:
-            own = {name: getattr(self.args, name) for name in ("strategy", "class_balance", "selection_fraction")}
-            self._given = own | self._given
-            self.args = self._gave_way = args
 
     def plan(self) -> Plan:
         """What a run is made of, by all that is given now."""
@@ -513,6 +500,7 @@ class VeCAFTrainer(PushingTrainer):
         return self._planned(self.pool, self.cea)
 
     def _planned(self, pool: Pool, cea: CEACallback | None) -> Plan:
+        settle(self.args, pool.labels, self.eval_dataset)
         classes = ModelClasses.of(self.model, named_head(without_wrappers(self.model)), self.training_loss.is_own)
         scorer = Scorer(pool, self.model, cea is not None, self.sample_objective, self.meter, self.teaching)
         scorer.is_trained, scorer.evaluated_weights = self.state.global_step > 0, self.evaluated_weights

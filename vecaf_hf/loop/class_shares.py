@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vecaf_hf.arguments import VeCAFArguments, replaced
+from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.data.columns import read_labels
 from vecaf_hf.data.labels import is_ignored
 from vecaf_hf.selection import Selection, find_strategy
@@ -103,36 +103,37 @@ class HeadCorrection(TrainerCallback):
         self._added = shift
 
 
-def as_evaluated(args: VeCAFArguments, pool: Tensor | None, eval_dataset: Any) -> VeCAFArguments:
-    """The options of a run, with what nobody chose as the data ask for it.
+def settle(args: VeCAFArguments, pool: Tensor | None, eval_dataset: Any) -> None:
+    """Settle the defaults of `class_balance` and `selection_fraction` by the data of a run.
 
     Where the classes of the pool are unequal, selections have them as the evaluation set has: as the pool or equal,
     whatever is nearer. Where `balanced` has no classes to even out, and nobody asked for loops, it selects the whole
     pool, as plain `Trainer` does: a part would be no better, and leave the rest out until the next epoch.
 
     Args:
-        args: As given.
+        args: Of the run; what was chosen stays.
         pool: Class of each sample, or None. LongTensor [N].
         eval_dataset: As Trainer takes it.
     """
+    args.default_balance, args.default_fraction = VeCAFArguments.default_balance, VeCAFArguments.default_fraction
     if pool is None or not find_strategy(args.strategy).shares_by_class(args):
-        return args
+        # Chance stands in for the default where there are no classes.
+        if args.has_given_way and args.num_loops is None:
+            args.default_fraction = 1.0
+        return
     labels = pool[~is_ignored(pool)]
-    counts = torch.bincount(labels)[labels.unique()]
-    is_equal = bool(counts.max() <= UNEQUAL * counts.min())
-    chosen: dict[str, Any] = {}
-    if not is_equal and args.class_balance is None and _is_like(labels, _labels_of(eval_dataset, args)):
-        chosen["class_balance"] = 0.0
-    evens_out = not is_equal and chosen.get("class_balance", args.balance) > 0
-    asks = args.selection_fraction or args.selection_budget or (is_equal and args.num_loops is not None)
-    if args.strategy == VeCAFArguments.strategy and not evens_out and not asks:
-        chosen["selection_fraction"] = 1.0
-    if "class_balance" in chosen:
-        logger.warning(
-            "eval_dataset has the unequal classes of train_dataset: so has each selection. Set class_balance=1 for "
-            "equal ones, where each class counts the same"
-        )
-    return replaced(args, **chosen) if chosen else args
+    is_equal = not are_unequal(labels)
+    if not is_equal and _is_like(labels, _labels_of(eval_dataset, args)):
+        args.default_balance = 0.0
+    asks_for_loops = is_equal and args.num_loops is not None
+    if args.strategy == VeCAFArguments.strategy and not asks_for_loops and (is_equal or args.balance == 0):
+        args.default_fraction = 1.0
+
+
+def are_unequal(labels: Tensor) -> bool:
+    """Whether the largest class is so much larger than the smallest that a set with equal ones is another one."""
+    counts = labels.unique(return_counts=True)[1]
+    return bool(len(counts)) and bool(counts.max() > UNEQUAL * counts.min())
 
 
 def _labels_of(eval_dataset: Any, args: VeCAFArguments) -> Tensor | None:
@@ -152,15 +153,22 @@ def _is_like(pool: Tensor, evaluated: Tensor | None) -> bool:
     return bool((due - own).abs().sum() < (due - equal).abs().sum())
 
 
-def tell_of_shares(labels: Tensor) -> None:
-    """Say what a selection balanced by class does to the shares of a pool's classes, and which metric that serves."""
-    counts = labels.unique(return_counts=True)[1]
-    least, most = (float(count) / len(labels) for count in (counts.min(), counts.max()))
-    if most > UNEQUAL * least:
+def tell_of_shares(labels: Tensor, args: VeCAFArguments) -> None:
+    """Say what a selection by class does to the shares of a pool's unequal classes, and which metric that serves."""
+    if not are_unequal(labels) or args.correct_class_shares:
+        return
+    if args.balance > 0:
+        counts = labels.unique(return_counts=True)[1]
+        least, most = (float(count) / len(labels) for count in (counts.min(), counts.max()))
         logger.warning(
             "the smallest class is %.1f %% of the pool and the largest %.1f %%; the selection makes them as equal as "
             "it can. That serves balanced accuracy, and may cost accuracy where the test set is like the pool: then "
             "set class_balance=0, or correct_class_shares=True",
             100 * least,
             100 * most,
+        )
+    elif args.class_balance is None:
+        logger.warning(
+            "eval_dataset has the unequal classes of train_dataset: so has each selection. Set class_balance=1 for "
+            "equal ones, where each class counts the same"
         )

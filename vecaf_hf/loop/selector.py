@@ -94,8 +94,7 @@ class Selector:
         if self.pool.labels is None or not self.strategy.shares_by_class(self.args):
             return
         labels = self.pool.labels[~self.pool.ignored]
-        if self.args.balance > 0 and not self.args.correct_class_shares:
-            tell_of_shares(labels)
+        tell_of_shares(labels, self.args)
         classes = len(labels.unique())
         if self.budget < classes:
             logger.warning(

@@ -21,6 +21,9 @@ class SelectionOptions:
         ValueError: An option is out of its range or none of its choices, or two of them contradict each other.
     """
 
+    # Of `class_balance`, which a run settles by its data.
+    default_balance = 1.0
+
     strategy: str = field(
         default="balanced",
         metadata={
@@ -166,5 +169,5 @@ class SelectionOptions:
 
     @property
     def balance(self) -> float:
-        """`class_balance`: equal shares, where nothing else was chosen and no evaluation set decided."""
-        return 1.0 if self.class_balance is None else self.class_balance
+        """`class_balance`, or its default."""
+        return self.default_balance if self.class_balance is None else self.class_balance
