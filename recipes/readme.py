@@ -17,7 +17,7 @@ import ablations
 import conditions
 import following
 import ood
-from comparison import has, short_table
+from comparison import has, pools_of, short_table
 from generated import with_tables
 
 from vecaf_hf.cli.terminal import Parser, run_in_terminal
@@ -33,6 +33,8 @@ def table(name: str) -> str:
     if name == "following":
         return following.short_table(RECIPES / "results" / name)
     results = json.loads((RECIPES / "results" / name / "results.json").read_text())
+    if name == "shares":
+        return "\n\n".join(conditions.shares_table(results, pool) for pool in pools_of(results))
     if conditions.seen_in_training(results):
         return conditions.short_tables(results)
     return ood.short_tables(results) if has("targets", results) else short_table(results)

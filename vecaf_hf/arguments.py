@@ -66,10 +66,6 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         ValueError: An option has no meaning, or one of Trainer's breaks the loops. Raised at construction.
     """
 
-    # Of `selection_fraction`, which a run settles by its data; and whether the default strategy gave way to chance.
-    default_fraction = DEFAULT_FRACTION
-    has_given_way = False
-
     num_loops: int | None = field(
         default=None,
         metadata={
@@ -81,7 +77,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         default=None,
         metadata={
             "help": "Part of the pool selected per loop, in (0, 1]; "
-            f"{DEFAULT_FRACTION} by default; without num_loops 1, where the default strategy evens out no classes."
+            f"{DEFAULT_FRACTION} unless selection_budget is given."
         },
     )
     selection_budget: int | None = field(
@@ -306,7 +302,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             ValueError: The budget is larger than the pool.
         """
         if self.selection_budget is None:
-            fraction = self.default_fraction if self.selection_fraction is None else self.selection_fraction
+            fraction = DEFAULT_FRACTION if self.selection_fraction is None else self.selection_fraction
             return max(1, round(fraction * pool_size))
         if self.selection_budget > pool_size:
             raise ValueError(f"selection_budget is {self.selection_budget}, more than the pool's {pool_size} samples")
@@ -401,7 +397,7 @@ def without_classes(args: VeCAFArguments, reason: str | None) -> VeCAFArguments:
     if reason is None or args.strategy != default or args.balance != 1:
         return args
     logger.warning("%s: strategy %r, the default, needs one class per sample; random selects instead", reason, default)
-    return replaced(args, strategy="random", has_given_way=True)
+    return replaced(args, strategy="random")
 
 
 def replaced(args: VeCAFArguments, **values: Any) -> VeCAFArguments:
@@ -435,9 +431,10 @@ def with_defaults(args: TrainingArguments | None) -> VeCAFArguments:
         )
     made = VeCAFArguments(**values)
     logger.warning(
-        "args are %s: VeCAF's options have their defaults, strategy=%r among them, which trains on the whole set "
-        "unless its classes are unequal. Pass VeCAFArguments to choose",
+        "args are %s: VeCAF's options have their defaults, strategy=%r and selection_fraction=%g, and each epoch "
+        "trains on a selection of its own. Pass VeCAFArguments to choose",
         type(args).__name__,
         made.strategy,
+        DEFAULT_FRACTION,
     )
     return made

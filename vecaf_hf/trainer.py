@@ -27,7 +27,6 @@ from vecaf_hf.inspection.inspection import Inspection
 from vecaf_hf.inspection.sampler import LookSampler
 from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.teaching import Teaching
-from vecaf_hf.loop.class_shares import settle
 from vecaf_hf.loop.own_methods import OTHER_LOADER, tell_of_loss, tell_of_samplers
 from vecaf_hf.loop.plan import Plan, begin_run, check_devices, held_out_pool
 from vecaf_hf.loop.record import LoopRecord
@@ -500,7 +499,6 @@ class VeCAFTrainer(PushingTrainer):
         return self._planned(self.pool, self.cea)
 
     def _planned(self, pool: Pool, cea: CEACallback | None) -> Plan:
-        settle(self.args, pool.labels, self.eval_dataset)
         classes = ModelClasses.of(self.model, named_head(without_wrappers(self.model)), self.training_loss.is_own)
         scorer = Scorer(pool, self.model, cea is not None, self.sample_objective, self.meter, self.teaching)
         scorer.is_trained, scorer.evaluated_weights = self.state.global_step > 0, self.evaluated_weights

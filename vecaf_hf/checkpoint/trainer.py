@@ -16,12 +16,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, Trai
 
 from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.checkpoint.files import claim, find_checkpoint, latest_run, make_durable, reload_model, writing
-from vecaf_hf.checkpoint.first import first_of
 from vecaf_hf.checkpoint.known import tell_of_differences
 from vecaf_hf.checkpoint.optimizers import check_resumes
 from vecaf_hf.loop import RunState
 from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.divergence import check_weights
+from vecaf_hf.loop.first import first_of
 from vecaf_hf.scoring.classes import settle_names
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vecaf_hf.arguments import VeCAFArguments
+from vecaf_hf.arguments import VeCAFArguments, replaced
 from vecaf_hf.data.columns import read_labels
 from vecaf_hf.data.labels import is_ignored
 from vecaf_hf.selection import Selection, find_strategy
@@ -103,31 +103,28 @@ class HeadCorrection(TrainerCallback):
         self._added = shift
 
 
-def settle(args: VeCAFArguments, pool: Tensor | None, eval_dataset: Any) -> None:
-    """Settle the defaults of `class_balance` and `selection_fraction` by the data of a run.
+def as_evaluated(args: VeCAFArguments, pool: Tensor | None, eval_dataset: Any) -> VeCAFArguments:
+    """The options of a run's selections: where the classes of the pool are unequal and nobody chose `class_balance`,
+    selections have them as the evaluation set has, as the pool or equal, whatever is nearer.
 
-    Where the classes of the pool are unequal, selections have them as the evaluation set has: as the pool or equal,
-    whatever is nearer. Where `balanced` has no classes to even out, and nobody asked for loops, it selects the whole
-    pool, as plain `Trainer` does: a part would be no better, and leave the rest out until the next epoch.
+    Not with `correct_class_shares`, which takes the head back from equal ones.
 
     Args:
-        args: Of the run; what was chosen stays.
+        args: As given.
         pool: Class of each sample, or None. LongTensor [N].
-        eval_dataset: As Trainer takes it.
+        eval_dataset: As Trainer takes it; several, or one whose classes are read from batches alone, decide nothing.
     """
-    args.default_balance, args.default_fraction = VeCAFArguments.default_balance, VeCAFArguments.default_fraction
-    if pool is None or not find_strategy(args.strategy).shares_by_class(args):
-        # Chance stands in for the default where there are no classes.
-        if args.has_given_way and args.num_loops is None:
-            args.default_fraction = 1.0
-        return
+    is_open = args.class_balance is None and not args.correct_class_shares
+    if pool is None or not is_open or not find_strategy(args.strategy).shares_by_class(args):
+        return args
     labels = pool[~is_ignored(pool)]
-    is_equal = not are_unequal(labels)
-    if not is_equal and _is_like(labels, _labels_of(eval_dataset, args)):
-        args.default_balance = 0.0
-    asks_for_loops = is_equal and args.num_loops is not None
-    if args.strategy == VeCAFArguments.strategy and not asks_for_loops and (is_equal or args.balance == 0):
-        args.default_fraction = 1.0
+    if not are_unequal(labels) or not _is_like(labels, _labels_of(eval_dataset, args)):
+        return args
+    logger.warning(
+        "eval_dataset has the unequal classes of train_dataset: so has each selection. Set class_balance=1 for equal "
+        "ones, where each class counts the same"
+    )
+    return replaced(args, class_balance=0.0)
 
 
 def are_unequal(labels: Tensor) -> bool:
@@ -138,8 +135,13 @@ def are_unequal(labels: Tensor) -> bool:
 
 def _labels_of(eval_dataset: Any, args: VeCAFArguments) -> Tensor | None:
     """Classes of the one evaluation dataset, where they can be had without loading samples. LongTensor [n]."""
-    is_one = hasattr(eval_dataset, "__len__") and not isinstance(eval_dataset, dict)
-    labels = read_labels(eval_dataset, args.label_column) if is_one else None
+    if not hasattr(eval_dataset, "__len__") or isinstance(eval_dataset, dict):
+        return None
+    try:
+        labels = read_labels(eval_dataset, args.label_column)
+    except ValueError:
+        # It has no column of that name.
+        return None
     return labels if labels is None else labels[~is_ignored(labels)]
 
 
@@ -147,28 +149,25 @@ def _is_like(pool: Tensor, evaluated: Tensor | None) -> bool:
     """Whether an evaluation set's classes are nearer to the pool's shares than to equal ones."""
     if evaluated is None or len(evaluated) == 0:
         return False
-    classes = int(max(pool.max(), evaluated.max())) + 1
-    own, due = (torch.bincount(labels, minlength=classes) / len(labels) for labels in (pool, evaluated))
+    _, classes = torch.cat([pool, evaluated]).unique(return_inverse=True)
+    count = int(classes.max()) + 1
+    parts = classes.split([len(pool), len(evaluated)])
+    own, due = (torch.bincount(labels, minlength=count) / len(labels) for labels in parts)
     equal = (own > 0) / (own > 0).sum()
     return bool((due - own).abs().sum() < (due - equal).abs().sum())
 
 
 def tell_of_shares(labels: Tensor, args: VeCAFArguments) -> None:
-    """Say what a selection by class does to the shares of a pool's unequal classes, and which metric that serves."""
-    if not are_unequal(labels) or args.correct_class_shares:
+    """Say what a selection balanced by class does to the shares of a pool's unequal classes, and which metric that
+    serves."""
+    if args.balance == 0 or args.correct_class_shares or not are_unequal(labels):
         return
-    if args.balance > 0:
-        counts = labels.unique(return_counts=True)[1]
-        least, most = (float(count) / len(labels) for count in (counts.min(), counts.max()))
-        logger.warning(
-            "the smallest class is %.1f %% of the pool and the largest %.1f %%; the selection makes them as equal as "
-            "it can. That serves balanced accuracy, and may cost accuracy where the test set is like the pool: then "
-            "set class_balance=0, or correct_class_shares=True",
-            100 * least,
-            100 * most,
-        )
-    elif args.class_balance is None:
-        logger.warning(
-            "eval_dataset has the unequal classes of train_dataset: so has each selection. Set class_balance=1 for "
-            "equal ones, where each class counts the same"
-        )
+    counts = labels.unique(return_counts=True)[1]
+    least, most = (float(count) / len(labels) for count in (counts.min(), counts.max()))
+    logger.warning(
+        "the smallest class is %.1f %% of the pool and the largest %.1f %%; the selection makes them as equal as "
+        "it can. That serves balanced accuracy, and may cost accuracy where the test set is like the pool: then "
+        "set class_balance=0, or correct_class_shares=True",
+        100 * least,
+        100 * most,
+    )

@@ -67,7 +67,7 @@ class LoopController(TrainerCallback):
     ) -> None:
         self.schedule, self.selector, self.teaching = schedule, selector, teaching
         self.history, self.log, self.loop_begun = history, log, loop_begun
-        self.args, self.pool, self.meter = selector.args, selector.pool, selector.scorer.meter
+        self.args, self.pool, self.meter = selector.scorer.args, selector.pool, selector.scorer.meter
         self.sampler = LoopSampler(schedule.samples_per_loop, schedule.seed)
         self.underway = Underway(self.pool.refuse_unloadable)
         self.batch: Batch | None = None

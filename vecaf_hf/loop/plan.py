@@ -108,12 +108,12 @@ class Plan:
         if self.cea is not None:
             self.cea.read_captions(pool.dataset, pool.labels, classes.names)
 
-    def identity(self) -> dict[str, Any]:
-        """What a resumed run must share with the one that wrote its checkpoint."""
+    def identity(self, args: VeCAFArguments) -> dict[str, Any]:
+        """What a resumed run must share with the one that wrote its checkpoint; the options are its selections'."""
         pool = pool_fingerprint(self.pool.dataset, self.pool.labels)
         augmentation = self.cea.identity() if self.cea else {"cea": None}
         sizes = {**self.schedule.sizes(), "samples_per_loop": self.schedule.samples_per_loop}
-        identity = {**sizes, "pool": pool, **self.scorer.args.identity(), **augmentation}
+        identity = {**sizes, "pool": pool, **args.identity(), **augmentation}
         # As a checkpoint gives it back, a tuple as a list.
         return json.loads(json.dumps(identity))
 
@@ -160,7 +160,7 @@ class Plan:
         if uses_labels and not strategy.needs_forward:
             self.pool.load_labels()
         scorer.try_out(probe)
-        return Selector(self.schedule.budget, scorer, self._begin_cea(probe))
+        return Selector(self.schedule.budget, scorer, self._begin_cea(probe), self.eval_dataset)
 
     def _begin_cea(self, probe: Candidates) -> RunningCEA | None:
         if self.cea is None:
@@ -206,7 +206,7 @@ def begin_run(
     plan.meter.add_work(work_before)
     if plan.args.on_bad_sample == "raise" and not checkpoint:
         scorer.check_trainable(selector.foreseen(schedule.num_loops))
-    identity = plan.identity()
+    identity = plan.identity(selector.args)
     history = RunState.load(checkpoint, identity, plan.may_differ) if checkpoint else RunState(identity)
     loop = LoopController(schedule, selector, plan.teaching, history, log, loop_begun)
     if checkpoint:

@@ -14,7 +14,7 @@ from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.arguments import RESCORE
 from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.data.pool import Pool
-from vecaf_hf.loop.class_shares import tell_of_shares
+from vecaf_hf.loop.class_shares import as_evaluated, tell_of_shares
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary
 from vecaf_hf.scoring.scorer import Scorer, not_empty
 from vecaf_hf.scoring.training_losses import TrainingLosses
@@ -63,9 +63,10 @@ class Selector:
             BoolTensor [N].
     """
 
-    def __init__(self, budget: int, scorer: Scorer, cea: RunningCEA | None) -> None:
+    def __init__(self, budget: int, scorer: Scorer, cea: RunningCEA | None, eval_dataset: Any) -> None:
         self.budget, self.scorer, self.cea = budget, scorer, cea
-        self.pool, self.args, self.strategy = scorer.pool, scorer.args, scorer.strategy
+        self.pool, self.strategy = scorer.pool, scorer.strategy
+        self.args = as_evaluated(scorer.args, self.pool.labels, eval_dataset)
         self.irreducible: Tensor | None = None
         self.mistaken: Tensor | None = None
         way, fraction = self.args.scoring_of(len(self.pool))

@@ -9,6 +9,7 @@ from transformers.trainer_callback import CallbackHandler
 from vecaf_hf.loop.class_shares import HeadCorrection
 from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.epochs import PoolEpochs
+from vecaf_hf.loop.first import First
 from vecaf_hf.scoring.head import find_head
 
 
@@ -29,6 +30,7 @@ def take_part(handler: CallbackHandler, loop: LoopController, resumes: bool) -> 
         correction.undo()
     if loop.args.correct_class_shares:
         head: Any = find_head(loop.selector.scorer.model, loop.args.head)
-        handler.callbacks.insert(0, HeadCorrection(head, loop.class_shares))
+        # After the one that gives an optimizer with modes its last weights, which would draw the correction out.
+        handler.callbacks.insert(isinstance(handler.callbacks[0], First), HeadCorrection(head, loop.class_shares))
     # Last: a save that any callback asks for at a loop's end is put off.
     handler.add_callback(loop)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
 import psutil
 import torch
@@ -16,8 +17,15 @@ logger = logging.getLogger(__name__)
 
 VARIABLE = "OMP_NUM_THREADS"
 OPTION = "num_cpu_threads_per_process"
-# In a launcher's command. A shell is none: the environment that the system tells of it lacks what its user exported.
-LAUNCHERS = ("accelerate", "torchrun", "torch.distributed", "torch/distributed")
+# Words of launchers' commands. A shell is no launcher: the environment that the system tells of it lacks what its user
+# exported.
+LAUNCHERS = {
+    "accelerate",
+    "accelerate.commands.launch",
+    "torchrun",
+    "torch.distributed.run",
+    "torch.distributed.launch",
+}
 
 
 def use_all_cores() -> None:
@@ -43,7 +51,7 @@ def is_set_by_launcher() -> bool:
     try:
         parent = psutil.Process().parent()
         words = [] if parent is None else parent.cmdline()
-        if parent is None or not any(name in word for name in LAUNCHERS for word in words):
+        if parent is None or LAUNCHERS.isdisjoint(Path(word).name for word in words):
             return False
         return VARIABLE not in parent.environ() and not any(OPTION in word.replace("-", "_") for word in words)
     except psutil.Error:

@@ -21,9 +21,6 @@ class SelectionOptions:
         ValueError: An option is out of its range or none of its choices, or two of them contradict each other.
     """
 
-    # Of `class_balance`, which a run settles by its data.
-    default_balance = 1.0
-
     strategy: str = field(
         default="balanced",
         metadata={
@@ -169,5 +166,5 @@ class SelectionOptions:
 
     @property
     def balance(self) -> float:
-        """`class_balance`, or its default."""
-        return self.default_balance if self.class_balance is None else self.class_balance
+        """`class_balance`: equal shares, where nobody chose."""
+        return 1.0 if self.class_balance is None else self.class_balance
