@@ -183,3 +183,19 @@ def test_the_library_itself(make_vit: MakeModel, make_trainer: MakeTrainer, name
     resumed = make_trainer(make_vit(1), learning_rate=1e-2, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     assert_same(weights(whole.model), weights(resumed.model))
+
+
+def test_a_head_is_corrected_in_the_weights_that_are_saved(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    biases, shift = [], torch.zeros(10)
+    for corrects in (False, True):
+        model = make_vit()
+        trainer = make_trainer(
+            model, trainer=averaging(model), eval_strategy="no", max_steps=4, correct_class_shares=corrects
+        )
+        trainer.train()
+        assert trainer.loop is not None
+        pool, trained = trainer.loop.class_shares(10, 4)
+        shift = (pool.log() - trained.log()).float()
+        biases.append(weights(model)["classifier.bias"])
+    assert shift.abs().max() > 0.1
+    torch.testing.assert_close(biases[1] - biases[0], shift, rtol=0, atol=1e-5)

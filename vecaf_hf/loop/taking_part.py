@@ -23,14 +23,15 @@ def take_part(handler: CallbackHandler, loop: LoopController, resumes: bool) -> 
     """
     for kind in (LoopController, PoolEpochs):
         handler.remove_callback(kind)
+    # An optimizer with modes gives its last weights first of all: it would take a correction for a step.
+    place = sum(isinstance(one, First) for one in handler.callbacks)
     if loop.args.num_loops is not None:
-        handler.callbacks.insert(0, PoolEpochs(loop.schedule))
+        handler.callbacks.insert(place, PoolEpochs(loop.schedule))
     correction: Any = handler.pop_callback(HeadCorrection)
     if correction is not None and not resumes:
         correction.undo()
     if loop.args.correct_class_shares:
         head: Any = find_head(loop.selector.scorer.model, loop.args.head)
-        # After the one that gives an optimizer with modes its last weights, which would draw the correction out.
-        handler.callbacks.insert(isinstance(handler.callbacks[0], First), HeadCorrection(head, loop.class_shares))
+        handler.callbacks.insert(place, HeadCorrection(head, loop.class_shares))
     # Last: a save that any callback asks for at a loop's end is put off.
     handler.add_callback(loop)
