@@ -117,26 +117,26 @@ def counts(trainer: VeCAFTrainer) -> list[int]:
 @every_case(
     ("evaluated", "options", "expected"),
     [
-        ("the pool", {}, "own"),
-        ("equal", {}, "equal"),
-        (None, {}, "equal"),
-        ("the pool", {"class_balance": 1.0}, "equal"),
-        ("equal", {"class_balance": 0.0}, "own"),
+        ("the pool", {}, 0.5),
+        ("equal", {}, 1.0),
+        (None, {}, 1.0),
+        ("the pool", {"class_balance": 1.0}, 1.0),
+        ("the pool", {"correct_class_shares": True}, 1.0),
+        ("equal", {"class_balance": 0.0}, 0.0),
     ],
 )
-def test_selections_have_the_classes_as_the_evaluation_has_them(
+def test_what_an_evaluation_is_like_decides_how_equal_classes_are(
     make_vit: Callable[..., PreTrainedModel],
     unbalanced: Dataset,
     train: Dataset,
     tmp_path: Path,
     evaluated: str | None,
     options: dict[str, Any],
-    expected: str,
+    expected: float,
 ) -> None:
     trainer = run(make_vit(), unbalanced, tmp_path, **options)
     trainer.eval_dataset = {"the pool": unbalanced, "equal": train}.get(str(evaluated))
     trainer.train()
     labels = torch.tensor(unbalanced.with_format(None)["label"])
-    own = 16 * labels.bincount() / len(labels)
-    found = torch.tensor(counts(trainer))
-    assert (found - own).abs().max() < 1 if expected == "own" else found.max() - found.min() <= 1
+    claims = labels.bincount().double() ** (1 - expected)
+    assert (torch.tensor(counts(trainer)) - 16 * claims / claims.sum()).abs().max() < 1

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 # So many times as many samples of the largest class as of the smallest, and a test set like the pool is another one.
 UNEQUAL = 1.5
+# A `class_balance` that does nearly as well as plain finetuning on a test set like the pool, and as well as equal shares
+# where classes count alike (recipes/README.md, "Two test sets, measured").
+HALF = 0.5
 
 
 def shares_of(labels: Tensor, classes: int) -> Tensor:
@@ -104,8 +107,8 @@ class HeadCorrection(TrainerCallback):
 
 
 def as_evaluated(args: VeCAFArguments, pool: Tensor | None, eval_dataset: Any) -> VeCAFArguments:
-    """The options of a run's selections: where the classes of the pool are unequal and nobody chose `class_balance`,
-    selections have them as the evaluation set has, as the pool or equal, whatever is nearer.
+    """The options of a run's selections: where nobody chose `class_balance`, and an evaluation set has the unequal
+    classes of the pool, selections have them half-way between the pool's shares and equal ones.
 
     Not with `correct_class_shares`, which takes the head back from equal ones.
 
@@ -121,10 +124,11 @@ def as_evaluated(args: VeCAFArguments, pool: Tensor | None, eval_dataset: Any) -
     if not are_unequal(labels) or not _is_like(labels, _labels_of(eval_dataset, args)):
         return args
     logger.warning(
-        "eval_dataset has the unequal classes of train_dataset: so has each selection. Set class_balance=1 for equal "
-        "ones, where each class counts the same"
+        "eval_dataset has the unequal classes of train_dataset: selections make them only half as equal "
+        "(class_balance=%g). Set 1 for equal ones, where each class counts the same; strategy='full' trains on all",
+        HALF,
     )
-    return replaced(args, class_balance=0.0)
+    return replaced(args, class_balance=HALF)
 
 
 def are_unequal(labels: Tensor) -> bool:
@@ -160,14 +164,14 @@ def _is_like(pool: Tensor, evaluated: Tensor | None) -> bool:
 def tell_of_shares(labels: Tensor, args: VeCAFArguments) -> None:
     """Say what a selection balanced by class does to the shares of a pool's unequal classes, and which metric that
     serves."""
-    if args.balance == 0 or args.correct_class_shares or not are_unequal(labels):
+    if args.balance <= HALF or args.correct_class_shares or not are_unequal(labels):
         return
     counts = labels.unique(return_counts=True)[1]
     least, most = (float(count) / len(labels) for count in (counts.min(), counts.max()))
     logger.warning(
         "the smallest class is %.1f %% of the pool and the largest %.1f %%; the selection makes them as equal as "
         "it can. That serves balanced accuracy, and may cost accuracy where the test set is like the pool: then "
-        "set class_balance=0, or correct_class_shares=True",
+        "set class_balance=0.5, or correct_class_shares=True",
         100 * least,
         100 * most,
     )

@@ -59,8 +59,7 @@ class SelectionOptions:
         metadata={
             "help": "Class shares of a selection by class (ods with allocation class, balanced, trimmed, "
             "group_balanced), between the pool's own (0) and equal ones (1): a class's share follows its size to the "
-            "power of 1 - class_balance. By default equal, unless the pool's classes are unequal and eval_dataset "
-            "has them as the pool has."
+            "power of 1 - class_balance. By default 1, or 0.5 where eval_dataset has the pool's unequal classes."
         },
     )
     ensemble_size: int = field(
