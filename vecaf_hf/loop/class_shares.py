@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 # So many times as many samples of the largest class as of the smallest, and a test set like the pool is another one.
 UNEQUAL = 1.5
-# A `class_balance` that does nearly as well as plain finetuning on a test set like the pool, and as well as equal shares
-# where classes count alike (recipes/README.md, "Two test sets, measured").
+# A `class_balance` that does nearly as well as plain finetuning on a test set like the pool, and as well as equal
+# shares where classes count alike (recipes/README.md, "Two test sets, measured").
 HALF = 0.5
 
 
