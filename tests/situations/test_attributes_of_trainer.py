@@ -26,4 +26,5 @@ def test_no_name_is_used_twice(
     texts = [path.read_text() for path in (*FOLDER.glob("trainer*.py"), *FOLDER.glob("integrations/*.py"))]
     used = {name for text in texts for name in re.findall(r"\b(?:self|trainer)\.(\w+)", text)}
     assert {"scorer", "loop", "meter"} <= ours and "objective" in used
-    assert not ours & used
+    # Trainer's own, which it sets where it pushes.
+    assert ours & used <= {"push_in_progress"}
