@@ -38,8 +38,8 @@ class ResumingTrainer(Trainer):
     # Of the checkpoint that a run resumes from, until its first loop is taken up: the sum of the losses that no log had
     # shown, and the step of the last log.
     _unlogged: tuple[float, int] | None = None
-    # The step at which the run has begun or goes on; None before that.
-    _first_step: int | None = None
+    # The last run before this one.
+    _loop_before: LoopController | None = None
     # Whether the model is that of the best checkpoint, which Trainer loads when the training has ended.
     best_is_loaded = False
     # The optimizer that was put into training mode; None once it, or another one, is in evaluation mode.
@@ -66,7 +66,7 @@ class ResumingTrainer(Trainer):
             # A run before this one may have used up their patience.
             for callback in self._patient_callbacks():
                 callback.early_stopping_patience_counter = 0
-        self.best_is_loaded, self._first_step = False, None
+        self.best_is_loaded, self._loop_before = False, self.loop
         before = latest_run(str(self.args.output_dir))
         try:
             with first_of(self.callback_handler, self._training_begins, self._end_training_mode):
@@ -85,12 +85,11 @@ class ResumingTrainer(Trainer):
 
     def _training_begins(self) -> None:
         """What is to be done before any callback hears of it."""
-        self._first_step = self.state.global_step
 
     @property
     def has_trained(self) -> bool:
-        """Whether the run has made a step."""
-        return self._first_step is not None and self.state.global_step > self._first_step
+        """Whether the run has made a step that nobody refused."""
+        return self.loop is not None and self.loop is not self._loop_before and self.loop.has_made_step
 
     # --- Optimizers that have modes, as modules have ---
 

@@ -74,6 +74,7 @@ class LoopController(TrainerCallback):
         self.shown = ShownOutputs()
         self.loss_watch = LossWatch(selector.scorer.accelerator)
         self._weights: Tensor | None = None  # [N], of the current selection
+        self.has_made_step = False  # Since it began or went on.
         self._save_at_end = False
         self._is_inside = False  # Between a loop's first step and its end.
         self._is_cut = False  # A callback ends the loop with this step.
@@ -175,7 +176,7 @@ class LoopController(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.underway.end_step()
-        self.selector.scorer.is_trained = self._is_inside = True
+        self.selector.scorer.is_trained = self._is_inside = self.has_made_step = True
         self._put_off_save(state, control)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
