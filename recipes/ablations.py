@@ -7,17 +7,20 @@ by seed, with a reference: the `ods` of base.yaml where it is of that strategy, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev, variance
 from typing import Any
 
-from comparison import Results, ends, markdown, mean_curve, with_error
+from comparison import Results, Run, ends, markdown, mean_curve, tflops, with_error
 from matplotlib.figure import Figure
+from readings import READINGS, readings
 
 RECIPES = Path(__file__).parent
 GRIDS, RESULTS = RECIPES / "configs" / "ablations", RECIPES / "results" / "ablations"
 SCORING, FREE = "ods", "balanced"
+# What a run under conditions is judged by.
+CONDITIONS = ("accuracy", "targets", "worst")
 
 
 def reference(entry: Mapping[str, Any]) -> str:
@@ -53,6 +56,26 @@ def table(results: Results) -> str:
         work = mean_curve(entry["runs"])["flops"][-1] / 1e12
         rows.append([label(results, name), with_error(ends(entry["runs"])), difference, f"{work:.2f}"])
     return markdown(rows)
+
+
+def table_under_conditions(results: Results) -> str:
+    """One row a run of `compare_hidden_options.yaml`: validation accuracy, plain and over all conditions, and cost."""
+    read = {name: _over_conditions(entry["runs"]) for name, entry in results.items()}
+    header = ["run", *(f"{READINGS[name]}, %" for name in CONDITIONS)]
+    rows = [[*header, f"{READINGS['targets']} less `{SCORING}`'s, paired", "all-in TFLOPs", "n"]]
+    for name, found in read.items():
+        other = read[f"{name.split('/')[0]}/{SCORING}"]
+        less = [mine - its for mine, its in zip(found["targets"], other["targets"], strict=True)]
+        cells = [label(results, name), *(with_error(found[one]) for one in CONDITIONS)]
+        cells.append("" if found is other else with_error(less, sign="+"))
+        rows.append([*cells, tflops(results[name]["runs"]), str(len(less))])
+    return markdown(rows)
+
+
+def _over_conditions(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """Of each run's end on validation, %."""
+    ends = [readings(run["curve"][-1]["accuracy"], run["curve"][-1]["targets"]) for run in runs]
+    return {name: [100 * end[name] for end in ends] for name in CONDITIONS}
 
 
 def pooled_error(grids: Mapping[str, Results]) -> float:

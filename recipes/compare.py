@@ -13,21 +13,16 @@ written to the grid's `report`; `--report` writes those of the methods that are 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset
-from filelock import FileLock, Timeout
-from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))
 from comparison import summary_of
@@ -40,36 +35,24 @@ from report import write_report
 from vecaf_hf import VeCAFTrainer
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.cli.building import build_trainer
-from vecaf_hf.cli.terminal import Interrupted, Parser, UsageError, run_in_terminal
+from vecaf_hf.cli.cells import Curve, going_on, keep, work_off
+from vecaf_hf.cli.terminal import Parser, UsageError, run_in_terminal
 from vecaf_hf.printable import listed
-
-logger = logging.getLogger(__name__)
-
-# Seconds until another look, while other processes are at all that is left.
-WAITING = 5
 
 # (results, folder) -> what is printed of the tables that it wrote there.
 Report = Callable[[dict[str, Any], Path], str]
 
 
-class Curve(TrainerCallback):
-    """Validation accuracy, that under each target and all work so far at every evaluation."""
+class CurveUnderTargets(Curve):
+    """With the accuracy under each target."""
 
     def __init__(self, trainer: VeCAFTrainer, targets: Mapping[str, Dataset]) -> None:
-        self.trainer, self.targets = trainer, targets
-        self.points: list[dict[str, Any]] = []
+        super().__init__(trainer)
+        self.targets = targets
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        metrics = kwargs["metrics"]
-        point = {
-            "step": state.global_step,
-            "accuracy": metrics["eval_accuracy"],
-            "loss": metrics["eval_loss"],
-            "work": self.trainer.meter.state_dict()["work"],
-        }
-        if self.targets:
-            point["targets"] = accuracies(self.trainer, self.targets)
-        self.points.append(point)
+    def point(self, step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+        found = super().point(step, metrics)
+        return found | ({"targets": accuracies(self.trainer, self.targets)} if self.targets else {})
 
 
 def accuracies(trainer: VeCAFTrainer, seen: Mapping[str, Dataset]) -> dict[str, float]:
@@ -92,12 +75,12 @@ def trainer_of(grid: Grid, cell: Cell, **options: Any) -> tuple[VeCAFTrainer, An
     return build_trainer(*arguments_of(grid, cell, **options), **grid.trainer_options(cell))
 
 
-def curve_of(grid: Grid, trainer: VeCAFTrainer, options: Arguments) -> Curve:
+def curve_of(grid: Grid, trainer: VeCAFTrainer, options: Arguments) -> CurveUnderTargets:
     """Of a run with these options."""
     if "validation" not in grid.target_samples:
-        return Curve(trainer, {})
+        return CurveUnderTargets(trainer, {})
     validation = cast(Dataset, trainer.eval_dataset)
-    return Curve(trainer, seen_under_targets(grid, trainer, validation, options, "validation"))
+    return CurveUnderTargets(trainer, seen_under_targets(grid, trainer, validation, options, "validation"))
 
 
 def arguments_of(grid: Grid, cell: Cell, **options: Any) -> Arguments:
@@ -110,12 +93,14 @@ def arguments_of(grid: Grid, cell: Cell, **options: Any) -> Arguments:
         **options,
     }
     given = {name: value for name, value in values.items() if name not in grid.OWN}
-    return parse({}, [word for name, value in given.items() for word in (f"--{name}", word_of(value))])
+    return parse({}, [word for name, value in given.items() for word in (f"--{name}", *words_of(value))])
 
 
-def word_of(value: Any) -> str:
+def words_of(value: Any) -> list[str]:
     """An option's value on a command line."""
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+    if isinstance(value, list):
+        return [str(one) for one in value]
+    return [json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def check(grid: Grid) -> None:
@@ -148,7 +133,9 @@ def run(grid: Grid, cell: Cell) -> None:
     """Train one cell, and keep its curve and, for a test, its model."""
     begun = time.perf_counter()
     options = arguments_of(grid, cell)
-    trainer, _ = build_trainer(*options, **grid.trainer_options(cell))
+    trainer, split = build_trainer(*options, **grid.trainer_options(cell))
+    if grid.tests:
+        grid.check_columns(cast(Dataset, split))
     curve = curve_of(grid, trainer, options)
     trainer.add_callback(curve)
     trainer.train()
@@ -160,9 +147,9 @@ def run(grid: Grid, cell: Cell) -> None:
     result: dict[str, Any] = {"options": grid.recorded(cell), "curve": curve.points}
     result["records"] = [record.to_json() for record in trainer.loop_records]
     selections = [one.indices for one in trainer.selection_history]
-    more = {"domains": rare_shares(trainer.train_dataset, selections), "classes": class_shares(trainer)}
+    more = {"domains": rare_shares(trainer.train_dataset, selections, grid.columns()), "classes": class_shares(trainer)}
     result |= {name: found for name, found in more.items() if found}
-    write(grid.file(cell), {**result, "seconds": time.perf_counter() - begun})
+    keep(grid.file(cell), {**result, "seconds": time.perf_counter() - begun})
     shutil.rmtree(str(trainer.args.output_dir), ignore_errors=True)
 
 
@@ -185,50 +172,20 @@ def test(grid: Grid, cell: Cell) -> None:
     if grid.targets:
         seen = seen_under_targets(grid, trainer, cast(Dataset, split), (recipe, cea, args), "test")
         result["targets"] = accuracies(trainer, seen)
-    write(grid.file(cell), result)
+    keep(grid.file(cell), result)
     if all("test" in (grid.result(one) or {}) for one in grid.picked(cell.pool, cell.method) or []):
         shutil.rmtree(grid.models(cell.pool, cell.method), ignore_errors=True)
 
 
-def write(file: Path, values: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values))
-    temporary.rename(file)
+class GridCells:
+    """A grid's runs, to be worked off."""
 
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.missing, self.left, self.file = grid.missing, grid.left, grid.file
 
-def work_off(grid: Grid) -> list[Cell]:
-    """Do what is missing until nothing is, beside other processes: progress and time left are of all of them. What
-    fails is not tried again; returns it."""
-    failed: list[Cell] = []
-    total = grid.left()
-    with tqdm(desc="Grid", unit="run", total=total) as progress:
-        while cells := [cell for cell in grid.missing() if cell not in failed]:
-            progress.n = total - grid.left()
-            progress.refresh()
-            if not any(done_by_us(grid, cell, failed) for cell in cells):
-                time.sleep(WAITING)
-        progress.n = total - grid.left()
-    return failed
-
-
-def done_by_us(grid: Grid, cell: Cell, failed: list[Cell]) -> bool:
-    """Do a cell's work, unless another process does it or has done it."""
-    file = grid.file(cell).with_suffix(".lock")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # Of the operating system's: a killed process holds none.
-        with FileLock(file, timeout=0):
-            if cell not in grid.missing():
-                return False
-            try:
-                (run if grid.result(cell) is None else test)(grid, cell)
-            except Exception:
-                logger.exception("%s failed", cell.name)
-                failed.append(cell)
-            return True
-    except Timeout:
-        return False
+    def do(self, cell: Cell) -> None:
+        (run if self.grid.result(cell) is None else test)(self.grid, cell)
 
 
 def summary(grid: Grid) -> dict[str, Any]:
@@ -265,14 +222,14 @@ def carry_out(grid: Grid, report_only: bool = False, report: Report | None = Non
     if not report_only:
         check(grid)
         check_targets(grid)
-        if failed := work_off(grid):
+        if failed := work_off(GridCells(grid), "Grid"):
             raise SystemExit(f"{len(failed)} runs failed, as logged: {listed(cell.name for cell in failed)}")
     # All processes come here at once.
     with FileLock(grid.folder / "report.lock"):
         results = summary(grid)
         if not results:
             raise SystemExit(f"no method of the grid in {grid.folder} is through yet: run it without --report")
-        write(grid.report / "results.json", results)
+        keep(grid.report / "results.json", results)
         print((report or write_report)(results, grid.report))
 
 
@@ -285,16 +242,6 @@ def command(description: str | None = __doc__, report: Report | None = None) -> 
     asked = parser.parse_args()
     with going_on():
         main(asked.grid, asked.report, report)
-
-
-@contextmanager
-def going_on() -> Iterator[None]:
-    """Where the block is stopped, it is told that the grid goes on when it is started again."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        again = "stopped: started again, the grid goes on with the runs that are missing"
-        raise Interrupted(again, signal.SIGINT) from None
 
 
 if __name__ == "__main__":

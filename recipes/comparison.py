@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from readings import Array, readings
 
-# Not for its own sake: other work is what it is paid with.
-NOT_COUNTED = {"evaluate"}
+from vecaf_hf.cli.cells import cost
+from vecaf_hf.cli.verdict import to_target
+
 REFERENCE = "full"
 # Cost nothing but training: what a selection must beat.
 FREE = ("full", "random", "balanced", "infobatch")
@@ -44,11 +45,6 @@ Run = Mapping[str, Any]
 Results = Mapping[str, Mapping[str, Any]]  # "pool/method" -> strategy, learning_rate, tried, runs
 
 
-def cost(work: Mapping[str, Mapping[str, float]]) -> float:
-    """FLOPs of all work but evaluation."""
-    return sum(part["flops"] for kind, part in work.items() if kind not in NOT_COUNTED)
-
-
 def summary_of(run: Run) -> dict[str, Any]:
     """What tables and plots need of a cell's result."""
     points = run["curve"]
@@ -75,20 +71,6 @@ def curves(runs: Sequence[Run]) -> dict[str, Array]:
 def mean_curve(runs: Sequence[Run]) -> dict[str, Array]:
     """The seeds' curves averaged point by point: [points]."""
     return {name: values.mean(0) for name, values in curves(runs).items()}
-
-
-def to_target(accuracy: Array, work: Array, target: Array) -> Array:
-    """Work done when an accuracy first reaches the target, between points by a line; NaN if never.
-
-    [R, points], [R, points], [R] -> [R].
-    """
-    rows, reached = np.arange(len(target)), accuracy >= target[:, None]
-    after = reached.argmax(1)
-    before = np.maximum(after - 1, 0)
-    rise = accuracy[rows, after] - accuracy[rows, before]
-    part = (target - accuracy[rows, before]) / np.where(rise == 0, 1, rise)
-    done = work[rows, before] + part * (work[rows, after] - work[rows, before])
-    return np.where(reached.any(1), done, np.nan)
 
 
 class Part(NamedTuple):

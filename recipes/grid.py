@@ -10,8 +10,9 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 import yaml
+from datasets import Dataset
 from readings import READINGS, readings
-from targets import Target
+from targets import Target, samples_of
 
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.printable import listed
@@ -126,6 +127,20 @@ class Grid:
             TypeError, ValueError: It is none.
         """
         return Target(**{"corruption": name, **self.targets[name]})
+
+    def columns(self) -> dict[str, list[str]]:
+        """The dataset's columns that tell targets, and which."""
+        found: dict[str, list[str]] = {}
+        for target in map(self.target, self.targets):
+            if target.column is not None:
+                found.setdefault(target.column, []).append(target.corruption)
+        return found
+
+    def check_columns(self, split: Dataset) -> None:
+        """Raise a ValueError unless a split has samples of every target that a column tells: before the training."""
+        for column, values in self.columns().items():
+            for value in values:
+                samples_of(split, column, value)
 
     def is_through(self, pool: str, method: str) -> bool:
         """Whether all picked runs, and their tests where there are any, have a result."""

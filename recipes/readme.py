@@ -33,6 +33,8 @@ def table(name: str) -> str:
     if name == "following":
         return following.short_table(RECIPES / "results" / name)
     results = json.loads((RECIPES / "results" / name / "results.json").read_text())
+    if name == "hidden_options":
+        return ablations.table_under_conditions(results)
     if name == "shares":
         return "\n\n".join(conditions.shares_table(results, pool) for pool in pools_of(results))
     if conditions.seen_in_training(results):

@@ -16,7 +16,8 @@ from pools.imagenet_c import IMAGE, LABEL, find_folder, load_imagenet_c
 
 from vecaf_hf.cli.building import image_transforms, with_images
 from vecaf_hf.cli.options import RecipeArguments
-from vecaf_hf.data.columns import read_column
+from vecaf_hf.data.columns import check_column, read_column
+from vecaf_hf.printable import listed
 from vecaf_hf.reporting.local_paths import is_local_path
 from vecaf_hf.selection.candidates import evenly_spaced
 from vecaf_hf.validation import whole
@@ -24,18 +25,22 @@ from vecaf_hf.validation import whole
 
 @dataclass(frozen=True)
 class Target:
-    """A split's images under a condition, or ImageNet-C's own.
+    """A split's images brought under a condition, those that the split has under it, or ImageNet-C's own.
 
     Args:
-        corruption: One of `pools.conditions.CONDITIONS`; ImageNet-C has the corruptions among them.
+        corruption: One of `pools.conditions.CONDITIONS`; ImageNet-C has the corruptions among them. With a `column`,
+            the value that the samples have there.
         severity: 1 to 5, of a corruption.
         seed: Of the corruption of the split's images.
         dataset_name: ImageNet-C, a folder or a Hub id; None for the test split.
         dataset_config_name: On the Hub, the configuration that holds this corruption at this severity, where it is
             divided into such and not into folders.
+        column: The split's column that tells each sample's condition, texts or a ClassLabel; None where images are
+            brought under it.
 
     Raises:
-        ValueError: The corruption or the severity is none, or there is a configuration of no dataset.
+        ValueError: The corruption or the severity is none, there is a configuration of no dataset, or a column of
+            ImageNet-C.
     """
 
     corruption: str
@@ -43,9 +48,14 @@ class Target:
     seed: int = 0
     dataset_name: str | None = None
     dataset_config_name: str | None = None
+    column: str | None = None
 
     def __post_init__(self) -> None:
-        if self.dataset_name is None:
+        if self.column is not None:
+            if self.dataset_name is not None:
+                both = f"column is {self.column!r}, and dataset_name {self.dataset_name!r}"
+                raise ValueError(f"{both}: ImageNet-C has no such column, so leave one of the two out")
+        elif self.dataset_name is None:
             check_condition(self.corruption, self.severity, "corruption")
         else:
             check_corruption(self.corruption, self.severity)
@@ -63,6 +73,8 @@ class Target:
             ValueError: The folder is not there, or not ImageNet-C's.
             ImportError: The package of the corruptions is not there.
         """
+        if self.column is not None:
+            return
         if self.dataset_name is None:
             check_can_be_made(self.corruption)
         elif is_local_path(self.dataset_name):
@@ -86,8 +98,13 @@ class Target:
             recipe: Tells how images are transformed. ImageNet-C's own are not cropped: they are crops already.
             processor: The model's.
             most: Images of it, of each class as large a part; all if None.
+
+        Raises:
+            ValueError: The split has no such column, or no sample of this condition.
         """
-        if self.dataset_name is None:
+        if self.column is not None:
+            found = stratified(samples_of(split.with_format(None), self.column, self.corruption), label, most)
+        elif self.dataset_name is None:
             some = stratified(split.with_format(None), label, most)
             found = under_condition(some, image, self.corruption, self.severity, self.seed)
         else:
@@ -99,6 +116,18 @@ class Target:
             recipe = replace(recipe, crop_scale=1.0)
         _, transform = image_transforms(recipe, processor)
         return with_images(found, transform, image, label)
+
+
+def samples_of(dataset: Dataset, column: str, value: str) -> Dataset:
+    """The samples whose column says so."""
+    check_column(dataset, column)
+    said, kind = read_column(dataset, column), dataset.features[column]
+    if isinstance(kind, ClassLabel):
+        said = [kind.int2str(one) for one in said]
+    if not (rows := [row for row, one in enumerate(said) if one == value]):
+        there = listed(sorted(map(repr, set(said))), 5)
+        raise ValueError(f"no sample of the split has {value!r} in its column {column!r}: it has {there}")
+    return dataset.select(rows)
 
 
 def stratified(dataset: Dataset, label: str, most: int | None) -> Dataset:

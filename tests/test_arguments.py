@@ -104,7 +104,6 @@ def test_a_selections_options_are_all_there_with_their_defaults(make):
         ({"ignore_data_skip": True}, "ignore_data_skip does not go with VeCAF"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy=.*group_by_length.* does not go"),
         ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy=.*sequential.* does not go"),
-        ({"fsdp": True}, "fsdp does not go with VeCAF"),
     ],
     ids=lambda case: " ".join(f"{k}={v}" for k, v in case.items()) if isinstance(case, dict) else "",
 )
@@ -208,6 +207,7 @@ NEEDED = {
     "scoring_fraction": {"rescore": "sampled"},
     "sample_weights": {"strategy": "ods"},
     "group_column": {"strategy": "group_balanced"},
+    "select_for": {"strategy": "ods"},
 }
 
 
@@ -225,6 +225,7 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "label_column": "kind",
         "jtt_restart": False,
         "group_column": "kind",
+        "select_for": ["snow"],
         "selection_fraction": 0.25,
         "selection_budget": 12,
         "rescore": "stale",
@@ -242,7 +243,8 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
     }
     value = others[field.name] if field.name in others else field.default * 2
     assert value != field.default
-    command = ["--output_dir", str(tmp_path), "--use_cpu", "--report_to", "none", f"--{field.name}", str(value)]
+    command = ["--output_dir", str(tmp_path), "--use_cpu", "--report_to", "none", f"--{field.name}"]
+    command += value if isinstance(value, list) else [str(value)]
     needed = NEEDED.get(field.name, {})
     command += [word for name, given in needed.items() for word in (f"--{name}", given)]
     (parsed,) = HfArgumentParser(VeCAFArguments).parse_args_into_dataclasses(command)

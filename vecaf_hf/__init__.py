@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from vecaf_hf.arguments import VeCAFArguments
     from vecaf_hf.augmentation.callback import CEACallback
     from vecaf_hf.cli.interruption import interruptible
+    from vecaf_hf.conditions.condition import Condition
+    from vecaf_hf.data.sharded import ShardedDataset
     from vecaf_hf.selection.candidates import Candidates
     from vecaf_hf.selection.selection import Selection
     from vecaf_hf.text.captioner import Captioner
@@ -23,6 +25,8 @@ PLACES = {
     "CEACallback": "vecaf_hf.augmentation.callback",
     "Candidates": "vecaf_hf.selection.candidates",
     "Captioner": "vecaf_hf.text.captioner",
+    "Condition": "vecaf_hf.conditions.condition",
+    "ShardedDataset": "vecaf_hf.data.sharded",
     "Selection": "vecaf_hf.selection.selection",
     "TextEncoder": "vecaf_hf.text.encoder",
     "VeCAFArguments": "vecaf_hf.arguments",
@@ -35,7 +39,9 @@ __all__ = [
     "CEACallback",
     "Candidates",
     "Captioner",
+    "Condition",
     "Selection",
+    "ShardedDataset",
     "TextEncoder",
     "VeCAFArguments",
     "VeCAFTrainer",

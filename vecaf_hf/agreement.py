@@ -1,4 +1,4 @@
-"""What all processes must hold in common."""
+"""What all processes must hold in common, and what they do together."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list, gather, gather_object, reduce
 from torch import Tensor
 
 T = TypeVar("T")
 # Rows that processes tell each other at once: bounds the memory of a broadcast on the accelerator.
 BROADCAST_ROWS = 2**16
+# What processes that work together tell each other before they do it.
+ACTIONS = ("fail", "end", "gather", "sum", "exchange")
 
 
 def decided_by_main(accelerator: Accelerator | PartialState, decide: Callable[[], T]) -> T:
@@ -56,3 +58,76 @@ def tensors_of_main(
         for block in values.split(BROADCAST_ROWS):
             block.copy_(broadcast(block.to(accelerator.device)))
     return found
+
+
+def done_together(accelerator: Accelerator, work: Callable[[Together], T]) -> T:
+    """What `work` returns, in every process; each does its share.
+
+    Raises:
+        Exception: What `work` raised in this process; a RuntimeError where it failed in another one, for none waits for
+            it. A process hears of that when it exchanges something next.
+    """
+    together = Together(accelerator)
+    try:
+        done = work(together)
+    except BaseException:
+        together.leave(failed=True)
+        raise
+    together.leave(failed=False)
+    return done
+
+
+class Together:
+    """All processes, as one of them sees it: each calls the same methods in the same order.
+
+    Before anything is exchanged, each says what it is about to do. So a process that fails, or does something else,
+    ends all of them: none waits for it.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.world, self.rank = accelerator.num_processes, accelerator.process_index
+        self._device = accelerator.device
+        self._is_over = False
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The rows of all, in the order of their ranks; any may have none. [n, ...] -> [N, ...]."""
+        sizes = self._agree("gather", values[:1].numel(), len(values))
+        if self.world == 1 or max(sizes) == 0:
+            return values
+        padded = values.new_zeros((max(sizes), *values.shape[1:]))
+        padded[: len(values)] = values
+        found = gather(padded.to(self._device)).to(values.device).split(max(sizes))
+        return torch.cat([rows[:size] for rows, size in zip(found, sizes, strict=True)])
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all, of values of the same shape."""
+        self._agree("sum", values.numel())
+        return values if self.world == 1 else reduce(values.to(self._device), "sum").to(values.device)
+
+    def exchange(self, value: T) -> list[T]:
+        """The small values of all, by rank."""
+        self._agree("exchange")
+        return [value] if self.world == 1 else gather_object([value])
+
+    def leave(self, failed: bool) -> None:
+        """The work is done, or has failed in this process."""
+        if not self._is_over:
+            self._agree("fail" if failed else "end")
+
+    def _agree(self, action: str, width: int = 0, rows: int = 0) -> list[int]:
+        """The rows of each process, all of which are about to do the same; without any, a process knows no width."""
+        if self.world == 1:
+            return [rows]
+        told = torch.tensor([[ACTIONS.index(action), width, rows]], device=self._device)
+        self._is_over = True
+        actions, widths, sizes = gather(told).T.tolist()
+        self._is_over = action in ("end", "fail")
+        if action != "fail" and (set(actions) != {actions[0]} or len({*widths} - {0}) > 1):
+            self._is_over = True
+            failed = [rank for rank, one in enumerate(actions) if ACTIONS[one] == "fail"]
+            raise RuntimeError(
+                f"process {failed[0]} failed while the others worked with it; its message says why"
+                if failed
+                else "processes that work together do different things: are their libraries and devices the same?"
+            )
+        return sizes

@@ -17,8 +17,14 @@ from vecaf_hf.validation import check_choice, check_fraction, check_options, che
 logger = logging.getLogger(__name__)
 
 DEFAULT_FRACTION = 0.1
+# Strategies that by default select all that a loop trains on.
+BY_CHANCE = ("balanced", "random")
 DEFAULT_SCORING_FRACTION = 0.25
-ON_BAD_SAMPLE = ("raise", "skip")
+NO_DEEPSPEED = (
+    "DeepSpeed is not supported. FSDP2 shares out the same (`accelerate launch --config_file "
+    "recipes/configs/accelerate/fsdp2.yaml`): parameters, gradients and the optimizer's state"
+)
+ON_BAD_SAMPLE = ("raise", "check", "skip")
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,9 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     selection_fraction: float | None = field(
         default=None,
         metadata={
-            "help": "Part of the pool selected per loop, in (0, 1]; "
-            f"{DEFAULT_FRACTION} unless selection_budget is given."
+            "help": "Part of the pool selected per loop, in (0, 1]. Where neither it nor selection_budget is given: "
+            f"{DEFAULT_FRACTION}, and for balanced and random without CEA as many samples as the loop trains on, so "
+            "that none comes twice; in a loop that is an epoch, all."
         },
     )
     selection_budget: int | None = field(
@@ -135,8 +142,9 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
     on_bad_sample: str = field(
         default="raise",
         metadata={
-            "help": "What becomes of samples that cannot be loaded: raise an error that names them, or skip them, "
-            "so that they are never selected (trainer.skipped_samples lists them)."
+            "help": "What becomes of samples that cannot be loaded: raise an error when a batch has one, check before "
+            "the training, which loads all that it will take once more, or skip them, found likewise and never "
+            "selected (trainer.skipped_samples lists them)."
         },
     )
     trainer_loss_scale: bool = field(
@@ -164,6 +172,14 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "makes them."
         },
     )
+    select_for: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Conditions that the selection is to mend, by words of captions such as snow, or, from Python, by "
+            "positions of samples (a condition's members): samples like them weigh more in ods, by as much as they are "
+            "worse than their classes."
+        },
+    )
     group_column: str | None = field(
         default=None,
         metadata={"help": "The dataset's column of each sample's group, which strategy group_balanced alone reads."},
@@ -187,6 +203,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         self._check_numbers()
         self._check_sizes()
         self._check_groups()
+        self._check_select_for()
         self._refuse_what_breaks_loops()
         if self.world_size > 1:
             self._refuse_uneven_shares(self.world_size, self.accelerator_config)
@@ -258,12 +275,32 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                 "strategy='group_balanced', or leave group_column unset"
             )
 
+    def _check_select_for(self) -> None:
+        given: Any = self.select_for
+        if given is None:
+            return
+        try:
+            wanted: Any = [_wanted(one) for one in ([] if isinstance(given, str) else given)]
+        except (TypeError, ValueError, RuntimeError):
+            wanted = []
+        if not wanted or not all(wanted):
+            raise ValueError(
+                f"select_for is {given!r}; it must be a list of words, of conditions that trainer.conditions() gave, "
+                "or of lists of positions"
+            )
+        self.select_for = wanted
+        strategy = find_strategy(self.strategy)
+        if not {"relevance", "losses"} <= strategy.reads:
+            raise ValueError(
+                f"select_for weighs samples by how they fail, and strategy {self.strategy!r} does not go by losses and "
+                "weights: choose strategy 'ods', or leave select_for unset"
+            )
+
     def _refuse_what_breaks_loops(self) -> None:
         reasons = {
             "ignore_data_skip": "a resumed loop must go on with the samples that it had not used",
             "save_on_each_node": "a checkpoint needs the generators of all processes in one folder",
-            "fsdp": "it is not supported: the head of a sharded model sees no whole embedding",
-            "deepspeed": "it is not supported: the head of a sharded model sees no whole embedding",
+            "deepspeed": NO_DEEPSPEED,
         }
         for name, reason in reasons.items():
             if getattr(self, name, None):
@@ -292,15 +329,23 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
                     f"multiple of {world}"
                 )
 
-    def budget(self, pool_size: int) -> int:
+    @property
+    def has_budget(self) -> bool:
+        """Whether somebody chose how many samples a loop selects."""
+        return self.selection_budget is not None or self.selection_fraction is not None
+
+    def budget(self, pool_size: int, trained: int | None = None) -> int:
         """K for a pool of N samples: `selection_budget`, or round(fraction * N), at least 1.
 
         Args:
             pool_size: N.
+            trained: Samples that a loop trains on: K where nobody chose, for a strategy of BY_CHANCE.
 
         Raises:
             ValueError: The budget is larger than the pool.
         """
+        if not self.has_budget and trained is not None and self.strategy in BY_CHANCE:
+            return min(pool_size, trained)
         if self.selection_budget is None:
             fraction = DEFAULT_FRACTION if self.selection_fraction is None else self.selection_fraction
             return max(1, round(fraction * pool_size))
@@ -347,10 +392,11 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "group_column",
             "jtt_restart",
             "label_smoothing_factor",
+            *([] if self.select_for is None else ["select_for"]),
         ]
         # By what acts: to write down a default, or what the strategy does not heed, is no other run.
         way, part = self.scoring_way
-        acting = {"rescore": way, "scoring_fraction": part, "class_balance": self.balance}
+        acting = {"rescore": way, "scoring_fraction": part, "class_balance": self.class_balance}
         return {name: _named(getattr(self, name)) for name in names} | acting
 
     def to_dict(self) -> dict[str, Any]:
@@ -378,6 +424,11 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         return twin
 
 
+def _wanted(one: Any) -> str | list[int]:
+    """A word, or the positions of a condition's members."""
+    return one if isinstance(one, str) else [int(index) for index in getattr(one, "members", one)]
+
+
 def _named(value: Any) -> Any:
     if not callable(value) or isinstance(value, type):
         return value
@@ -394,7 +445,7 @@ def without_classes(args: VeCAFArguments, reason: str | None) -> VeCAFArguments:
         reason: How its labels are known not to be classes; None if they may be.
     """
     default = VeCAFArguments.strategy
-    if reason is None or args.strategy != default or args.balance != 1:
+    if reason is None or args.strategy != default or args.class_balance != 1:
         return args
     logger.warning("%s: strategy %r, the default, needs one class per sample; random selects instead", reason, default)
     return replaced(args, strategy="random")
@@ -431,10 +482,9 @@ def with_defaults(args: TrainingArguments | None) -> VeCAFArguments:
         )
     made = VeCAFArguments(**values)
     logger.warning(
-        "args are %s: VeCAF's options have their defaults, strategy=%r and selection_fraction=%g, and each epoch "
-        "trains on a selection of its own. Pass VeCAFArguments to choose",
+        "args are %s: VeCAF's options have their defaults, strategy=%r and loops that are epochs, each of the whole "
+        "pool as for Trainer. Pass VeCAFArguments with num_loops or selection_fraction to select",
         type(args).__name__,
         made.strategy,
-        DEFAULT_FRACTION,
     )
     return made

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,15 @@ from transformers.trainer_utils import TrainOutput
 from vecaf_hf.arguments import VeCAFArguments, replaced, with_defaults, without_classes
 from vecaf_hf.augmentation.callback import CEACallback, find_cea
 from vecaf_hf.checkpoint.jit import save_at_steps_end
+from vecaf_hf.conditions.condition import Condition
+from vecaf_hf.conditions.naming import PHRASES
+from vecaf_hf.conditions.stored import FOLDER, read_conditions
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.pool import Collator, Pool
+from vecaf_hf.data.sharded import by_position
 from vecaf_hf.data.unused_columns import TellingCollator, UnusedColumns
 from vecaf_hf.hub.trainer import PushingTrainer
+from vecaf_hf.inspection.failing import Naming, conditions
 from vecaf_hf.inspection.inspecting import inspect
 from vecaf_hf.inspection.inspection import Inspection
 from vecaf_hf.inspection.sampler import LookSampler
@@ -31,6 +37,7 @@ from vecaf_hf.loop.own_methods import OTHER_LOADER, tell_of_loss, tell_of_sample
 from vecaf_hf.loop.plan import Plan, begin_run, check_devices, held_out_pool
 from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.schedule import LoopSchedule
+from vecaf_hf.loop.sharding import is_fsdp
 from vecaf_hf.loop.taking_part import take_part
 from vecaf_hf.loop.trying import try_batch
 from vecaf_hf.reporting.card import given_to_card, write_card
@@ -47,10 +54,13 @@ from vecaf_hf.scoring.head import named_head, without_wrappers
 from vecaf_hf.scoring.losses import SampleLoss
 from vecaf_hf.scoring.objective import Objective, SampleWeight
 from vecaf_hf.scoring.scorer import Scorer
+from vecaf_hf.scoring.sharded import is_sharded, prepared_once
 from vecaf_hf.scoring.training_loss import TrainingLoss
 from vecaf_hf.scoring.training_losses import Batch
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection
+from vecaf_hf.text.captions import Caption
+from vecaf_hf.text.encoder import TextEncoder
 
 
 class VeCAFTrainer(PushingTrainer):
@@ -63,7 +73,8 @@ class VeCAFTrainer(PushingTrainer):
         model: The pretrained model whose head was fitted to the classes, or None with a `model_init`.
         args: Options; `VeCAFArguments(output_dir="tmp_trainer")` if not given.
         data_collator: As `transformers.Trainer` takes it, like the next two.
-        train_dataset: The pool, map-style.
+        train_dataset: The pool, map-style; or streamed by `datasets` in shards (see `ShardedDataset`), without which
+            `max_steps` need not be set.
         eval_dataset: One dataset or several by name.
         scoring_dataset: The training pool under the evaluation transform, sample by sample aligned with
             `train_dataset`; scores are taken from it. `train_dataset` itself if not given.
@@ -110,7 +121,9 @@ class VeCAFTrainer(PushingTrainer):
         # Trainer's own constructor sets its loss already.
         self.training_loss = TrainingLoss(sample_loss_func, sample_weight_func, self._overrides_loss)
         # What scripts for Trainer give by position.
-        super().__init__(model, with_defaults(args), data_collator, train_dataset, eval_dataset, *more, **kwargs)
+        args = with_defaults(args)
+        train_dataset = by_position(train_dataset, args)
+        super().__init__(model, args, data_collator, train_dataset, eval_dataset, *more, **kwargs)
         takes_none = not self.label_names and other_task(self.model) is not None
         self.label_name = self.label_names[0] if self.label_names else "" if takes_none else "labels"
         # For saves that do not come through the trainer too.
@@ -180,6 +193,7 @@ class VeCAFTrainer(PushingTrainer):
             best_step=self.state.best_global_step if self.best_is_loaded else None,
             has_processor=self.processing_class is not None,
             repository=self.hub_model_id or self.args.hub_model_id,
+            failing=read_conditions(Path(str(self.args.output_dir))),
         )
 
     def inspect(self, folder: str | Path | None = None, samples: int | None = None) -> Inspection:
@@ -194,12 +208,38 @@ class VeCAFTrainer(PushingTrainer):
         """
         return inspect(self, folder, samples)
 
+    def conditions(
+        self,
+        dataset: Any = None,
+        *,
+        captions: str | Sequence[Caption] | None = None,
+        text_encoder: str | TextEncoder | None = None,
+        phrases: Sequence[str] = PHRASES,
+        save: bool = True,
+    ) -> list[Condition]:
+        """Groups of samples that look alike and fail far more than their classes.
+
+        Args:
+            dataset: Such as a validation set, which is scored; None for what the last boundary has scored of the pool.
+            captions: A column, a list, or a template, by which groups are named; by default the column `caption`, or
+                for the pool what CEA goes by.
+            text_encoder: A dual encoder, such as CLIP, that names by images where captions do not.
+            phrases: What it chooses from.
+            save: Write them and a map to explore into `output_dir/conditions`, for the report and the card.
+
+        Raises:
+            ValueError: No boundary has scored samples with embeddings and one class each; what is wrong with captions.
+        """
+        folder = Path(str(self.args.output_dir)) / FOLDER if save else None
+        return conditions(self, dataset, Naming(captions, text_encoder, phrases), folder)
+
     # --- Trainer's hooks ---
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self._begun_with = 0
         try:
-            return super().train(*args, **kwargs)
+            with prepared_once(self.accelerator):
+                return super().train(*args, **kwargs)
         finally:
             self._begun_with = None
 
@@ -231,7 +271,7 @@ class VeCAFTrainer(PushingTrainer):
 
     def _loader_to_look_at(self) -> DataLoader:
         self._open_pool()
-        schedule = self._schedule(self.pool)
+        schedule = self._schedule(self.pool, self.cea)
         sampler = LookSampler(self, schedule)
         return self.accelerator.prepare(self.pool.loader_to_look_at(sampler, schedule.batch_size))
 
@@ -243,6 +283,8 @@ class VeCAFTrainer(PushingTrainer):
         if self.loop is not None:
             self.loop.shown.detach()
         self.meter = CostMeter()
+        if is_fsdp(self.accelerator) and not is_sharded(self.model):
+            self._share_out_model()
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         plan = self.plan()
         self.scorer = plan.scorer
@@ -264,6 +306,14 @@ class VeCAFTrainer(PushingTrainer):
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)._is_accelerate_prepared = False
         return self.accelerator.prepare(self.pool.training_loader(loop.sampler, loop.schedule.batch_size))
 
+    def _share_out_model(self) -> None:
+        """What Trainer does with a model under FSDP, but before the run's first look at samples: as Trainer leaves it
+        until then, the model is not on its device, and may hold nothing but in process 0."""
+        self.create_optimizer()
+        model = self._wrap_model(self.model)
+        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        self.model_wrapped = self.model
+
     def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple[Any, ...]:
         """Trainer's sizes, in which an epoch is a loop."""
         if self._run_is_due:
@@ -273,6 +323,9 @@ class VeCAFTrainer(PushingTrainer):
         total = schedule.total_updates
         # The training begins: who only looks at a loader does not come here.
         self._claim_folder(history.run)
+        if not self._resume_folder and self.args.should_save:
+            # What an earlier run of this folder failed at.
+            shutil.rmtree(Path(str(self.args.output_dir)) / FOLDER, ignore_errors=True)
         # Trainer would fill up a short last loop, or go on after a callback had stopped the run.
         loops = history.ended if history.stopped else schedule.num_loops
         return loops, per_loop, len(self.train_dataset), total * per_update, per_update, batches, total
@@ -457,9 +510,9 @@ class VeCAFTrainer(PushingTrainer):
 
     # --- A run ---
 
-    def _schedule(self, pool: Pool) -> LoopSchedule:
-        split = self.accelerator.split_batches
-        return LoopSchedule.of_run(self.args, len(pool), self._train_batch_size, split, pool.seed)
+    def _schedule(self, pool: Pool, cea: CEACallback | None) -> LoopSchedule:
+        split, has_cea = self.accelerator.split_batches, cea is not None
+        return LoopSchedule.of_run(self.args, len(pool), self._train_batch_size, split, pool.seed, has_cea)
 
     @property
     def pool(self) -> Pool:
@@ -475,6 +528,9 @@ class VeCAFTrainer(PushingTrainer):
     def _open_pool(self) -> None:
         """Make the pool, unless it is still of these datasets and arguments, and check whatever can be told without
         loading a sample."""
+        # Whoever sets another one.
+        self.train_dataset = by_position(self.train_dataset, self.args)
+        self.scoring_dataset = by_position(self.scoring_dataset, self.args, "scoring")
         cea, old = find_cea(self.callback_handler.callbacks, self.args.strategy), self._pool
         made_of = (self.train_dataset, self.scoring_dataset, self.args, self.accelerator)
         if old is not None:
@@ -503,11 +559,15 @@ class VeCAFTrainer(PushingTrainer):
         scorer = Scorer(pool, self.model, cea is not None, self.sample_objective, self.meter, self.teaching)
         scorer.is_trained, scorer.evaluated_weights = self.state.global_step > 0, self.evaluated_weights
         held_out = held_out_pool(self.args, self.eval_dataset, self._make_pool, classes.count)
-        return Plan(self._schedule(pool), scorer, cea, self.teaching, classes, held_out, self.eval_dataset)
+        return Plan(self._schedule(pool, cea), scorer, cea, self.teaching, classes, held_out, self.eval_dataset)
 
     def _loop_begun(self) -> None:
         self._take_up_losses()
         self.training_loss.weighs = self._running.is_weighted
+
+    def pool_of(self, dataset: Any) -> Pool:
+        """Other samples, as this trainer loads its own."""
+        return self._make_pool(by_position(dataset, self.args, "others"))
 
     def _make_pool(self, dataset: Any, scoring_dataset: Any = None) -> Pool:
         prepare = self._without_unused_columns

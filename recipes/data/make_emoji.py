@@ -11,6 +11,9 @@ The columns: `image`, 64 px on white; `label`, the category; `caption`, the emoj
 with smiling eyes"; `vendor`. People are most of the pictures, and most of those differ in the skin tone alone: the pool
 is unbalanced and redundant by nature. Of each category a fifth of the emojis is held out for validation and a fifth for
 the test, with no near copy on another side (`families`), and at most `CAP` pictures of a class.
+
+With `--rare twitter=0.05` the pool has all pictures of the other vendors and of Twitter's a twentieth: a condition that
+no label tells. Validation and test have both vendors alike.
 """
 
 from __future__ import annotations
@@ -121,13 +124,34 @@ def split(pictures: list[Picture]) -> dict[str, np.ndarray]:
     return {name: generator.permutation(np.concatenate(found)) for name, found in rows.items()}
 
 
-def write(packages: list[Path], target: Path) -> None:
+def with_rare_vendors(pictures: list[Picture], pool: np.ndarray, rare: dict[str, float]) -> np.ndarray:
+    """The pool's rows without most of some vendors' pictures.
+
+    Raises:
+        ValueError: None is of such a vendor, or its part is not in (0, 1].
+    """
+    vendor, generator = np.array([pictures[row].vendor for row in pool]), np.random.default_rng(SEED)
+    kept = np.ones(len(pool), bool)
+    for name, part in rare.items():
+        rows = np.flatnonzero(vendor == name)
+        if not len(rows) or not 0 < part <= 1:
+            raise ValueError(
+                f"--rare {name}={part}: give a vendor of {sorted(set(vendor.tolist()))} and a part in (0, 1]"
+            )
+        kept[generator.permutation(rows)[max(1, round(part * len(rows))) :]] = False
+    return pool[kept]
+
+
+def write(packages: list[Path], target: Path, rare: dict[str, float] | None = None) -> None:
+    """The dataset of these packages; `rare` says what part of a vendor's pictures the pool has."""
     pictures = [picture for package in packages for picture in read(package)]
+    rows_of = split(pictures)
+    rows_of["train"] = with_rare_vendors(pictures, rows_of["train"], rare or {})
     text = datasets.Value("string")
     label = datasets.ClassLabel(names=sorted({picture.category for picture in pictures}))
     features = datasets.Features({"image": datasets.Image(), "label": label, "caption": text, "vendor": text})
     target.mkdir(parents=True, exist_ok=True)
-    for name, rows in split(pictures).items():
+    for name, rows in rows_of.items():
         chosen = [pictures[row] for row in rows]
         columns = {
             "image": [picture.image for picture in chosen],
@@ -138,9 +162,25 @@ def write(packages: list[Path], target: Path) -> None:
         datasets.Dataset.from_dict(columns, features=features).to_parquet(str(target / f"{name}.parquet"))
 
 
+def part_of_vendor(words: str) -> tuple[str, float]:
+    """From `twitter=0.05`."""
+    vendor, _, part = words.partition("=")
+    try:
+        return vendor, float(part)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{words!r} is no vendor and its part, such as twitter=0.05") from None
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("target", type=Path, metavar="TARGET")
+    parser.add_argument(
+        "--rare",
+        type=part_of_vendor,
+        action="append",
+        metavar="VENDOR=PART",
+        help="The part of a vendor's pictures that the pool has, such as twitter=0.05; of others all.",
+    )
     given = parser.parse_args()
-    write(given.folders, given.target)
+    write(given.folders, given.target, dict(given.rare or []))

@@ -15,12 +15,13 @@ from typing import NamedTuple
 import timm
 import torch
 from compare import arguments_of
-from comparison import NOT_COUNTED, markdown
+from comparison import markdown
 from grid import Cell, Grid
 from run import INSPECTED, NAMES, grid_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from vecaf_hf.cli.cells import NOT_COUNTED
 from vecaf_hf.cli.options import RecipeArguments
 from vecaf_hf.inspection.budget import RunSizes, UnitCosts, foreseen
 from vecaf_hf.loop.schedule import LoopSchedule

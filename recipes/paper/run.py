@@ -18,15 +18,17 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from compare import Report, carry_out, going_on, trainer_of
-from comparison import Array, Results, all_methods, markdown, mean_curve, methods_of, to_target
+from compare import Report, carry_out, trainer_of
+from comparison import Array, Results, all_methods, markdown, mean_curve, methods_of
 from grid import Grid
 from one_vs_all import OneVsAllGrid, write_table
 from ood import write_report as write_domains
 from report import write_report
 from selected_sheet import write_sheet
 
+from vecaf_hf.cli.cells import going_on
 from vecaf_hf.cli.terminal import Parser, run_in_terminal
+from vecaf_hf.cli.verdict import to_target
 from vecaf_hf.inspection.page import JSON_FILE
 from vecaf_hf.inspection.words import summary_of
 from vecaf_hf.validation import check_choice

@@ -83,25 +83,27 @@ def _said(dataset: datasets.Dataset, names: Iterable[str], phrases: Mapping[str,
     return dataset.remove_columns(CAPTION).add_column(CAPTION, captions, feature=dataset.features[CAPTION])
 
 
-def rare_shares(pool: Any, selections: Sequence[Tensor]) -> dict[str, dict[str, Any]]:
+def rare_shares(
+    pool: Any, selections: Sequence[Tensor], columns: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, dict[str, Any]]:
     """Each condition's part of the pool and of each selection: {"snow": {"pool": 0.01, "selected": [0.05, ...]}}.
 
     For the evaluation of a run: nothing that selects or trains may know it.
 
     Args:
-        pool: As `domains` or `hidden` made it; of any without their column there is nothing to tell.
+        pool: As `domains` or `hidden` made it, or with columns of its own; of any other there is nothing to tell.
         selections: Positions in it, one selection a loop. LongTensor [K] each.
+        columns: Column -> the conditions that it tells, beside those which pools add.
     """
-    columns = getattr(pool, "column_names", None) or []
-    # A dataset may have a column of one of these names for something else.
-    for column in (DOMAIN, CONDITION):
-        of = np.array(read_column(pool, column) if column in columns else [], dtype=object)
-        if found := [name for name in CONDITIONS if (of == name).any()]:
-            return {
-                name: {
+    there = getattr(pool, "column_names", None) or []
+    found: dict[str, dict[str, Any]] = {}
+    for column, names in {**dict.fromkeys((DOMAIN, CONDITION), CONDITIONS), **(columns or {})}.items():
+        of = np.array(read_column(pool, column) if column in there else [], dtype=object)
+        for name in names:
+            # A dataset may have a column of this name for something else.
+            if (of == name).any():
+                found[name] = {
                     "pool": float((of == name).mean()),
                     "selected": [float((of[indices.numpy()] == name).mean()) for indices in selections],
                 }
-                for name in found
-            }
-    return {}
+    return found

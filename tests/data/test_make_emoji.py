@@ -112,6 +112,20 @@ def test_held_out_classes_are_capped_and_the_pool_is_not(tmp_path: Path, monkeyp
     assert sizes["train"] == {FOOD: 6, PEOPLE: 54}
 
 
+def test_the_pool_has_a_part_of_a_rare_vendor_and_the_others_are_whole(tmp_path: Path) -> None:
+    from make_emoji import part_of_vendor, read, split, with_rare_vendors
+
+    packages = [package_of(tmp_path, vendor, EMOJIS) for vendor in VENDORS]
+    pictures = [picture for package in packages for picture in read(package)]
+    pool = split(pictures)["train"]
+    kept = with_rare_vendors(pictures, pool, dict([part_of_vendor("twitter=0.1")]))
+    assert Counter(pictures[row].vendor for row in kept) == {"google": 60, "twitter": 6}
+    assert np.isin(kept, pool).all() and len(np.unique(kept)) == len(kept)
+    assert np.array_equal(with_rare_vendors(pictures, pool, {}), pool)
+    with pytest.raises(ValueError, match=r"--rare apple=0.1: give a vendor of \['google', 'twitter'\]"):
+        with_rare_vendors(pictures, pool, {"apple": 0.1})
+
+
 def test_the_split_is_the_same_every_time(tmp_path: Path) -> None:
     from make_emoji import read, split
 

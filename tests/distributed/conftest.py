@@ -32,6 +32,7 @@ def folder_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(folder_of_two: Path) -> Read:
     runs = [
         batches_of(6, "plain", *WEIGHTED),
+        batches_of(6, "streamed", *WEIGHTED, "--shards", "5"),
         batches_of(6, "evaluated", *WEIGHTED, "--evaluate_first"),
         batches_of(6, "broken", *WEIGHTED, "--bad", "3", "10", "11", "--on_bad_sample", "skip"),
         *(batches_of(6, name, *options) for name, options in RESCORED.items()),

@@ -19,6 +19,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> Read:
         torchrun(2),
         folder,
         ["--name", "fails", "--strategy", "fails"],
+        ["--name", "fails-in-one", "--strategy", "fails_on_last"],
         ["--name", "strays", "--strays_in_loop", "1"],
         batches_of(5, "odd-batch", "--accelerator_config", split),
         batches_of(4, "odd-evaluation", "--accelerator_config", split, "--per_device_eval_batch_size", "5"),
@@ -34,6 +35,14 @@ def test_a_strategy_that_fails_ends_both(failed: Read) -> None:
     assert on_main == "ArithmeticError('this strategy always fails')"
     assert on_other.startswith("RuntimeError")
     assert "main process" in on_other
+
+
+def test_a_strategy_that_fails_in_one_process_ends_both(failed: Read) -> None:
+    """While the other waits for its part of the work."""
+    on_main, on_other = failed("fails-in-one", failed=True)
+    assert on_other == "ArithmeticError('this process always fails')"
+    assert on_main.startswith("RuntimeError")
+    assert "process 1 failed" in on_main
 
 
 def test_another_selection_ends_both_and_names_the_loop(failed: Read) -> None:

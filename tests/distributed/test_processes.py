@@ -3,6 +3,7 @@ which accelerate can share a batch."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,13 @@ def test_two_do_what_one_does(two: Read, alone: Read, name: str) -> None:
     (one,) = alone(name)
     assert_as_one(two(name), one)
     assert one["skipped"] == ([3, 10, 11] if name == "broken" else [])
+
+
+def test_two_do_on_a_stream_what_one_does_in_memory(two: Read, alone: Read, folder_of_two: Path) -> None:
+    (one,) = alone("plain")
+    assert_as_one(two("streamed"), one)
+    # Beside the shards of what was scored after the run.
+    assert len(list((folder_of_two / "streamed" / "streamed").rglob("kept.arrow"))) == 1
 
 
 @pytest.mark.parametrize("name", ["plain", "broken", "small", "tiny"])

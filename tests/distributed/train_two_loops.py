@@ -8,6 +8,7 @@ instead; the runs after it still begin, and the processes then end with its erro
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import fsdp_on_cpus
 import numpy as np
 import torch
 from datasets import Dataset
@@ -32,11 +34,13 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from vecaf_hf import CEACallback, TextEncoder, VeCAFArguments, VeCAFTrainer
+from vecaf_hf import CEACallback, ShardedDataset, TextEncoder, VeCAFArguments, VeCAFTrainer
+from vecaf_hf.arguments import replaced
 from vecaf_hf.learners import ta_vaal
 from vecaf_hf.loop import selector as reselection
 from vecaf_hf.scoring.forward_pass import ForwardPass
-from vecaf_hf.selection import Selection
+from vecaf_hf.scoring.sharded import is_sharded, whole_state
+from vecaf_hf.selection import Selection, strategy
 from vecaf_hf.selection.candidates import Candidates
 
 POOL, BUDGET = 61, 15
@@ -58,6 +62,7 @@ def read_options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--bad", type=int, nargs="*", default=[], help="positions in the pool that cannot be loaded")
     parser.add_argument("--on_bad_sample", default="raise")
     parser.add_argument("--selection_budget", type=int, default=BUDGET)
+    parser.add_argument("--shards", type=int, default=None, help="parts of a streamed pool, on the disk of all")
     parser.add_argument("--rescore", default="full")
     parser.add_argument("--scoring_fraction", type=float, default=None)
     parser.add_argument("--sample_weights", default="none")
@@ -69,6 +74,7 @@ def read_options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--evaluate_first", action="store_true")
     parser.add_argument("--score", type=int, nargs="*", help="positions to score before the run; all if not given")
     parser.add_argument("--strays_in_loop", type=int, default=None, help="the last process changes what it selected")
+    parser.add_argument("--more", type=json.loads, default={}, help="other arguments of the run, as JSON")
     parser.add_argument("--dies", default=None, help="step:<n> or scoring:<n>; the last process, after n steps")
     return parser.parse_args(words)
 
@@ -108,7 +114,13 @@ def make_model(options: argparse.Namespace, names: list[str]) -> Any:
         return TimmWrapperForImageClassification(config).double()
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = ViTConfig(image_size=32, patch_size=16, hidden_dropout_prob=options.dropout, **sizes, **classes)
-    return ViTForImageClassification(config).double()
+    model = ViTForImageClassification(config).double()
+    if options.model == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], modules_to_save=["classifier"])
+        return get_peft_model(model, lora)
+    return model
 
 
 def cross_entropy(prediction: Any) -> dict[str, float]:
@@ -124,6 +136,21 @@ def fails_on_main(candidates: Any, budget: int, options: Any, generator: Any) ->
     raise ArithmeticError("this strategy always fails")
 
 
+def fails_on_last(candidates: Candidates, budget: int, options: Any, generator: Any) -> Tensor:
+    """One that shares its work, and fails in one of the processes while the others wait for its part."""
+    processes = candidates.processes
+    if processes.rank == processes.world - 1:
+        raise ArithmeticError("this process always fails")
+    return candidates.indices[processes.gather(torch.arange(budget))]
+
+
+def strategy_of(name: str) -> Any:
+    """Registered where it is asked for: whoever imports this file has the strategies that there are."""
+    if name == fails_on_last.__name__:
+        strategy(needs={"embeddings"}, wants={"processes"})(fails_on_last)
+    return fails_on_main if name == "fails" else name
+
+
 def is_last(args: VeCAFArguments) -> bool:
     return args.process_index == args.world_size - 1
 
@@ -131,7 +158,7 @@ def is_last(args: VeCAFArguments) -> bool:
 @contextmanager
 def straying(trainer: VeCAFTrainer, loop: int) -> Iterator[None]:
     """In this loop the last process has another sample in its selection."""
-    agreed, loops = reselection.decided_by_main, iter(range(trainer.args.num_loops))
+    agreed, loops = reselection.done_together, iter(range(trainer.args.num_loops))
 
     def decided(*args: Any, **kwargs: Any) -> Selection:
         selection = agreed(*args, **kwargs)
@@ -140,7 +167,7 @@ def straying(trainer: VeCAFTrainer, loop: int) -> Iterator[None]:
         unselected = next(index for index in range(len(trainer.train_dataset)) if index not in selection.indices)
         return replace(selection, indices=torch.cat([selection.indices[:-1], torch.tensor([unselected])]))
 
-    with mock.patch.object(reselection, "decided_by_main", decided):
+    with mock.patch.object(reselection, "done_together", decided):
         yield
 
 
@@ -206,12 +233,15 @@ def witness(model: Any, images: Dataset) -> list[list[int]]:
 
 
 def make_trainer(options: argparse.Namespace, folder: Path, images: Dataset, encoder: TextEncoder) -> VeCAFTrainer:
-    pool = images.select(range(options.pool))
+    pool: Any = images.select(range(options.pool))
+    if options.shards:
+        stream = pool.with_format(None).to_iterable_dataset(num_shards=options.shards)
+        pool = ShardedDataset(stream, folder / "streamed").with_transform(to_pixels)
     args = VeCAFArguments(
         output_dir=str(folder / "run"),
         num_loops=2,
         max_steps=6,
-        strategy=fails_on_main if options.strategy == "fails" else options.strategy,
+        strategy=strategy_of(options.strategy),
         selection_budget=options.selection_budget,
         selection_steps=4,
         rescore=options.rescore,
@@ -237,7 +267,7 @@ def make_trainer(options: argparse.Namespace, folder: Path, images: Dataset, enc
     )
     return VeCAFTrainer(
         model=make_model(options, images.features["label"].names),
-        args=args,
+        args=replaced(args, **options.more),
         train_dataset=unloadable(pool, options.bad) if options.bad else pool,
         eval_dataset=images.select(range(options.evaluation)),
         data_collator=collate,
@@ -294,7 +324,8 @@ def run(options: argparse.Namespace, folder: Path, images: Dataset, encoder: Tex
         "work": {kind: [work["samples"], work["flops"]] for kind, work in trainer.meter.state_dict()["work"].items()},
         "trained": trained,
         "learned": learned.state,
-        "weights": trainer.model.state_dict(),
+        "weights": whole_state(trainer.model),
+        "sharded": is_sharded(trainer.model),
         "aligner": trainer.cea.running.augmenter.aligner.weight.detach(),
     }
 
@@ -317,6 +348,8 @@ def main() -> None:
     out, words = Path(sys.argv[1]), sys.argv[2:]
     (out / f"pid{os.environ.get('RANK', '0')}").write_text(str(os.getpid()))
     torch.set_num_threads(1)
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        fsdp_on_cpus.turn_on()
     # The published VAE is for a GPU.
     ta_vaal.CHANNELS = (4, 4, 8, 8)
     data = Dataset.from_parquet(str(IMAGES), cache_dir=str(out / "datasets"))

@@ -17,7 +17,7 @@ PAGE, PICTURE = ROOT / "docs" / "architecture.md", ROOT / "docs" / "house.svg"
 # From the ground up.
 ROOMS = [
     *("cost", "seeding", "printable", "validation", "agreement"),
-    *("selection", "arguments", "data", "text", "scoring", "learners", "augmentation", "loop"),
+    *("selection", "arguments", "data", "text", "scoring", "learners", "augmentation", "conditions", "loop"),
     *("checkpoint", "reporting", "hub", "inspection", "trainer", "cli"),
 ]
 BEGIN, END = "<!-- rooms -->", "<!-- /rooms -->"

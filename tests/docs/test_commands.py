@@ -18,7 +18,7 @@ from every_case import every_case
 from markdown_pages import PAGES, ROOT, code_spans, commands, shell_blocks
 
 from vecaf_hf.cli import main as cli
-from vecaf_hf.cli.options import parse
+from vecaf_hf.cli.options import parse, parse_with
 
 PARSED = ("accelerate", "python", "vecaf-hf")
 # What is looked at elsewhere.
@@ -34,6 +34,7 @@ NOT_OF_RECIPES = {
     "--config FILE.yaml": "the reader's file",
     "--all TARGET": "of make_fashion_mnist.py, parsed as a command",
     "--scale small": "of paper/run.py, parsed as a command",
+    "--space": "of vecaf-hf report, parsed as a command",
 }
 
 
@@ -68,6 +69,14 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # A recipe's parser is another, and gives what a trainer is built from.
     monkeypatch.setattr("finetune.build_trainer", built)
     monkeypatch.setattr("vecaf_hf.cli.building.build_trainer", built)
+
+    def compared(own: Any, defaults: Any, words: list[str], **texts: str) -> NoReturn:
+        quickstart = str(ROOT / "recipes" / "configs" / "quickstart.yaml")
+        # The first is the reader's file.
+        parse_with(own, defaults, [quickstart if word == "mine.yaml" else word for word in words], **texts)
+        raise Parsed
+
+    monkeypatch.setattr("vecaf_hf.cli.comparison.parse_with", compared)
     yield
     # What was imported meanwhile keeps `built`, for whatever test comes next in this process.
     for name in {*sys.modules} - before:

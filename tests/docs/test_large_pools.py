@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
 import torch
 from every_case import every_case
+from markdown_pages import ROOT, python_blocks
+from pixels import collate, to_pixels
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
+import vecaf_hf
+from vecaf_hf import VeCAFArguments
 from vecaf_hf.selection import SelectionOptions, select
-from vecaf_hf.selection.allocation import shares
-from vecaf_hf.selection.candidates import Turn
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -27,12 +32,11 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_page_is_what_the_results_say() -> None:
     from generated import names_of_tables
-    from large_pools_page import FOLDER, MARK, PAGE, TABLES, further, page
+    from large_pools_page import MARK, PAGE, RESULTS, TABLES, page
 
-    results, text = json.loads((FOLDER / "results.json").read_text()), PAGE.read_text()
+    results, text = json.loads(RESULTS.read_text()), PAGE.read_text()
     assert {*names_of_tables(text, MARK)} == {*TABLES}
     assert page(text, results) == text, "run `python recipes/benchmarks/large_pools_page.py`"
-    assert further(results) == (FOLDER / "tables.md").read_text()
 
 
 def test_flops_of_a_forward_pass_are_what_the_meter_counts() -> None:
@@ -62,75 +66,56 @@ def test_flops_of_a_selection_are_what_ods_counts(size: int, budget: int, divers
         assert budget == 1
 
 
-def test_selecting_cell_by_cell_takes_each_cells_share(tmp_path: Path) -> None:
-    from sharded_pool import cell_of_each, claims_of, fitted_centres, select_by_cell, synthetic, write_shards
+def test_of_classes_that_are_alike_each_has_its_share() -> None:
+    from large_pools_plan import by_class, selection_flops
 
-    pool = synthetic(3000)
-    cells = cell_of_each(pool.embeddings, fitted_centres(pool.embeddings, 4, seed=0))
-    claims, sizes = claims_of(pool, cells, 4, "size")
-    budgets = shares(60, claims, sizes, Turn(0))
-    chosen, _ = select_by_cell(write_shards(pool, cells, 4, tmp_path), budgets, seed=0)
-    assert len(chosen.unique()) == 60
-    assert torch.equal(torch.bincount(cells[chosen], minlength=4), budgets)
+    assert by_class(4000, 40, 8, 4) == 4 * selection_flops(1000, 10, 8)
 
 
-def test_cells_as_labels_are_selected_from_by_their_sizes() -> None:
-    """What the page says of pools without labels."""
-    from sharded_pool import cell_of_each, claims_of, fitted_centres, synthetic
-
-    pool = synthetic(2000)
-    cells = cell_of_each(pool.embeddings, fitted_centres(pool.embeddings, 4, seed=0))
-    chosen = select(pool.embeddings, pool.losses, budget=40, strategy="ods", labels=cells, class_balance=0)
-    claims, sizes = claims_of(pool, cells, 4, "size")
-    assert torch.equal(torch.bincount(cells[chosen.indices], minlength=4), shares(40, claims, sizes, Turn(0)))
-
-
-def test_a_selection_in_the_whole_pool_has_a_lower_objective_than_a_random_one() -> None:
-    from large_pools import by_chance, by_fraction, synthetic
-
-    pool = synthetic(4000)
-    chance, whole, none = (
-        by_chance(pool, 0.02, seeds=2),
-        by_fraction(pool, 0.02, 1.0, seeds=2),
-        by_fraction(pool, 0.02, 0.02, seeds=2),
-    )
-    assert whole["objective"][0] < chance["objective"][0]
-    # As many candidates as are selected leave no choice.
-    assert none["objective"][0] == pytest.approx(chance["objective"][0], abs=0.5)
-    assert none["objective"][0] > whole["objective"][0]
-
-
-def test_what_is_kept_of_the_decrease_by_hand() -> None:
-    from large_pools_readings import kept
-
-    def found(objective: float) -> dict[str, object]:
-        return {"selected": 0.01, "fraction": 1.0, "objective": [objective, 0.0]}
-
-    results = {"chance": [found(2.0)], "fractions": [found(-2.0)]}
-    assert kept(results, {"selected": 0.01, "objective": [1.0, 0.0]}) == 0.25
-
-
-def test_a_fit_follows_a_stages_work() -> None:
-    from large_pools_readings import fitted
-
-    points = [(size, 1.0 + 2e-6 * size) for size in (1000, 2000, 4000)]
-    assert fitted("store", points, 0.002)(10**9) == pytest.approx(2001)
-
-
-def test_the_fewest_cells_fit_the_memory() -> None:
-    from large_pools_plan import MEMORY, fitting_cells, planned_bytes
-
-    assert fitting_cells(10**6, 1000, width=3.0) == 1
-    cells = fitting_cells(10**8, 10**5, width=3.0)
-    assert planned_bytes(3 * 10**8 // cells, 3 * 10**5 // cells) <= MEMORY
-    assert planned_bytes(3 * 10**8 // (cells // 2), 3 * 10**5 // (cells // 2)) > MEMORY
-
-
-@every_case(
-    ("seconds", "said"),
-    [(0.33, "0.33 s"), (90, "90 s"), (600, "10 min"), (9.8 * 3600, "9.8 h"), (5 * 86400, "5.0 days")],
-)
-def test_seconds_are_told_in_words(seconds: float, said: str) -> None:
+@every_case(("seconds", "said"), [(30, "30 s"), (150, "2.5 min"), (7201, "2.0 h"), (10**6, "12 days")])
+def test_times_are_told_as_people_say_them(seconds: float, said: str) -> None:
     from large_pools_page import hours
 
     assert hours(seconds) == said
+
+
+def test_the_pages_blocks_run(
+    raw_shards: list[str], make_vit: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a small pool and model, with fewer steps."""
+    stream = datasets.load_dataset("parquet", data_files=raw_shards, split="train", streaming=True)
+    load = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, **how: load(name, **how) if "data_files" in how else stream
+    )
+    small = {"max_steps": 4, "num_loops": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    small |= {"scoring_fraction": 0.5, "selection_budget": 8}
+
+    def arguments(folder: str, **options: Any) -> VeCAFArguments:
+        return VeCAFArguments(str(tmp_path / folder), **{**options, **small})
+
+    monkeypatch.setattr(vecaf_hf, "VeCAFArguments", arguments)
+    first, second = python_blocks(ROOT / "docs" / "large_pools.md")
+    names: dict[str, Any] = {"model": make_vit(), "collate": lambda rows: collate(to_rows(rows))}
+    exec(compile(first, "large_pools.md", "exec"), names)
+    assert names["trainer"].state.global_step == 4
+    names |= {"files": raw_shards, "augment": to_pixels, "centre": to_pixels, "collate": collate}
+    # Where a machine has no folder of that name.
+    second = second.replace('"/scratch/pool"', repr(str(tmp_path / "scratch")))
+    exec(compile(second, "large_pools.md", "exec"), names)
+    names["trainer"].train()
+    assert len(names["trainer"].selection_history) == 2
+
+
+def to_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of samples as they are stored."""
+    batch = to_pixels({name: [row[name] for row in rows] for name in ("image", "label")})
+    return [{name: values[row] for name, values in batch.items()} for row in range(len(rows))]
+
+
+@pytest.fixture
+def raw_shards(fashion: datasets.Dataset, tmp_path: Path) -> list[str]:
+    files = [str(tmp_path / f"{shard}.parquet") for shard in range(4)]
+    for shard, file in enumerate(files):
+        fashion.shard(4, shard).to_parquet(file)
+    return files

@@ -20,6 +20,7 @@ from options import PoolArguments
 
 from vecaf_hf import Captioner, CEACallback, TextEncoder, VeCAFArguments
 from vecaf_hf.augmentation.options import CEAOptions
+from vecaf_hf.cli.comparison import CompareArguments
 from vecaf_hf.cli.main import InspectArguments
 from vecaf_hf.cli.options import RecipeArguments
 from vecaf_hf.selection import SelectionOptions
@@ -55,7 +56,7 @@ def table(options: Iterable[Option]) -> str:
     known = set(re.findall(r"^\| (?:<a id=\"\w+\"></a>)?`(\w+)` \|", MEASURED.read_text(), re.M))
     rows = ["| option | default | |", "|---|---|---|"]
     for name, default, text in options:
-        value = " ".join(default) if isinstance(default, list) else default
+        value = " ".join(map(str, default)) if isinstance(default, list) else default
         shown = "" if value in (REQUIRED, "") else f"`{value}`"
         more = f" [More]({MEASURED.name}#{name})." if name in known else ""
         rows.append(f"| `{name}` | {shown} | {text}{more} |")
@@ -86,8 +87,8 @@ SECTIONS: dict[str, tuple[str, list[Option]]] = {
         [*of_arguments(TextEncoder)],
     ),
     "Recipes": (
-        "Of recipes and of `vecaf-hf inspect`, on the command line and in YAML files: these, all of `VeCAFArguments`, "
-        "and those of CEA from `step_size` on.",
+        "Of recipes, `vecaf-hf inspect` and `vecaf-hf compare`, on the command line and in YAML files: these, all of "
+        "`VeCAFArguments`, and those of CEA from `step_size` on.",
         [*of_fields(RecipeArguments)],
     ),
     "Pools of the recipes": (
@@ -95,6 +96,7 @@ SECTIONS: dict[str, tuple[str, list[Option]]] = {
         [*of_fields(PoolArguments, RecipeArguments)],
     ),
     "vecaf-hf inspect": ("Of this command alone.", [*of_fields(InspectArguments)]),
+    "vecaf-hf compare": ("Of this command alone.", [*of_fields(CompareArguments)]),
 }
 
 

@@ -69,7 +69,9 @@ class Bench:
     def trainer(self, pool: Any = None, model: nn.Module | None = None, callbacks: Any = (), **options: Any) -> Any:
         model = self.make_vit() if model is None else model
         pool = self.images if pool is None else pool
-        return self.make_trainer(model, [*callbacks, self.steps], pool, **{"selection_budget": 12, **options})
+        return self.make_trainer(
+            model, [*callbacks, self.steps], pool, **{"selection_budget": 12, "on_bad_sample": "check", **options}
+        )
 
     def train(self, pool: Any = None, **options: Any) -> VeCAFTrainer:
         trainer = self.trainer(pool, **options)
@@ -483,7 +485,7 @@ IMAGES = [
     Case(
         "what to do with bad samples",
         lambda b: b.train(on_bad_sample="skpi"),
-        r"on_bad_sample is 'skpi' \(did you mean 'skip'\?\); choose one of raise, skip",
+        r"on_bad_sample is 'skpi' \(did you mean 'skip'\?\); choose one of raise, check, skip",
     ),
     Case(
         "nothing but bad samples",
@@ -934,12 +936,7 @@ DATASETS = [
     Case(
         "iterable only, torch",
         lambda b: b.train(Streamed()),
-        r"train_dataset is iterable only; selection needs a map-style dataset",
-    ),
-    Case(
-        "iterable only, datasets",
-        lambda b: b.train(b.fashion.to_iterable_dataset()),
-        r"train_dataset is iterable only; selection needs a map-style dataset",
+        r"train_dataset is iterable only; selection needs samples by position: a map-style dataset",
     ),
     Case(
         "all splits in place of one",
@@ -962,9 +959,9 @@ DATASETS = [
         r"scoring_dataset has 39 samples and train_dataset 40: they must be the same samples in the same order",
     ),
     Case(
-        "scores of an iterable",
-        lambda b: b.train(trainer={"scoring_dataset": b.fashion.to_iterable_dataset()}),
-        r"scoring_dataset is iterable only; selection needs a map-style dataset",
+        "scores of a stream of others",
+        lambda b: b.train(trainer={"scoring_dataset": b.fashion.select(range(10)).to_iterable_dataset()}),
+        r"scoring_dataset has 10 samples and train_dataset \d+",
     ),
 ]
 

@@ -47,6 +47,9 @@ def pool(folder: Path, fashion: Dataset, train: Dataset) -> Dataset:
     return Dataset.from_dict(columns, features=features).with_transform(train.format["format_kwargs"]["transform"])
 
 
+CHECK = {"on_bad_sample": "check"}
+
+
 class Steps(TrainerCallback):
     def __init__(self) -> None:
         self.taken = 0
@@ -63,7 +66,7 @@ def test_refused_before_the_first_step(
     steps = Steps()
     # Those that are tried before the run are whole here.
     pool = pool.select(range(1, SIZE))
-    options = {"strategy": strategy, "dataloader_num_workers": workers, "selection_fraction": 1.0}
+    options = {"strategy": strategy, "dataloader_num_workers": workers, "selection_fraction": 1.0, **CHECK}
     trainer = make_trainer(make_vit(), [steps], pool=pool, selection_budget=None, **options)
     with pytest.raises(ValueError, match=r"cannot load sample 16 \(.*17\.png\)") as error:
         trainer.train()
@@ -75,6 +78,64 @@ def test_refused_before_the_first_step(
     assert "Traceback" not in message
     assert "to_pixels" in str(error.value.__cause__) or "datasets" in str(error.value.__cause__)
     assert steps.taken == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_by_default_nothing_is_loaded_twice_and_a_batch_tells(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset, workers: int
+) -> None:
+    """As for Trainer; but the error names the sample, and not the worker."""
+    clean, bad = train.format["format_kwargs"]["transform"], {17}
+    loaded: list[int] = []
+    numbered = train.select(range(SIZE)).add_column("number", list(range(SIZE)))
+
+    def crop(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        loaded.extend(batch["number"])
+        if bad & set(batch["number"]):
+            raise ValueError("crop is larger than the image")
+        return clean(batch)
+
+    steps, options = Steps(), {"strategy": "full", "num_loops": 1, "max_steps": SIZE, "per_device_train_batch_size": 1}
+    options |= {"dataloader_num_workers": workers}
+    trainer = make_trainer(make_vit(), [steps], pool=numbered.with_transform(crop), **options)
+    with pytest.raises(ValueError, match=r"^cannot load sample 17: ValueError: crop is .*on_bad_sample=\"skip\""):
+        trainer.train()
+    # On which the run was probed, and those of the collator; then each once.
+    assert 0 < steps.taken < SIZE and (workers or len(loaded) <= 16 + 4 + 2 * (steps.taken + 2))
+    bad.clear()
+    loaded.clear()
+    make_trainer(make_vit(), pool=numbered.with_transform(crop), **options).train()
+    assert workers or len(loaded) <= SIZE + 16 + 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_by_default_a_batch_tells_of_nan_and_of_labels(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset, workers: int
+) -> None:
+    clean = train.format["format_kwargs"]["transform"]
+    numbered = train.select(range(SIZE)).add_column("number", list(range(SIZE)))
+
+    def spoilt(key: str, value: Any) -> Any:
+        def load(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            given = clean(batch)
+            given[key] = [
+                value if number == 17 else one for number, one in zip(batch["number"], given[key], strict=True)
+            ]
+            return given
+
+        return load
+
+    nan = torch.full((3, 32, 32), torch.nan)
+    cases = [
+        ("pixel_values", nan, r"^pixel_values of sample 17 is NaN"),
+        ("labels", -1, r"^the label of sample 17 is -1"),
+    ]
+    for key, value, message in cases:
+        options = {"strategy": "full", "num_loops": 1, "max_steps": SIZE, "label_column": "none"}
+        options |= {"dataloader_num_workers": workers, "per_device_train_batch_size": 1}
+        trainer = make_trainer(make_vit(), pool=numbered.with_transform(spoilt(key, value)), **options)
+        with pytest.raises(ValueError, match=message):
+            trainer.train()
 
 
 def test_a_systematic_failure_shows_on_a_few_samples(
@@ -155,7 +216,7 @@ def test_refused_before_the_first_step_however_the_pool_is_scored(
     pool = pool.select(range(1, SIZE))
     # With ten loops each sample is drawn in one of them.
     part = {"scoring_fraction": 0.5} if rescore == "sampled" else {}
-    trainer = make_trainer(make_vit(), [steps], pool=pool, rescore=rescore, num_loops=10, max_steps=10, **part)
+    trainer = make_trainer(make_vit(), [steps], pool=pool, rescore=rescore, num_loops=10, max_steps=10, **part, **CHECK)
     with pytest.raises(ValueError, match=r"cannot load sample 16 \(.*17\.png\)"):
         trainer.train()
     assert steps.taken == 0
@@ -165,7 +226,7 @@ def test_what_training_decides_is_looked_at_when_it_is_decided(
     make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, train: Dataset
 ) -> None:
     """Three loops over 57 that are whole and two that are not, unseen ones first."""
-    options = {"strategy": "loss_balanced", "num_loops": 3, "max_steps": 9, "seed": 1}
+    options = {"strategy": "loss_balanced", "num_loops": 3, "max_steps": 9, "seed": 1, **CHECK}
     steps, tried = Steps(), []
 
     class Tried(TrainerCallback):
@@ -239,7 +300,7 @@ def test_a_training_transform_that_fails_on_some(
     pools = {"pool": numbered.with_transform(crop), "trainer": {"scoring_dataset": numbered.with_transform(clean)}}
     steps = Steps()
     with pytest.raises(ValueError, match=r"cannot load sample 3: ValueError: crop is larger"):
-        make_trainer(make_vit(), [steps], **pools, selection_budget=SIZE, strategy=strategy).train()
+        make_trainer(make_vit(), [steps], **pools, selection_budget=SIZE, strategy=strategy, **CHECK).train()
     assert steps.taken == 0
     trainer = make_trainer(make_vit(), **pools, selection_budget=40, strategy=strategy, on_bad_sample="skip")
     trainer.train()

@@ -107,7 +107,7 @@ def test_fits_are_counted_and_checked_samples_timed(make_vit: MakeModel, make_tr
     trainer.train()
     # A fit, and a product of the whole pool with what was fitted.
     assert trainer.meter.work["select"].flops > 2 * POOL * 16 * 10
-    trainer = make_trainer(make_vit(), strategy="random", eval_strategy="no")
+    trainer = make_trainer(make_vit(), strategy="random", eval_strategy="no", on_bad_sample="check")
     trainer.train()
     score = trainer.meter.work["score"]
     assert score.samples == score.flops == 0 and score.seconds > 0

@@ -38,10 +38,10 @@ def point(step: int, accuracy: float, flops: float = 0.0) -> dict[str, Any]:
 
 def put(grid: Any, cell: Any, *accuracies: float, **more: Any) -> None:
     """A result as of a run that was evaluated after each step."""
-    from compare import write
+    from compare import keep
 
     curve = [point(step, accuracy) for step, accuracy in enumerate(accuracies, 1)]
-    write(grid.file(cell), {"options": grid.recorded(cell), "curve": curve, **more})
+    keep(grid.file(cell), {"options": grid.recorded(cell), "curve": curve, **more})
 
 
 def grid_of(folder: Path, **changes: Any) -> Any:
@@ -327,7 +327,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, broken: tuple[str, ...] = ()) -> 
 
     monkeypatch.setattr(compare, "run", run)
     monkeypatch.setattr(compare, "test", test)
-    monkeypatch.setattr(compare, "WAITING", 0.02)
+    monkeypatch.setattr("vecaf_hf.cli.cells.WAITING", 0.02)
     return done
 
 
@@ -337,7 +337,8 @@ def test_processes_that_share_a_grid_do_each_run_and_each_test_once(tmp_path, mo
     done = stand_ins(monkeypatch)
     grid = grid_of(tmp_path, pools={"clean": {}, "noisy": {}}, seeds=[0, 1, 2])
     failed: list[Any] = []
-    threads = [threading.Thread(target=lambda: failed.extend(compare.work_off(grid))) for _ in range(3)]
+    cells = compare.GridCells(grid)
+    threads = [threading.Thread(target=lambda: failed.extend(compare.work_off(cells, "Grid"))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -367,7 +368,7 @@ def test_one_process_at_a_time_writes_the_report(tmp_path, monkeypatch):
 
     stand_ins(monkeypatch)
     grid = grid_of(tmp_path, methods={"mine": {"strategy": "rho_loss"}})
-    compare.work_off(grid)
+    compare.work_off(compare.GridCells(grid), "Grid")
     monkeypatch.setattr(grids.Grid, "load", lambda file: grid)
     inside, most = [], []
 
@@ -419,9 +420,9 @@ def test_every_method_of_a_shipped_grid_has_options_that_go_together(file, tmp_p
     for pool, method in grid.groups():
         (recipe, _, args), _ = compare.trainer_of(grid, grid.tuning(pool, method)[0], use_cpu=True)
         assert (recipe.pool, args.strategy) == (pool, grid.methods[method]["strategy"])
-        assert all(
-            getattr(args, name) == value for name, value in grid.pools[pool].items() if name not in grid.methods[method]
-        )
+        for name, value in grid.pools[pool].items():
+            owner = recipe if hasattr(recipe, name) else args
+            assert name in grid.methods[method] or getattr(owner, name) == value
 
 
 def tiny_grid(folder: Path) -> dict[str, Any]:
@@ -518,6 +519,38 @@ def test_an_ablation_is_compared_seed_by_seed_with_its_strategys_defaults():
     assert differences(results, "clean/ods_raw") == pytest.approx([10, -10])
     assert differences(results, "clean/loss_balanced") == pytest.approx([10, 10])
     assert pooled_error({"one": results}) == pytest.approx((200 / 2 / 2) ** 0.5)
+
+
+def test_columns_that_tell_targets_are_checked_before_the_training(tmp_path):
+    from datasets import Dataset
+
+    targets = {"old": {"column": "camera"}, "worn": {"column": "camera"}, "fog": {}}
+    grid = grid_of(tmp_path, targets=targets)
+    assert grid.columns() == {"camera": ["old", "worn"]}
+    grid.check_columns(Dataset.from_dict({"camera": ["old", "worn"]}))
+    with pytest.raises(ValueError, match="no sample of the split has 'worn'"):
+        grid.check_columns(Dataset.from_dict({"camera": ["old", "new"]}))
+
+
+def test_an_option_under_conditions_is_compared_seed_by_seed_too():
+    from ablations import table_under_conditions
+
+    def of(*accuracies: tuple[float, float, float]) -> dict[str, Any]:
+        runs = [
+            {
+                "curve": [
+                    {"step": 1, "accuracy": plain, "loss": 1.0, "flops": 2e12, "targets": {"fog": fog, "snow": snow}}
+                ]
+            }
+            for plain, fog, snow in accuracies
+        ]
+        return {"strategy": "ods", "runs": runs}
+
+    results = {"hidden/ods": of((0.8, 0.5, 0.7), (0.9, 0.5, 0.5)), "hidden/sqrt": of((0.7, 0.6, 0.8), (0.7, 0.4, 0.4))}
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table_under_conditions(results).splitlines()]
+    # The mean over conditions is 0.6 and 0.5, and 0.7 and 0.4.
+    assert lines[2] == ["`ods`", "85.0 ± 5.0", "55.0 ± 5.0", "50.0 ± 0.0", "", "2.00", "2"]
+    assert lines[3] == ["`sqrt`", "70.0 ± 0.0", "55.0 ± 15.0", "50.0 ± 10.0", "+0.0 ± 10.0", "2.00", "2"]
 
 
 def test_the_tables_in_the_readme_are_those_of_the_results():

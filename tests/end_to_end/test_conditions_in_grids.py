@@ -90,7 +90,7 @@ def grid_of(folder: Path, **changes: Any) -> Any:
 
 @pytest.mark.parametrize(("pick_by", "best"), [("accuracy", 0.1), ("targets", 0.01), ("worst", 0.1), ("both", 0.01)])
 def test_the_rate_is_picked_by_what_the_grid_names(pick_by: str, best: float, tmp_path: Path) -> None:
-    from compare import summary, write
+    from compare import keep, summary
     from grid import Cell
 
     grid = grid_of(tmp_path, pick_by=pick_by, options={"test_split": "none"})
@@ -98,7 +98,7 @@ def test_the_rate_is_picked_by_what_the_grid_names(pick_by: str, best: float, tm
     for rate, (accuracy, targets) in ends.items():
         cell = Cell("hidden", "full", rate, 0)
         point = {"step": 1, "accuracy": accuracy, "loss": 1.0, "work": {}, "targets": targets}
-        write(grid.file(cell), {"options": grid.recorded(cell), "curve": [point]})
+        keep(grid.file(cell), {"options": grid.recorded(cell), "curve": [point]})
     assert [cell.learning_rate for cell in grid.picked("hidden", "full")] == [best]
     # What it was picked by is kept.
     tried = summary(grid)["hidden/full"]["tried"]

@@ -92,6 +92,15 @@ def test_quickstart_prints_what_a_newcomer_wants_to_see(quickstart: tuple[Path, 
     assert str(folder) in summary
 
 
+def test_what_inspect_shows_of_the_quickstart_is_what_its_run_selects(recipes: None) -> None:
+    """The recipe's own defaults, the paper's, do not reach it; the command has the package's."""
+    from imagenet import IMAGENET
+
+    *_, run = parse(IMAGENET, "--config", str(ROOT / QUICKSTART))
+    *_, shown = parse({}, "--config", str(ROOT / QUICKSTART))
+    assert run.to_dict() == shown.to_dict()
+
+
 def test_quickstart_leaves_its_files(quickstart: tuple[Path, str]) -> None:
     folder, printed = quickstart
     plots = [Path(path) for path in re.findall(r"^ *plot +(\S+)$", printed, re.M)]

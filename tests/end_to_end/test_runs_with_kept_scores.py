@@ -123,9 +123,11 @@ def test_kept_candidates_are_those_of_a_pass_under_another_head(
     found, expected = seen
     # Without a folder, what reads no embeddings is given none.
     without = {"embeddings"} if strategy == "margin" else set()
-    assert found.tensors().keys() == expected.tensors().keys() | without
+    # How images look, which no strategy reads, is not kept.
+    compared = {name: values for name, values in expected.tensors().items() if name != "appearance"}
+    assert found.tensors().keys() == compared.keys() | without
     tolerance = {"rtol": 2e-2, "atol": 2e-2} if bf16 else {"rtol": 1e-5, "atol": 1e-5}
-    for name, values in expected.tensors().items():
+    for name, values in compared.items():
         torch.testing.assert_close(found.tensors()[name], values, **tolerance)
     assert without or torch.equal(found.embeddings, expected.embeddings)
 

@@ -42,12 +42,13 @@ class Handler(BaseHTTPRequestHandler):
     hub: ClassVar[Hub]
     protocol_version = "HTTP/1.1"
     steps: ClassVar[dict[str, str]] = {
+        "whoami": r"GET /api/whoami-v2$",
         "create": r"POST /api/repos/create$",
         "validate": r"POST /api/validate-yaml$",
-        "preupload": r"POST /api/models/(?P<repo>[\w./-]+)/preupload/(?P<revision>\w+)$",
-        "batch": r"POST /(?P<repo>[\w./-]+)\.git/info/lfs/objects/batch$",
+        "preupload": r"POST /api/(?:models|spaces)/(?P<repo>[\w./-]+)/preupload/(?P<revision>\w+)$",
+        "batch": r"POST /(?:spaces/)?(?P<repo>[\w./-]+)\.git/info/lfs/objects/batch$",
         "put": r"PUT /objects/(?P<oid>\w+)$",
-        "commit": r"POST /api/models/(?P<repo>[\w./-]+)/commit/(?P<revision>\w+)$",
+        "commit": r"POST /api/(?:models|spaces)/(?P<repo>[\w./-]+)/commit/(?P<revision>\w+)$",
         "read": r"GET /(?P<repo>[\w-]+/[\w.-]+)/resolve/(?P<revision>\w+)/(?P<file>.+)$",
     }
 
@@ -84,6 +85,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+    def whoami(self, body: bytes) -> None:
+        self.reply(200, {"type": "user", "name": OWNER})
 
     def create(self, body: bytes) -> None:
         asked = json.loads(body)

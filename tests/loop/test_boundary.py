@@ -24,7 +24,7 @@ def controller(logs):
     meter = CostMeter()
     meter.start("train")
     scorer = SimpleNamespace(meter=meter, is_trained=False, accelerator=None, args=SimpleNamespace(num_loops=2))
-    pool = SimpleNamespace(refuse_unloadable=lambda batch: None)
+    pool = SimpleNamespace(refuse_unfit=lambda batch: None)
     selector = SimpleNamespace(pool=pool, scorer=scorer, cea=None)
     schedule = SimpleNamespace(updates_per_loop=UPDATES_PER_LOOP, samples_per_loop=8, seed=0)
     return LoopController(schedule, selector, None, None, logs.append, lambda: None)

@@ -36,6 +36,22 @@ def not_called(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
     raise AssertionError("the test split's own transform")
 
 
+def test_a_target_may_be_the_samples_of_a_split_that_a_column_tells(fashion: Dataset) -> None:
+    few = fashion.select(range(6)).add_column("camera", ["new", "old", "new", "old", "old", "new"])
+    old = Target("old", column="camera").of(few.with_transform(not_called), "image", "label", recipe(), PROCESSOR)
+    assert [one["labels"] for one in old] == [few["label"][row] for row in (1, 3, 4)]
+    assert torch.allclose(old[0]["pixel_values"], pixels(few[1]["image"]))
+    by_class = Target(few.features["label"].int2str(few[2]["label"]), column="label")
+    classes = by_class.of(few, "image", "label", recipe(), PROCESSOR)
+    assert {one["labels"] for one in classes} == {few[2]["label"]}
+    with pytest.raises(
+        ValueError, match="no sample of the split has 'worn' in its column 'camera': it has 'new', 'old'"
+    ):
+        Target("worn", column="camera").of(few, "image", "label", recipe(), PROCESSOR)
+    with pytest.raises(ValueError, match="leave one of the two out"):
+        Target("old", column="camera", dataset_name="imagenet-c")
+
+
 def test_the_test_split_is_corrupted_before_its_transform(fashion: Dataset) -> None:
     few = fashion.select(range(6))
     snow, again, other = (

@@ -35,7 +35,7 @@ def test_what_was_learned_of_balanced_classes_is_taken_to_the_pools() -> None:
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(trained.log())
-    correction = HeadCorrection(head, lambda classes, step: (pool, trained))
+    correction = HeadCorrection(head, head, lambda classes, step: (pool, trained))
     correction.on_train_end(TrainingArguments("unused"), TrainerState(), TrainerControl())
     torch.testing.assert_close(head(torch.randn(4, 2)).softmax(1), pool.expand(4, 3))
     correction.undo()
@@ -45,7 +45,8 @@ def test_what_was_learned_of_balanced_classes_is_taken_to_the_pools() -> None:
 def run(model: PreTrainedModel, dataset: Dataset, folder: Path, **options: Any) -> VeCAFTrainer:
     run_options = {"remove_unused_columns": False, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
     args = VeCAFArguments(
-        output_dir=str(folder), selection_budget=16, num_loops=2, max_steps=4, use_cpu=True, **run_options, **options
+        output_dir=str(folder),
+        **{"selection_budget": 16, "num_loops": 2, "max_steps": 4, "use_cpu": True, **run_options, **options},
     )
     trainer = VeCAFTrainer(model, args, collate, dataset)
     trainer.remove_callback(PrinterCallback)
@@ -109,34 +110,37 @@ def test_a_head_without_a_bias_is_refused_at_construction(
         run(model, unbalanced, tmp_path, correct_class_shares=True)
 
 
-def counts(trainer: VeCAFTrainer) -> list[int]:
-    """How many of each class the first loop selected."""
-    return [trainer.loop_records[0].class_counts.get(label, 0) for label in range(10)]
-
-
-@every_case(
-    ("evaluated", "options", "expected"),
-    [
-        ("the pool", {}, 0.5),
-        ("equal", {}, 1.0),
-        (None, {}, 1.0),
-        ("the pool", {"class_balance": 1.0}, 1.0),
-        ("the pool", {"correct_class_shares": True}, 1.0),
-        ("equal", {"class_balance": 0.0}, 0.0),
-    ],
-)
-def test_what_an_evaluation_is_like_decides_how_equal_classes_are(
-    make_vit: Callable[..., PreTrainedModel],
-    unbalanced: Dataset,
-    train: Dataset,
-    tmp_path: Path,
-    evaluated: str | None,
-    options: dict[str, Any],
-    expected: float,
+@pytest.mark.parametrize("strategy", ["balanced", "random"])
+def test_where_nobody_chose_a_loop_selects_what_it_trains_on_and_no_sample_comes_twice(
+    make_vit: Callable[..., PreTrainedModel], unbalanced: Dataset, tmp_path: Path, strategy: str
 ) -> None:
-    trainer = run(make_vit(), unbalanced, tmp_path, **options)
-    trainer.eval_dataset = {"the pool": unbalanced, "equal": train}.get(str(evaluated))
+    """So the rarest classes are whole, the largest is cut, and in an epoch the pool is whole, as for Trainer."""
+    size, labels = len(unbalanced), torch.tensor(unbalanced.with_format(None)["label"])
+    short = run(make_vit(), unbalanced, tmp_path, selection_budget=None, strategy=strategy)
+    short.train()
+    assert [len(selection) for selection in short.selection_history] == [16, 16]
+    if strategy == "balanced":
+        assert labels[short.selection.indices].bincount(minlength=10).amax() == 2
+    epochs = run(
+        make_vit(), unbalanced, tmp_path, selection_budget=None, num_loops=None, max_steps=-1, num_train_epochs=2
+    )
+    epochs.train()
+    assert [len(selection) for selection in epochs.selection_history] == [size, size]
+
+
+def test_a_whole_pool_is_what_can_be_loaded(
+    make_vit: Callable[..., PreTrainedModel], unbalanced: Dataset, tmp_path: Path
+) -> None:
+    clean = unbalanced.format["format_kwargs"]["transform"]
+    numbered = unbalanced.add_column("number", list(range(len(unbalanced))))
+
+    def load(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if 3 in batch["number"]:
+            raise OSError("gone")
+        return clean(batch)
+
+    options = {"selection_budget": None, "num_loops": None, "max_steps": -1, "num_train_epochs": 2}
+    trainer = run(make_vit(), numbered.with_transform(load), tmp_path, on_bad_sample="skip", **options)
     trainer.train()
-    labels = torch.tensor(unbalanced.with_format(None)["label"])
-    claims = labels.bincount().double() ** (1 - expected)
-    assert (torch.tensor(counts(trainer)) - 16 * claims / claims.sum()).abs().max() < 1
+    assert [len(selection) for selection in trainer.selection_history] == [len(unbalanced) - 1] * 2
+    assert list(trainer.skipped_samples) == [3]

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import (
     ADAPTER_SAFE_WEIGHTS_NAME,
@@ -26,6 +26,7 @@ from transformers.utils import (
 )
 
 from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE
+from vecaf_hf.scoring.sharded import load_whole_state
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,9 @@ def find_damage(folder: Path) -> str | None:
     if not any((folder / name).is_file() for name in weights):
         return f"it has no {weights[0]}"
     present = {path.name for path in folder.iterdir() if path.is_file()}
-    for name in (JSON_FILE, TENSORS_FILE, TRAINER_STATE_NAME, OPTIMIZER_NAME, SCHEDULER_NAME):
+    # With FSDP the optimizer's state has another name.
+    optimizer = OPTIMIZER_NAME_BIN if OPTIMIZER_NAME_BIN in present else OPTIMIZER_NAME
+    for name in (JSON_FILE, TENSORS_FILE, TRAINER_STATE_NAME, optimizer, SCHEDULER_NAME):
         if name not in present:
             return f"it has no {name}"
     for name in sorted(present):
@@ -137,7 +140,7 @@ def is_readable(path: Path) -> bool:
             # The header's sizes are checked against the file's.
             with safe_open(path, framework="pt"):
                 pass
-        elif path.suffix in (".pt", ".pth"):
+        elif path.suffix in (".pt", ".pth", ".bin"):
             # torch writes zip archives, whose directory comes last.
             return zipfile.is_zipfile(path)
     except (OSError, ValueError, SafetensorError):
@@ -234,7 +237,7 @@ def reload_model(model: nn.Module, folder: str) -> bool:
     wrong = [name for name, tensor in own.items() if name not in found or found[name].shape != tensor.shape]
     if wrong:
         raise ValueError(f"{folder} lacks weights of {type(model).__name__}: {', '.join(wrong[:5])}")
-    model.load_state_dict({name: found[name] for name in own}, strict=True)
+    load_whole_state(model, {name: found[name] for name in own})
     return True
 
 

@@ -18,11 +18,13 @@ from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.checkpoint.files import claim, find_checkpoint, latest_run, make_durable, reload_model, writing
 from vecaf_hf.checkpoint.known import tell_of_differences
 from vecaf_hf.checkpoint.optimizers import check_resumes
+from vecaf_hf.checkpoint.precision import precision_kept
 from vecaf_hf.loop import RunState
 from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.divergence import check_weights
 from vecaf_hf.loop.first import first_of
 from vecaf_hf.scoring.classes import settle_names
+from vecaf_hf.scoring.sharded import is_sharded
 
 
 class ResumingTrainer(Trainer):
@@ -67,6 +69,8 @@ class ResumingTrainer(Trainer):
             for callback in self._patient_callbacks():
                 callback.early_stopping_patience_counter = 0
         self.best_is_loaded, self._loop_before = False, self.loop
+        # Before the weights are loaded, which with FSDP comes later.
+        self._resume_folder = resume_from_checkpoint or None
         before = latest_run(str(self.args.output_dir))
         try:
             with first_of(self.callback_handler, self._training_begins, self._end_training_mode):
@@ -117,7 +121,9 @@ class ResumingTrainer(Trainer):
 
     def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         # With Trainer 5.23 the place where a run's optimizer is there and has not stepped.
-        if training and self.args.save_strategy != SaveStrategy.NO and not self.args.save_only_model:
+        saves = self.args.save_strategy != SaveStrategy.NO and not self.args.save_only_model
+        # A model that is sharded was whole the first time that it came here.
+        if training and saves and not is_sharded(model):
             check_resumes(self.optimizer)
         return super()._wrap_model(model, training, *args, **kwargs)
 
@@ -128,7 +134,9 @@ class ResumingTrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._end_training_mode()
-        return super().evaluation_loop(*args, **kwargs)
+        casts = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
+        with precision_kept(self.model) if casts else nullcontext():
+            return super().evaluation_loop(*args, **kwargs)
 
     # --- Checkpoints ---
 
@@ -239,7 +247,6 @@ class ResumingTrainer(Trainer):
         return super().evaluate(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
-        self._resume_folder = resume_from_checkpoint
         self._end_training_mode()
         self._take_up_callbacks(resume_from_checkpoint)
         if not reload_model(self.model, resume_from_checkpoint):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -27,15 +26,16 @@ from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation import CEACallback, TextEncoder
 from vecaf_hf.augmentation.options import CEAOptions
 from vecaf_hf.cli.class_folders import LABEL, files_by_split, load_class_folders
-from vecaf_hf.cli.local_models import resolve_model
+from vecaf_hf.cli.local_models import naming, resolve_model
 from vecaf_hf.cli.options import RecipeArguments
 from vecaf_hf.cli.splits import hold_out, with_classes
+from vecaf_hf.cli.streaming import stream_splits
 from vecaf_hf.data.columns import find_label_column, read_labels
 from vecaf_hf.data.rgb import Greys, ToRGB, to_rgb
+from vecaf_hf.data.sharded import ShardedDataset
 from vecaf_hf.printable import listed
 from vecaf_hf.selection.candidates import evenly_spaced
 from vecaf_hf.text.captions import Caption, find_captions
-from vecaf_hf.text.checkpoint import LOADING_ADVICE
 from vecaf_hf.trainer import VeCAFTrainer
 from vecaf_hf.validation import check_choice
 
@@ -45,23 +45,8 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 32
 
 
-@contextmanager
-def naming(kind: str, name: str) -> Iterator[None]:
-    """Errors inside the block say what could not be loaded and what to do."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"cannot load the {kind} {name!r}: {' '.join(str(error).split())}; {LOADING_ADVICE}"
-        ) from error
-
-
 def load_splits(recipe: RecipeArguments, label_column: str | None) -> tuple[DatasetDict, str]:
     """The splits `train` and, where there are such, `validation` and `test`; and the name of the label column."""
-    if not recipe.dataset_name:
-        raise ValueError(
-            "dataset_name is not set: give a dataset's Hub id, or a folder of parquet files or class folders"
-        )
     with naming("dataset", recipe.dataset_name):
         by_folder = label_column in (None, LABEL) and recipe.dataset_config_name is None
         data = load_class_folders(recipe.dataset_name) if by_folder else None
@@ -144,17 +129,24 @@ def image_transforms(recipe: RecipeArguments, processor: Any) -> tuple[v2.Transf
     return v2.Compose([crop, *flip, *to_tensor]), v2.Compose([*centre, *to_tensor])
 
 
-def find_range(dataset: Dataset, image: str) -> ToRGB:
+def find_range(dataset: Any, image: str) -> ToRGB:
     """What turns a dataset's images into RGB: deep greys by the range of some of them."""
-    stored, found = dataset.with_format(None).select_columns([image]), []
-    for row in evenly_spaced(len(dataset), LOOKED_AT).tolist():
+    stored: Any
+    if isinstance(dataset, ShardedDataset):
+        # Of the first shard alone.
+        stored, rows = dataset.with_transform(None), list(range(min(LOOKED_AT, dataset.shards.sizes[0])))
+    else:
+        stored = dataset.with_format(None).select_columns([image])
+        rows = evenly_spaced(len(dataset), LOOKED_AT).tolist()
+    found = []
+    for row in rows:
         # One that cannot be read is told of by who trains on it.
         with suppress(Exception):
             found.append(stored[row][image])
     return Greys.of(filter(None, found)) or to_rgb
 
 
-def with_images(dataset: Dataset, transform: v2.Transform, image: str, label: str, in_rgb: ToRGB = to_rgb) -> Dataset:
+def with_images(dataset: Any, transform: v2.Transform, image: str, label: str, in_rgb: ToRGB = to_rgb) -> Any:
     """The dataset giving what the model takes."""
 
     def apply(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -199,7 +191,15 @@ def build_trainer(
     """The trainer, and the test split; `instead` is given to the trainer in place of the recipe's own."""
     # The transforms read columns that the model does not know.
     args.remove_unused_columns = False
-    splits, label = load_splits(recipe, args.label_column)
+    if not recipe.dataset_name:
+        raise ValueError(
+            "dataset_name is not set: give a dataset's Hub id, or a folder of parquet files or class folders"
+        )
+    splits: dict[str, Any]
+    if recipe.streaming:
+        splits, label = stream_splits(recipe, args.label_column, args.output_dir)
+    else:
+        splits, label = load_splits(recipe, args.label_column)
     if "validation" not in splits:
         without_evaluation(args)
     args.label_column = label

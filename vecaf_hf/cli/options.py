@@ -36,6 +36,13 @@ class RecipeArguments:
             "(file_name, and captions in a column) may lie."
         },
     )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training split in its shards, Parquet files or tars, as they are needed: "
+            "docs/large_pools.md."
+        },
+    )
     dataset_config_name: str | None = field(default=None, metadata={"help": "The dataset's configuration."})
     train_split: str = field(default="train", metadata={"help": "Split that is the pool."})
     validation_split: str | None = field(

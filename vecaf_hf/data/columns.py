@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -19,17 +20,24 @@ logger = logging.getLogger(__name__)
 LABEL_COLUMNS = ("labels", "label", "label_ids")
 
 
-def read_column(dataset: datasets.Dataset, column: str) -> list[Any]:
+def has_columns(dataset: Any) -> bool:
+    """Whether `read_column` can be asked of a dataset."""
+    return isinstance(dataset, datasets.Dataset) or hasattr(dataset, "read_column")
+
+
+def read_column(dataset: Any, column: str) -> list[Any]:
     """A column's raw values, whatever transform or format the dataset has.
 
     Raises:
         ValueError: There is no such column; the message names those that exist.
     """
     check_column(dataset, column)
+    if not isinstance(dataset, datasets.Dataset):
+        return dataset.read_column(column)
     return list(dataset.with_format(None).select_columns([column])[column])
 
 
-def check_column(dataset: datasets.Dataset, column: str) -> None:
+def check_column(dataset: Any, column: str) -> None:
     """Raise a ValueError that names the dataset's columns unless this is one of them."""
     if column not in dataset.column_names:
         raise ValueError(f"the dataset has no column {column!r}; its columns are {listed(dataset.column_names)}")
@@ -41,21 +49,26 @@ def find_label_column(dataset: Any, name: str | None = None) -> str | None:
     Raises:
         ValueError: The dataset has no such column, or no columns at all.
     """
-    if not isinstance(dataset, datasets.Dataset):
-        if name is not None:
-            raise ValueError(
-                f"label_column is {name!r}, and the dataset is a {type(dataset).__name__} without columns: leave it "
-                "out, labels come from its `targets` or from the collator's batches"
-            )
-        return None
+    if isinstance(dataset, datasets.Dataset):
+        return label_among(dataset.features, name)
+    if name is not None and name != getattr(dataset, "label_column", None):
+        raise ValueError(
+            f"label_column is {name!r}, and the dataset is a {type(dataset).__name__} without columns: leave it "
+            "out, labels come from its `targets` or from the collator's batches"
+        )
+    return None
+
+
+def label_among(features: Mapping[str, Any], name: str | None = None) -> str | None:
+    """The label column among the features of a dataset, as `find_label_column` finds it."""
     if name is not None:
-        if name not in dataset.column_names:
-            raise ValueError(f"label_column is {name!r}, and the dataset's columns are {listed(dataset.column_names)}")
+        if name not in features:
+            raise ValueError(f"label_column is {name!r}, and the dataset's columns are {listed(features)}")
         return name
     for usual in LABEL_COLUMNS:
-        if usual in dataset.column_names:
+        if usual in features:
             return usual
-    classes = [column for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
+    classes = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
     return classes[0] if len(classes) == 1 else None
 
 
@@ -96,7 +109,7 @@ def read_groups(dataset: Any, column: str) -> Tensor:
     Raises:
         ValueError: The dataset has no such column, or no columns at all, or a value is a list or the like.
     """
-    if not isinstance(dataset, datasets.Dataset):
+    if not has_columns(dataset):
         raise ValueError(f"group_column is {column!r}, and the dataset is a {type(dataset).__name__} without columns")
     if column not in dataset.column_names:
         raise ValueError(f"group_column is {column!r}, and the dataset's columns are {listed(dataset.column_names)}")

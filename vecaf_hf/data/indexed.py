@@ -12,9 +12,14 @@ from torch.utils.data import Dataset
 
 from vecaf_hf.seeding import seed_of, seeded
 
-# Keys of a batch that the model does not see: positions in the pool, and the samples that could not be loaded.
+# Keys of a batch that the model does not see: positions in the pool, the samples that could not be loaded, and what is
+# wrong with the others.
 POOL_INDEX = "vecaf_pool_index"
 UNLOADABLE = "vecaf_unloadable"
+UNFIT = "vecaf_unfit"
+
+# Raises a ValueError if a batch cannot be trained on.
+Check = Callable[[Mapping[str, Any]], None]
 
 
 class Draw(NamedTuple):
@@ -90,8 +95,10 @@ class IndexedDataset(Dataset):
 def gives_batches(dataset: Any) -> bool:
     """Whether a dataset is to be asked for whole batches."""
     if isinstance(dataset, datasets.Dataset):
-        return not getattr(dataset.format["format_kwargs"].get("transform"), "one_by_one", False)
-    return callable(getattr(dataset, "__getitems__", None))
+        transform = dataset.format["format_kwargs"].get("transform")
+    else:
+        transform = getattr(dataset, "transform", None)
+    return callable(getattr(dataset, "__getitems__", None)) and not getattr(transform, "one_by_one", False)
 
 
 def _failed(what: str, draws: Sequence[Draw], error: Exception) -> ValueError:
@@ -104,10 +111,16 @@ class IndexedCollator:
 
     A batch of which nothing could be loaded has none of the collator's keys. Whatever is random in the collator
     (CutMix, MixUp) is seeded by (seed, the batch's first draw), as loading is.
+
+    Args:
+        collator: The user's.
+        seed: Of what it draws.
+        check: Raises a ValueError if a batch cannot be trained on; it goes with the batch, since a worker's own error
+            would hide its message in a traceback.
     """
 
-    def __init__(self, collator: Callable[[list[Any]], Any], seed: int = 0) -> None:
-        self.collator, self.seed = collator, seed
+    def __init__(self, collator: Callable[[list[Any]], Any], seed: int = 0, check: Check | None = None) -> None:
+        self.collator, self.seed, self.check = collator, seed, check
 
     def __call__(self, samples: Sequence[tuple[Draw, Any]]) -> dict[str, Any]:
         unloadable = {draw.position: item for draw, item in samples if isinstance(item, Unloadable)}
@@ -127,4 +140,15 @@ class IndexedCollator:
                 'for example {"pixel_values": ..., "labels": ...}'
             )
         indices = torch.tensor([draw.position for draw in draws], dtype=torch.long)
-        return {**batch, POOL_INDEX: indices} | ({UNLOADABLE: unloadable} if unloadable else {})
+        indexed = {**batch, POOL_INDEX: indices}
+        unfit = self._unfit(indexed) if items else None
+        return indexed | ({UNLOADABLE: unloadable} if unloadable else {}) | ({UNFIT: unfit} if unfit else {})
+
+    def _unfit(self, batch: Mapping[str, Any]) -> str | None:
+        """What is wrong with a batch."""
+        try:
+            if self.check is not None:
+                self.check(batch)
+        except ValueError as error:
+            return str(error)
+        return None

@@ -26,7 +26,7 @@ class SampleLedger:
 
     Args:
         ignored: Which samples training ignores; read whenever it is asked which are usable. BoolTensor [N].
-        on_bad_sample: `raise` or `skip`.
+        on_bad_sample: `raise`, `check` or `skip`.
         accelerator: Its processes tell each other what they found.
 
     Attributes:
@@ -61,11 +61,11 @@ class SampleLedger:
             unloadable: Those of this process's share that could not be.
 
         Raises:
-            ValueError: Some cannot be loaded and `on_bad_sample` is raise, or most of the pool cannot. It names them,
-                in every process.
+            ValueError: Some cannot be loaded and `on_bad_sample` is not skip, or most of the pool cannot. It names
+                them, in every process.
         """
         found = dict(gather_object(sorted(unloadable.items())))
-        if self.on_bad_sample == "raise":
+        if self.on_bad_sample != "skip":
             refuse(dataset, found, 'Mend or remove it, or set on_bad_sample="skip"')
         before = self.failed[place]
         # What failed for a while, in another loop, and could be loaded this time is back.

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.trainer_utils import seed_worker
 
-from vecaf_hf.data.indexed import Draw, IndexedCollator, IndexedDataset
+from vecaf_hf.data.indexed import Check, Draw, IndexedCollator, IndexedDataset
 
 
 def loader_by(
@@ -47,7 +47,8 @@ def indexed_loader(
     args: TrainingArguments,
     seed: int,
     persistent_workers: bool = False,
+    check: Check | None = None,
 ) -> DataLoader:
-    """A loader over these draws of the dataset."""
-    indexed, collate = IndexedDataset(dataset, seed), IndexedCollator(collator, seed)
+    """A loader over these draws of the dataset, whose batches are checked where they are made."""
+    indexed, collate = IndexedDataset(dataset, seed), IndexedCollator(collator, seed, check)
     return loader_by(args, indexed, collate, draws, batch_size, persistent_workers=persistent_workers)

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
-import datasets
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from vecaf_hf.arguments import VeCAFArguments
-from vecaf_hf.data.checks import check_labels, check_range, check_values
+from vecaf_hf.data.checks import BatchCheck, check_classes, check_map_style
 from vecaf_hf.data.collating import check_collator
 from vecaf_hf.data.columns import read_groups, read_labels
-from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw, IndexedDataset, Unloadable
+from vecaf_hf.data.indexed import POOL_INDEX, UNFIT, UNLOADABLE, Draw, IndexedDataset, Unloadable
 from vecaf_hf.data.labels import IGNORED, described, is_ignored, is_soft, one_per_sample
-from vecaf_hf.data.ledger import LISTED, SampleLedger, refuse
+from vecaf_hf.data.ledger import SampleLedger, refuse
 from vecaf_hf.data.loading import indexed_loader, loader_by
-from vecaf_hf.printable import listed
+from vecaf_hf.data.sharded import ShardedDataset
+from vecaf_hf.data.shards import Shards
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 
 logger = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ class Pool:
         self.args, self.prepare, self.label_name, self.accelerator = args, prepare, label_name, accelerator
         self.num_classes: int | None = None
         for name, samples in (("train_dataset", self.dataset), ("scoring_dataset", self.scoring_dataset)):
-            _check_map_style(name, samples)
+            check_map_style(name, samples)
         self.size = len(dataset)
         if len(self.scoring_dataset) != len(self.dataset):
             raise ValueError(
@@ -89,6 +91,46 @@ class Pool:
     @property
     def columns(self) -> list[str]:
         return getattr(self.dataset, "column_names", None) or []
+
+    @property
+    def shards(self) -> Shards | None:
+        """Of a streamed pool, where its samples come from."""
+        return self.scoring_dataset.shards if isinstance(self.scoring_dataset, ShardedDataset) else None
+
+    def some(self, positions: Tensor, count: int) -> Tensor:
+        """A few of these to look at, evenly spaced; of a streamed pool those of one shard. LongTensor [n]."""
+        if self.shards is not None and len(positions):
+            positions = self._readable(self.shards, positions)
+        return positions[evenly_spaced(len(positions), count)]
+
+    def _readable(self, shards: Shards, positions: Tensor) -> Tensor:
+        """Those of the first shard that can be read."""
+        of = torch.as_tensor(shards.shard_of(positions))
+        for shard in of.unique().tolist():
+            with suppress(OSError):
+                shards.fetch(shard)
+                return positions[of == shard]
+        return positions
+
+    def keep(self, indices: Tensor) -> None:
+        """The samples that are trained on from now on: of a streamed pool these alone stay on disk. Every process calls
+        it. LongTensor [n]."""
+        streamed = {one.shards for one in (self.dataset, self.scoring_dataset) if isinstance(one, ShardedDataset)}
+        if not streamed:
+            return
+        failed = ""
+        if self.accelerator.is_local_main_process:
+            try:
+                for shards in streamed:
+                    shards.keep(indices, self.args.on_bad_sample == "skip")
+            except OSError as error:
+                failed = str(error)
+        # The others wait for these here, and learn what went wrong.
+        failures = [one for one in gather_object([failed]) if one]
+        for shards in streamed:
+            shards.release()
+        if failures:
+            raise OSError(f"the selected samples cannot be kept: {failures[0]}")
 
     def is_of(self, dataset: Any, scoring_dataset: Any, args: VeCAFArguments, accelerator: Accelerator) -> bool:
         """Whether it is made of these; a dataset that has grown since is another one."""
@@ -119,16 +161,20 @@ class Pool:
         Raises:
             ValueError: A sample has no label, or one that is no class of the model.
         """
-        for batch in self.scoring_loader(indices):
-            if len(batch[POOL_INDEX]):
-                check_labels(batch, self.label_name, self.num_classes, self.columns)
-            yield batch
+        indices = list(indices)
+        batches = iter(self.scoring_loader(indices))
+        # Once the workers are there: to fork beside a thread that reads may block.
+        with nullcontext() if self.shards is None else self.shards.fetched_ahead(indices):
+            for batch in batches:
+                _refuse(batch)
+                yield batch
 
     def training_loader(self, draws: Any, batch_size: int) -> DataLoader:
         """Batches of the dataset, in the order of a sampler of draws."""
         dataset, collator = self.prepare(self.dataset, False)
         persistent = self.args.dataloader_persistent_workers
-        return indexed_loader(dataset, collator, draws, batch_size, self.args, self.seed, persistent)
+        check = self._check(values=True)
+        return indexed_loader(dataset, collator, draws, batch_size, self.args, self.seed, persistent, check)
 
     def loader_to_look_at(self, positions: Any, batch_size: int) -> DataLoader:
         """Batches of the dataset as the model sees them, in the order of a sampler of positions."""
@@ -141,7 +187,11 @@ class Pool:
         Another turn draws anew whatever is random in loading them."""
         dataset, collator = self.prepare(self.scoring_dataset, True)
         draws = [Draw(index, turn=turn) for index in indices]
-        return indexed_loader(dataset, collator, draws, self.scoring_batch_size, self.args, self.seed)
+        size, check = self.scoring_batch_size, self._check(values=False)
+        return indexed_loader(dataset, collator, draws, size, self.args, self.seed, check=check)
+
+    def _check(self, values: bool) -> BatchCheck:
+        return BatchCheck(self.label_name, self.num_classes, tuple(self.columns), values)
 
     def check_collator(self) -> None:
         """Check, on a few samples, that the collator which samples are scored with leaves each as it is.
@@ -149,7 +199,7 @@ class Pool:
         Raises:
             ValueError: It mixes labels, as CutMix and MixUp do.
         """
-        items, collator = self.items(evenly_spaced(len(self), COLLATED).tolist(), scored=True)
+        items, collator = self.items(self.some(torch.arange(len(self)), COLLATED).tolist(), scored=True)
         check_collator(collator, [item for item in items if not isinstance(item, Unloadable)], self.label_name)
 
     def items(self, positions: Iterable[int], scored: bool) -> tuple[list[Any], Collator]:
@@ -179,24 +229,28 @@ class Pool:
         indices = indices[~self.ledger.tried[indices]]
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         dataset, collator = self.prepare(self.dataset, False)
-        draws = [Draw(index) for index in indices[rank::world].tolist()]
-        loader = indexed_loader(dataset, collator, draws, self.args.train_batch_size, self.args, self.seed)
+        draws, size = [Draw(index) for index in indices[rank::world].tolist()], self.args.train_batch_size
+        loader = indexed_loader(dataset, collator, draws, size, self.args, self.seed, check=self._check(values=True))
         unloadable: dict[int, Unloadable] = {}
         hidden = bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process or len(indices) == 0
         for batch in tqdm(loader, "Checking", unit="batch", disable=hidden, leave=False):
             unloadable |= batch.get(UNLOADABLE, {})
-            if len(batch[POOL_INDEX]):
-                check_labels(batch, self.label_name, self.num_classes, self.columns)
-                check_values(batch, self.label_name)
+            _refuse(batch)
         before = self.ledger.skipped
         self.ledger.settle("training", self.dataset, indices, unloadable)
         self.ledger.tried[indices] = True
         return before == self.ledger.skipped
 
-    def refuse_unloadable(self, batch: Mapping[str, Any]) -> None:
-        """Raise a ValueError if a sample of this training batch could not be loaded."""
-        advice = "It could be loaded before the loop began; training can resume from the last checkpoint"
-        refuse(self.dataset, batch.get(UNLOADABLE, {}), advice)
+    def refuse_unfit(self, batch: Mapping[str, Any]) -> None:
+        """Raise a ValueError if a sample of this training batch could not be loaded, or cannot be trained on."""
+        found = batch.get(UNLOADABLE, {})
+        advice = "Mend it, and training can resume from the last checkpoint"
+        if found and self.ledger.tried[list(found)].all():
+            advice = "It could be loaded before the loop began; training can resume from the last checkpoint"
+        elif self.args.on_bad_sample == "raise":
+            advice += '. A run that begins with on_bad_sample="skip" leaves it out'
+        refuse(self.dataset, found, advice)
+        _refuse(batch)
 
     # --- Labels ---
 
@@ -254,39 +308,11 @@ class Pool:
         """Raise a ValueError if a label is no class of the model; warn of classes that no sample has."""
         self.num_classes = num_classes
         self._tell_of_ignored()
-        if self.labels is None or num_classes is None:
-            return
-        advice = "; or set label_column='none' if a transform makes other labels of these"
-        check_range(self.labels, torch.arange(len(self)), num_classes, advice)
-        if len(class_names) < 2:
-            return
-        absent = torch.bincount(self.labels[~self.ignored], minlength=len(class_names)) == 0
-        if absent.any():
-            names = [class_names[index] for index in absent.nonzero().squeeze(1).tolist()]
-            logger.warning("no sample of the pool has the class %s: the model will not learn it", listed(names, LISTED))
-
-    def check_column(self, scored: Candidates) -> None:
-        """Raise a ValueError if the batches of these samples have other classes than the label column."""
-        if self.labels is None or scored.classes is None:
-            return
-        differing = (self.labels[scored.indices] != scored.classes).nonzero().squeeze(1)
-        if len(differing):
-            index = int(scored.indices[differing[0]])
-            raise ValueError(
-                f"the label column gives sample {index} class {int(self.labels[index])}, and the collator's batch "
-                f"class {int(scored.classes[differing[0]])}: set label_column to the column that the model trains on, "
-                "or to 'none' if a transform makes the labels"
-            )
+        if self.labels is not None and num_classes is not None:
+            check_classes(self.labels, self.ignored, class_names, num_classes)
 
 
-def _check_map_style(name: str, samples: Any) -> None:
-    if isinstance(samples, Mapping):
-        splits = ", ".join(map(str, samples))
-        raise ValueError(
-            f"{name} is a {type(samples).__name__} of {splits}: pass one split, such as "
-            f"{name}=data[{next(iter(samples), 'train')!r}]"
-        )
-    if isinstance(samples, (IterableDataset, datasets.IterableDataset)) or not (
-        hasattr(samples, "__getitem__") and hasattr(samples, "__len__")
-    ):
-        raise ValueError(f"{name} is iterable only; selection needs a map-style dataset (with len and [index])")
+def _refuse(batch: Mapping[str, Any]) -> None:
+    """Raise a ValueError if something was found wrong with a batch when it was made."""
+    if UNFIT in batch:
+        raise ValueError(batch[UNFIT])

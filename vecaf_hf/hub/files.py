@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import FSDP_MODEL_NAME, OPTIMIZER_NAME_BIN, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from vecaf_hf.checkpoint.files import RUN_FILE, checkpoints_of_run
@@ -23,8 +23,9 @@ ARGUMENTS = "training_args.json"
 WEIGHTS = ".safetensors"
 MODEL = {".json", WEIGHTS, ".model", "vocab.txt", "merges.txt"}
 DOCUMENTS = {".md", ".png", ".jpg", ".jpeg", ".svg", "LICENSE"}
-# States of optimizer, schedule and generators, which Trainer writes with torch.save and reads with weights_only.
-STATES = {".pt", ".pth"}
+# States of optimizer, schedule and generators, and with FSDP the weights that an adapter resumes from, which Trainer
+# writes with torch.save and reads with weights_only.
+STATES = {".pt", ".pth", OPTIMIZER_NAME_BIN, f"{FSDP_MODEL_NAME}.bin"}
 LAST_CHECKPOINT = "last-checkpoint"
 # A run's own files, which nothing needs that loads the model.
 LOGS = {RUN_FILE, TRAINER_STATE_NAME, JSON_FILE, TENSORS_FILE}
@@ -92,7 +93,7 @@ def addition(place: str, path: Path, folders: Collection[str]) -> CommitOperatio
         folders: The run's folder, as its arguments may name it.
     """
     name = place.rpartition("/")[2]
-    if path.suffix in STATES | {WEIGHTS}:
+    if {path.suffix, path.name} & (STATES | {WEIGHTS}):
         return CommitOperationAdd(place, path)
     content = path.read_bytes()
     if name in WITH_PATHS:

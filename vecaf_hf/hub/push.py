@@ -21,7 +21,7 @@ from transformers.trainer_utils import HubStrategy
 from vecaf_hf.hub.files import addition, run_files, saved_arguments
 from vecaf_hf.printable import printable
 from vecaf_hf.reporting.amending import decided, merged, with_repository
-from vecaf_hf.reporting.card import CARD
+from vecaf_hf.reporting.card import CARD, read_card
 
 Answer = TypeVar("Answer")
 
@@ -110,21 +110,15 @@ def push_run(
         raise PushError(again, error.kind, error.permanent) from error.__cause__
 
 
-def read_card(folder: Path) -> str | None:
-    """The text of the card that lies in a run's folder, if there is one."""
-    path = folder / CARD
-    return path.read_bytes().decode("utf-8", "surrogateescape") if path.is_file() else None
-
-
 def make_repository(repo: str, token: str | None, private: bool | None, waits: Sequence[int] = WAITS) -> str:
     """The full id of a repository, which is made if it does not exist yet; `waits` before each further try, seconds.
 
     Raises:
         PushError: It cannot be.
     """
-    with _explained(repo):
+    with explained(repo):
         api = HfApi(token=token, library_name="vecaf_hf")
-        return _patiently(lambda: api.create_repo(repo, private=private, exist_ok=True), waits).repo_id
+        return patiently(lambda: api.create_repo(repo, private=private, exist_ok=True), waits).repo_id
 
 
 def push(
@@ -143,17 +137,17 @@ def push(
     Raises:
         PushError: They did not arrive.
     """
-    with _explained(repo_id):
+    with explained(repo_id):
         api = HfApi(token=token, library_name="vecaf_hf")
         operations = list(additions)
         told: list[str] = []
         if card is not None:
-            there = _card_on_hub(api, repo_id, revision)
+            there = card_on_hub(api, repo_id, revision)
             if there is not None:
                 told, card = _with_theirs(there, card, given)
             card = with_repository(card, repo_id)
             operations.append(CommitOperationAdd(CARD, card.encode("utf-8", "surrogateescape")))
-        commit = _patiently(
+        commit = patiently(
             lambda: api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision)
         )
     for decision in told:
@@ -174,7 +168,8 @@ def _tell(repo_id: str, decision: str) -> None:
     logger.warning("the card of %s on the Hub: %s", printable(repo_id), printable(decision, 500))
 
 
-def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
+def card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
+    """The text of a repository's card, if it is there and has one."""
     url = f"{api.endpoint}/{repo_id}/resolve/{quote(revision or 'main', safe='')}/{CARD}"
     response = http_backoff("GET", url, headers=build_hf_headers(token=api.token))
     if response.status_code == 404:
@@ -183,7 +178,7 @@ def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
     return response.content.decode("utf-8", "surrogateescape")
 
 
-def _patiently(ask: Callable[[], Answer], waits: Sequence[int] = WAITS) -> Answer:
+def patiently(ask: Callable[[], Answer], waits: Sequence[int] = WAITS) -> Answer:
     """The Hub's answer; if it is too busy, fails or cannot be reached, asked again when it says, or after a while."""
     for wait in waits:
         try:
@@ -201,7 +196,7 @@ def _patiently(ask: Callable[[], Answer], waits: Sequence[int] = WAITS) -> Answe
 
 
 @contextmanager
-def _explained(repo: str) -> Iterator[None]:
+def explained(repo: str) -> Iterator[None]:
     """Whatever goes wrong inside the block becomes a PushError in one sentence."""
     try:
         yield

@@ -17,8 +17,8 @@ from transformers.utils import PushInProgress
 
 from vecaf_hf.checkpoint.trainer import ResumingTrainer
 from vecaf_hf.hub.files import addition, checkpoint_in, documents_in, linked, model_in
-from vecaf_hf.hub.push import WAITS, PushError, make_repository, push, push_run, read_card
-from vecaf_hf.reporting.card import CARD, keys_given
+from vecaf_hf.hub.push import WAITS, PushError, make_repository, push, push_run
+from vecaf_hf.reporting.card import CARD, keys_given, read_card
 
 logger = logging.getLogger(__name__)
 

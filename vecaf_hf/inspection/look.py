@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.cost import FULL_SIZE, Work
-from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Draw
+from vecaf_hf.data.indexed import POOL_INDEX, UNFIT, UNLOADABLE, Draw
 from vecaf_hf.inspection.budget import RunSizes, UnitCosts, scored_by_loop
 from vecaf_hf.inspection.planned import Planned
 from vecaf_hf.loop.plan import Plan
 from vecaf_hf.loop.selector import Past, Selector
-from vecaf_hf.scoring.rescoring import Boundary, Rescoring
+from vecaf_hf.loop.sharding import refuse_fsdp
+from vecaf_hf.scoring.rescoring import Boundary, Rescoring, part_of
+from vecaf_hf.scoring.sharded import is_sharded
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection
-from vecaf_hf.selection.candidate_set import candidate_set
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 
 # Samples that are scored for looking at where the strategy scores none.
@@ -73,8 +74,9 @@ def look(trainer: Planned, samples: int | None) -> Look:
             none.
     """
     plan = trainer.plan().apart()
+    refuse_fsdp(plan.scorer.accelerator, "inspect()")
     scores = _scores(plan)
-    with plan.scorer.evaluated_weights(), _untouched(plan), ExitStack() as restore:
+    with plan.scorer.evaluated_weights(), untouched(plan), ExitStack() as restore:
         plan.scorer.look_at_embeddings("inspect()")
         try:
             selector = _begin(plan, restore)
@@ -102,7 +104,7 @@ def look(trainer: Planned, samples: int | None) -> Look:
 
 def first_selection(plan: Plan) -> Selection:
     """What the run's first loop will train on, and nothing else is found out; the plan is made apart."""
-    with plan.scorer.evaluated_weights(), _untouched(plan), ExitStack() as restore:
+    with plan.scorer.evaluated_weights(), untouched(plan), ExitStack() as restore:
         try:
             return _first_selection(plan, _begin(plan, restore), _scores(plan), None)[0]
         finally:
@@ -117,9 +119,12 @@ def _scores(plan: Plan) -> bool:
 
 
 @contextmanager
-def _untouched(plan: Plan) -> Iterator[None]:
+def untouched(plan: Plan) -> Iterator[None]:
     """Global generators and the model's mode are after the block what they were."""
     model, device = plan.scorer.model, plan.scorer.accelerator.device
+    if not is_sharded(model):
+        # Nor is it where its inputs are.
+        refuse_fsdp(plan.scorer.accelerator, "scoring before the training")
     training = model.training
     with torch.random.fork_rng([device] if device.type == "cuda" else []), seeded(seed_of(plan.schedule.seed)):
         try:
@@ -167,8 +172,9 @@ def _scored_for_looking(plan: Plan, selection: Selection, samples: int) -> tuple
 
 def _drawn(plan: Plan, count: int) -> Tensor:
     """Random positions of the pool, as many of each class as its share, rising. LongTensor [count]."""
-    generator = torch.Generator().manual_seed(seed_of(plan.schedule.seed, 0))
-    return candidate_set(len(plan.pool), count, plan.pool.labels, generator)
+    part = part_of(plan.pool, torch.arange(len(plan.pool)), count, 0)
+    # Shards have more.
+    return part[evenly_spaced(len(part), count)]
 
 
 def _evaluated(dataset: Any) -> int:
@@ -181,7 +187,7 @@ def _unit_costs(plan: Plan, selection: Selection, trainer: Planned) -> UnitCosts
     """From what the meter has seen, and from a few batches."""
     args, scorer, work, flops = plan.args, plan.scorer, plan.meter.work, plan.meter.forward_flops
     size, world = args.scoring_image_size, plan.schedule.world_size
-    some = evenly_spaced(len(plan.pool), plan.pool.scoring_batch_size)
+    some = plan.pool.some(torch.arange(len(plan.pool)), plan.pool.scoring_batch_size)
     if not work["score"].samples:
         # Scores that were kept took some to read.
         work["score"].seconds = 0.0
@@ -215,7 +221,8 @@ def _training_seconds(plan: Plan, selection: Selection, trainer: Planned) -> flo
     for number, batch in enumerate(loader):
         present = len(batch.pop(POOL_INDEX))
         batch.pop(UNLOADABLE, None)
-        if present:
+        # What is wrong with it is told when the run trains on it.
+        if present and batch.pop(UNFIT, None) is None:
             trainer.batch_loss(model, batch).backward()
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize(accelerator.device)

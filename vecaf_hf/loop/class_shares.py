@@ -10,18 +10,14 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vecaf_hf.arguments import VeCAFArguments, replaced
-from vecaf_hf.data.columns import read_labels
-from vecaf_hf.data.labels import is_ignored
-from vecaf_hf.selection import Selection, find_strategy
+from vecaf_hf.arguments import VeCAFArguments
+from vecaf_hf.scoring.sharded import give_back, whole_copy
+from vecaf_hf.selection import Selection
 
 logger = logging.getLogger(__name__)
 
 # So many times as many samples of the largest class as of the smallest, and a test set like the pool is another one.
 UNEQUAL = 1.5
-# A `class_balance` that does nearly as well as plain finetuning on a test set like the pool, and as well as equal
-# shares where classes count alike (recipes/README.md, "Two test sets, measured").
-HALF = 0.5
 
 
 def shares_of(labels: Tensor, classes: int) -> Tensor:
@@ -78,12 +74,13 @@ class HeadCorrection(TrainerCallback):
     and before others are told of the end, who may send the model away. To be the first of the callbacks.
 
     Args:
+        model: Whose head it is.
         head: With a bias.
         shares: (classes, step) -> the pool's, and of what was trained on until that step. [C], [C].
     """
 
-    def __init__(self, head: nn.Linear, shares: Callable[[int, int], tuple[Tensor, Tensor]]) -> None:
-        self.head, self.shares = head, shares
+    def __init__(self, model: nn.Module, head: nn.Linear, shares: Callable[[int, int], tuple[Tensor, Tensor]]) -> None:
+        self.model, self.head, self.shares = model, head, shares
         self._added: Tensor | None = None
 
     def on_train_end(
@@ -92,7 +89,7 @@ class HeadCorrection(TrainerCallback):
         is_best = args.load_best_model_at_end and state.best_model_checkpoint is not None
         step = state.best_global_step if is_best else state.global_step
         pool, trained = self.shares(self.head.out_features, step or state.global_step)
-        self._add((pool.log() - trained.log()).to(self.head.bias))
+        self._add(pool.log() - trained.log())
 
     def undo(self) -> None:
         """Before a further training goes on from here."""
@@ -101,34 +98,11 @@ class HeadCorrection(TrainerCallback):
             self._added = None
 
     def _add(self, shift: Tensor) -> None:
+        head = whole_copy(self.model, self.head)
         with torch.no_grad():
-            self.head.bias.add_(shift)
+            head.bias.add_(shift.to(head.bias))
+        give_back(self.model, self.head, head)
         self._added = shift
-
-
-def as_evaluated(args: VeCAFArguments, pool: Tensor | None, eval_dataset: Any) -> VeCAFArguments:
-    """The options of a run's selections: where nobody chose `class_balance`, and an evaluation set has the unequal
-    classes of the pool, selections have them half-way between the pool's shares and equal ones.
-
-    Not with `correct_class_shares`, which takes the head back from equal ones.
-
-    Args:
-        args: As given.
-        pool: Class of each sample, or None. LongTensor [N].
-        eval_dataset: As Trainer takes it; several, or one whose classes are read from batches alone, decide nothing.
-    """
-    is_open = args.class_balance is None and not args.correct_class_shares
-    if pool is None or not is_open or not find_strategy(args.strategy).shares_by_class(args):
-        return args
-    labels = pool[~is_ignored(pool)]
-    if not are_unequal(labels) or not _is_like(labels, _labels_of(eval_dataset, args)):
-        return args
-    logger.warning(
-        "eval_dataset has the unequal classes of train_dataset: selections make them only half as equal "
-        "(class_balance=%g). Set 1 for equal ones, where each class counts the same; strategy='full' trains on all",
-        HALF,
-    )
-    return replaced(args, class_balance=HALF)
 
 
 def are_unequal(labels: Tensor) -> bool:
@@ -137,41 +111,17 @@ def are_unequal(labels: Tensor) -> bool:
     return bool(len(counts)) and bool(counts.max() > UNEQUAL * counts.min())
 
 
-def _labels_of(eval_dataset: Any, args: VeCAFArguments) -> Tensor | None:
-    """Classes of the one evaluation dataset, where they can be had without loading samples. LongTensor [n]."""
-    if not hasattr(eval_dataset, "__len__") or isinstance(eval_dataset, dict):
-        return None
-    try:
-        labels = read_labels(eval_dataset, args.label_column)
-    except ValueError:
-        # It has no column of that name.
-        return None
-    return labels if labels is None else labels[~is_ignored(labels)]
-
-
-def _is_like(pool: Tensor, evaluated: Tensor | None) -> bool:
-    """Whether an evaluation set's classes are nearer to the pool's shares than to equal ones."""
-    if evaluated is None or len(evaluated) == 0:
-        return False
-    _, classes = torch.cat([pool, evaluated]).unique(return_inverse=True)
-    count = int(classes.max()) + 1
-    parts = classes.split([len(pool), len(evaluated)])
-    own, due = (torch.bincount(labels, minlength=count) / len(labels) for labels in parts)
-    equal = (own > 0) / (own > 0).sum()
-    return bool((due - own).abs().sum() < (due - equal).abs().sum())
-
-
 def tell_of_shares(labels: Tensor, args: VeCAFArguments) -> None:
     """Say what a selection balanced by class does to the shares of a pool's unequal classes, and which metric that
-    serves."""
-    if args.balance <= HALF or args.correct_class_shares or not are_unequal(labels):
+    serves, unless somebody chose them."""
+    if args.class_balance < 1 or args.correct_class_shares or not are_unequal(labels):
         return
     counts = labels.unique(return_counts=True)[1]
     least, most = (float(count) / len(labels) for count in (counts.min(), counts.max()))
     logger.warning(
         "the smallest class is %.1f %% of the pool and the largest %.1f %%; the selection makes them as equal as "
-        "it can. That serves balanced accuracy, and may cost accuracy where the test set is like the pool: then "
-        "set class_balance=0.5, or correct_class_shares=True",
+        "it can. That serves balanced accuracy, and may cost accuracy where the test set is like the pool: then leave "
+        "out selection_fraction and selection_budget, or set class_balance=0.5 or correct_class_shares=True",
         100 * least,
         100 * most,
     )

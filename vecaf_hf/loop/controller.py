@@ -69,7 +69,7 @@ class LoopController(TrainerCallback):
         self.history, self.log, self.loop_begun = history, log, loop_begun
         self.args, self.pool, self.meter = selector.scorer.args, selector.pool, selector.scorer.meter
         self.sampler = LoopSampler(schedule.samples_per_loop, schedule.seed)
-        self.underway = Underway(self.pool.refuse_unloadable)
+        self.underway = Underway(self.pool.refuse_unfit)
         self.batch: Batch | None = None
         self.shown = ShownOutputs()
         self.loss_watch = LossWatch(selector.scorer.accelerator)
@@ -155,6 +155,8 @@ class LoopController(TrainerCallback):
                 self._select(loop, state.global_step, kwargs["optimizer"])
         selection = self.history.selections[loop]
         check_same_selection(self.selector.scorer.accelerator, selection, loop)
+        # Of a stream, where a run goes on.
+        self.pool.keep(selection.indices)
         self._begun = self.history.records[loop].step
         self.sampler.stream = self.history.streams[loop]
         self._weights = self._weights_of(selection)
@@ -301,6 +303,9 @@ class LoopController(TrainerCallback):
     def _is_trainable(self, selection: Selection) -> bool:
         """Whether what the loop would train on can be loaded; at first all that the run would train on if it kept this
         selection, as `full` does."""
+        if self.args.on_bad_sample == "raise":
+            # As for Trainer, a batch tells: to load all once more would take as long as training's own loading.
+            return True
         schedule = self.schedule
         count = schedule.samples_per_loop * (schedule.num_loops if not self.history.selections else 1)
         stream = self.history.next_stream(selection, schedule.samples_per_loop)

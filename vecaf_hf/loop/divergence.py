@@ -9,6 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from vecaf_hf.scoring.sharded import are_finite
+
 logger = logging.getLogger(__name__)
 
 WHAT_TO_DO = (
@@ -42,9 +44,9 @@ def check_weights(model: nn.Module, step: int) -> None:
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trained:
         return
-    finite = torch.stack([parameter.detach().isfinite().all().to(trained[0][1].device) for _, parameter in trained])
-    if not finite.all():
-        names = [name for (name, _), fine in zip(trained, finite.tolist(), strict=True) if not fine]
+    finite = are_finite(model, [parameter for _, parameter in trained])
+    if not all(finite):
+        names = [name for (name, _), fine in zip(trained, finite, strict=True) if not fine]
         raise FloatingPointError(
             f"after {step} steps {len(names)} of {len(trained)} parameters are not finite, the first {names[0]}: the "
             f"training has diverged. {WHAT_TO_DO}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from vecaf_hf.arguments import VeCAFArguments, without_classes
+from vecaf_hf.arguments import NO_DEEPSPEED, VeCAFArguments, without_classes
 from vecaf_hf.augmentation.callback import CEACallback
 from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.cost import CostMeter
@@ -23,6 +23,7 @@ from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.divergence import tell_of_half_precision
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.selector import Selector
+from vecaf_hf.loop.sharding import check_beside, check_model, check_sharding, is_fsdp
 from vecaf_hf.loop.state import RunState, pool_fingerprint
 from vecaf_hf.loop.threads import use_all_cores
 from vecaf_hf.scoring.classes import ModelClasses, problem_type_kept
@@ -98,6 +99,9 @@ class Plan:
             check_correctable(
                 find_head(scorer.model, args.head), pool.labels, scorer.objective.sample_weights is not None
             )
+        check_model(scorer.model, scorer.accelerator)
+        is_learned = self.cea is not None and self.cea.options.alignment == "learned"
+        check_beside(scorer.accelerator, scorer.strategy.learns, is_learned)
         self.teaching.make(scorer.model, self.schedule, self.meter)
         if scorer.head_of_model.found is not None:
             scorer.check_head()
@@ -108,12 +112,14 @@ class Plan:
         if self.cea is not None:
             self.cea.read_captions(pool.dataset, pool.labels, classes.names)
 
-    def identity(self, args: VeCAFArguments) -> dict[str, Any]:
-        """What a resumed run must share with the one that wrote its checkpoint; the options are its selections'."""
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must share with the one that wrote its checkpoint."""
         pool = pool_fingerprint(self.pool.dataset, self.pool.labels)
         augmentation = self.cea.identity() if self.cea else {"cea": None}
         sizes = {**self.schedule.sizes(), "samples_per_loop": self.schedule.samples_per_loop}
-        identity = {**sizes, "pool": pool, **args.identity(), **augmentation}
+        # Trainer writes other files then.
+        sharding = {"fsdp": True} if is_fsdp(self.scorer.accelerator) else {}
+        identity = {**sizes, "pool": pool, **self.args.identity(), **augmentation, **sharding}
         # As a checkpoint gives it back, a tuple as a list.
         return json.loads(json.dumps(identity))
 
@@ -160,7 +166,7 @@ class Plan:
         if uses_labels and not strategy.needs_forward:
             self.pool.load_labels()
         scorer.try_out(probe)
-        return Selector(self.schedule.budget, scorer, self._begin_cea(probe), self.eval_dataset)
+        return Selector(self.schedule.budget, scorer, self._begin_cea(probe))
 
     def _begin_cea(self, probe: Candidates) -> RunningCEA | None:
         if self.cea is None:
@@ -204,9 +210,9 @@ def begin_run(
     scorer.objective.is_accepted |= bool(checkpoint)
     selector = plan.begin()
     plan.meter.add_work(work_before)
-    if plan.args.on_bad_sample == "raise" and not checkpoint:
+    if plan.args.on_bad_sample == "check" and not checkpoint:
         scorer.check_trainable(selector.foreseen(schedule.num_loops))
-    identity = plan.identity(selector.args)
+    identity = plan.identity()
     history = RunState.load(checkpoint, identity, plan.may_differ) if checkpoint else RunState(identity)
     loop = LoopController(schedule, selector, plan.teaching, history, log, loop_begun)
     if checkpoint:
@@ -239,8 +245,8 @@ def held_out_pool(
 
 
 def check_devices(args: VeCAFArguments, accelerator: Accelerator) -> None:
-    """Raise a ValueError if the model is sharded, one process has several GPUs, or each of several takes itself for the
-    only one."""
+    """Raise a ValueError if the model is to be sharded in a way that is not supported, one process has several GPUs, or
+    each of several takes itself for the only one."""
     # The names by which accelerate (1.15) and mpirun's kinds know a launch; without a GPU and without use_cpu=True,
     # torchrun's or accelerate's processes do not meet: each trains on everything and writes the same folder.
     launched = {name: int(os.environ.get(name) or 1) for name in WORLD_SIZES}
@@ -251,9 +257,9 @@ def check_devices(args: VeCAFArguments, accelerator: Accelerator) -> None:
             "train on everything and write the same folder. On CPUs set use_cpu=True (accelerate launch --cpu starts "
             f"only one); for runs that are to be apart, unset {name}"
         )
-    plugins = accelerator.state
-    if getattr(plugins, "fsdp_plugin", None) is not None or getattr(plugins, "deepspeed_plugin", None) is not None:
-        raise ValueError("FSDP and DeepSpeed are not supported: the head of a sharded model sees no whole embedding")
+    if getattr(accelerator.state, "deepspeed_plugin", None) is not None:
+        raise ValueError(f"DeepSpeed was configured: {NO_DEEPSPEED}")
+    check_sharding(args, accelerator)
     if args.n_gpu > 1:
         raise ValueError(
             f"one process sees {args.n_gpu} GPUs: start one process per GPU with `accelerate launch`, or choose one "

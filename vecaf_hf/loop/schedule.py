@@ -46,7 +46,13 @@ class LoopSchedule:
 
     @classmethod
     def of_run(
-        cls, args: VeCAFArguments, pool_size: int, batch_size: int, split_batches: bool, seed: int
+        cls,
+        args: VeCAFArguments,
+        pool_size: int,
+        batch_size: int,
+        split_batches: bool,
+        seed: int,
+        embeds_selected: bool = False,
     ) -> LoopSchedule:
         """The schedule of a run.
 
@@ -56,6 +62,8 @@ class LoopSchedule:
             batch_size: Samples in one batch of the loader.
             split_batches: Whether the processes share each batch; otherwise each has one of its own.
             seed: The run's data seed.
+            embeds_selected: Whether each selected sample takes a forward pass when a loop begins, as for CEA: then a
+                loop does not select all that it trains on unless it is asked to.
 
         Raises:
             ValueError: The pool is empty, or with `dataloader_drop_last` has not one batch.
@@ -75,15 +83,17 @@ class LoopSchedule:
         # As in a plain loader, whose only batch is smaller then.
         share = math.ceil(pool_size / args.world_size)
         batch_size = min(batch_size, share * args.world_size if split_batches else share)
+        per_update = batch_size * batch_world * accumulation
+        trained = per_loop * per_update - short * batch_size * batch_world
         return cls(
             total_updates=total,
             updates_per_loop=per_loop,
-            samples_per_update=batch_size * batch_world * accumulation,
+            samples_per_update=per_update,
             batch_size=batch_size,
             gradient_accumulation_steps=accumulation,
             world_size=args.world_size,
             pool_size=pool_size,
-            budget=args.budget(pool_size),
+            budget=args.budget(pool_size, None if embeds_selected else trained),
             seed=seed,
             batches_short=short,
             updates_per_epoch=per_epoch,

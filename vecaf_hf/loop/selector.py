@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vecaf_hf.agreement import decided_by_main
+from vecaf_hf.agreement import decided_by_main, done_together
 from vecaf_hf.arguments import RESCORE
 from vecaf_hf.augmentation.running import RunningCEA
+from vecaf_hf.conditions.selecting_for import SelectingFor
 from vecaf_hf.data.pool import Pool
-from vecaf_hf.loop.class_shares import as_evaluated, tell_of_shares
+from vecaf_hf.loop.class_shares import tell_of_shares
+from vecaf_hf.loop.remembered import Remembered
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary
 from vecaf_hf.scoring.scorer import Scorer, not_empty
 from vecaf_hf.scoring.training_losses import TrainingLosses
@@ -22,6 +25,10 @@ from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, Strategy, run_strategy
 from vecaf_hf.selection.candidates import Candidates, Turn
 from vecaf_hf.selection.jtt import mistakes
+from vecaf_hf.text.captions import Caption, find_captions, one_text
+
+# The column that captions are in unless something else says where.
+CAPTIONS = "caption"
 
 logger = logging.getLogger(__name__)
 
@@ -56,24 +63,32 @@ class Selector:
 
     Attributes:
         rescoring: Which samples are scored at a boundary.
+        selecting_for: Weighs samples that are like a condition, or None.
         training_losses: What training sees, where something goes by it; else None.
         irreducible: Of each sample of the pool, for a strategy that needs it; NaN where it could not be loaded when the
             run began: these are not selected. [N], or None.
         mistaken: Whether the model got each sample of the pool wrong when the first training of JTT ended; None before.
             BoolTensor [N].
+        remembered: What boundaries have scored, for `conditions`.
     """
 
-    def __init__(self, budget: int, scorer: Scorer, cea: RunningCEA | None, eval_dataset: Any) -> None:
+    def __init__(self, budget: int, scorer: Scorer, cea: RunningCEA | None) -> None:
         self.budget, self.scorer, self.cea = budget, scorer, cea
         self.pool, self.strategy = scorer.pool, scorer.strategy
-        self.args = as_evaluated(scorer.args, self.pool.labels, eval_dataset)
+        self.args = scorer.args
         self.irreducible: Tensor | None = None
         self.mistaken: Tensor | None = None
+        self.remembered = Remembered(self.args)
+        self.selecting_for: SelectingFor | None = None
+        if self.args.select_for is not None:
+            by_words = any(isinstance(one, str) for one in self.args.select_for)
+            captions = self._captions() if by_words else None
+            self.selecting_for = SelectingFor(self.args.select_for, captions, len(self.pool))
         way, fraction = self.args.scoring_of(len(self.pool))
         balance = 0.0
         # Where selected samples stand for parts of the pool, what is scored must be like the pool.
         if "allocation" in self.strategy.heeds and self.args.sample_weights != "mass":
-            balance = {"class": self.args.balance, "class_loss": 1.0}.get(self.args.allocation, 0.0)
+            balance = {"class": self.args.class_balance, "class_loss": 1.0}.get(self.args.allocation, 0.0)
         self.rescoring = RESCORING[way](self.pool, budget, fraction, balance)
         accelerator = scorer.accelerator
         self.training_losses = TrainingLosses(len(self.pool), accelerator) if self._reads_training else None
@@ -85,17 +100,27 @@ class Selector:
         way = RESCORE[self.args.scoring_way[0]]
         return "training_losses" in self.strategy.reads or (rescores and way.reads_training_losses)
 
+    def _captions(self) -> list[str | None] | None:
+        """One text of each sample: CEA's, or the column `caption`."""
+        given: Sequence[Caption] | None = None if self.cea is None else self.cea.pool_texts.given
+        if given is None and CAPTIONS in self.pool.columns:
+            given = find_captions(CAPTIONS, self.pool.dataset, None, [])
+        return None if given is None else one_text(given)
+
     @property
     def _due(self) -> int:
-        """K, or fewer where training ignores more of the pool than K leaves."""
-        return min(self.budget, int((~self.pool.ignored).sum()))
+        """K, or fewer where training ignores more of the pool than K leaves; where nobody chose K, where less of it can
+        be loaded too."""
+        most = int((~self.pool.ignored).sum()) if self.args.has_budget else len(self.pool.ledger.usable)
+        return min(self.budget, most)
 
     def _tell_of_classes(self) -> None:
         """What equal shares do to the classes; a warning if there are more of them than a loop selects samples."""
         if self.pool.labels is None or not self.strategy.shares_by_class(self.args):
             return
         labels = self.pool.labels[~self.pool.ignored]
-        tell_of_shares(labels, self.args)
+        if self.budget < len(labels):
+            tell_of_shares(labels, self.args)
         classes = len(labels.unique())
         if self.budget < classes:
             logger.warning(
@@ -163,7 +188,7 @@ class Selector:
         for loop in range(1, loops):
             seed, candidates = seed_of(self.pool.seed, loop), replace(candidates, turn=Turn(self.pool.seed, loop))
             if self.strategy.needs_forward:
-                parts.append(self.rescoring.drawn(seed))
+                parts.append(self.rescoring.drawn(loop))
             else:
                 with seeded(seed):
                     parts.append(run_strategy(self.strategy, candidates, self._due, self.args, seed).indices)
@@ -195,6 +220,10 @@ class Selector:
                     candidates = self._usable(candidates)
                     selection = self._select_from(candidates, seed, past)
             figures = {} if self.cea is None else self._begin_augmentation(self.cea, selection, candidates)
+        if self.selecting_for is not None and candidates.losses is not None:
+            figures |= self.selecting_for.figures
+        head = None if self.scorer.head_of_model.found is None else self.scorer.whole_head
+        self.remembered.take(past.loop, candidates, head)
         kept = self.scorer.kept
         if past.loop == 0 and kept is not None and kept.hit is not None:
             figures["score_cache_hit"] = float(kept.hit)
@@ -249,14 +278,22 @@ class Selector:
         candidates, strategy = self._completed(candidates, past), self._strategy_of(past.loop)
         if self.cea is not None:
             candidates = self.cea.before_selection(candidates, "logits" in self.strategy.needs)
+        if self.selecting_for is not None:
+            candidates = self.selecting_for(candidates)
         accelerator, meter = self.scorer.accelerator, self.scorer.meter
 
-        def run() -> Selection:
+        def run(candidates: Candidates) -> Selection:
             return run_strategy(strategy, candidates.to(accelerator.device), self._due, self.args, seed)
 
         with meter.timed("select"):
-            selection = decided_by_main(accelerator, run)
+            if "processes" in strategy.reads:
+                selection = done_together(accelerator, lambda all_: run(replace(candidates, processes=all_)))
+            else:
+                selection = decided_by_main(accelerator, partial(run, candidates))
         meter.add("select", len(selection), selection.info.get("flops", 0.0))
+        # Of a stream these are all that is loaded from now on.
+        with meter.timed("score"):
+            self.pool.keep(selection.indices)
         return selection
 
     def _completed(self, candidates: Candidates, past: Past) -> Candidates:

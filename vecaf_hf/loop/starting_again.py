@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vecaf_hf.scoring.sharded import load_whole_state, whole_state
+
 
 def starting_weights(model: nn.Module) -> dict[str, Tensor]:
     """Copies of all parameters and buffers by name, on the CPU."""
-    return {name: values.detach().cpu().clone() for name, values in model.state_dict().items()}
+    return {name: values.detach().cpu().clone() for name, values in whole_state(model).items()}
 
 
 def start_again(model: nn.Module, optimizer: Any, kept: Mapping[str, Tensor]) -> None:
@@ -23,5 +25,5 @@ def start_again(model: nn.Module, optimizer: Any, kept: Mapping[str, Tensor]) ->
         optimizer: PyTorch's, or Accelerate's around it.
         kept: `starting_weights`.
     """
-    model.load_state_dict(kept)
+    load_whole_state(model, kept)
     optimizer.state.clear()

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vecaf_hf.data.sharded import ShardedDataset
+from vecaf_hf.data.streams import without_folders
 from vecaf_hf.loop.packing import packed_indices, packed_weights, unpacked_indices, unpacked_weights
 from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.sampler import Stream
@@ -200,17 +202,7 @@ def pool_fingerprint(dataset: Any, labels: Tensor | None) -> str:
     if isinstance(dataset, datasets.Dataset):
         rows = evenly_spaced(len(dataset), FINGERPRINTED_ROWS).tolist()
         for row in dataset.with_format("arrow")[rows].to_pylist():
-            content.update(repr(_stored(row)).encode())
+            content.update(repr(without_folders(row)).encode())
+    if isinstance(dataset, ShardedDataset):
+        content.update(dataset.shards.fingerprint.encode())
     return content.hexdigest()[:16]
-
-
-def _stored(value: Any) -> Any:
-    """Without the folders of image files: a dataset may move."""
-    if isinstance(value, list):
-        return [_stored(held) for held in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: Path(held).name if key == "path" and isinstance(held, str) else _stored(held)
-        for key, held in value.items()
-    }

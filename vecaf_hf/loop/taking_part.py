@@ -31,7 +31,8 @@ def take_part(handler: CallbackHandler, loop: LoopController, resumes: bool) -> 
     if correction is not None and not resumes:
         correction.undo()
     if loop.args.correct_class_shares:
-        head: Any = find_head(loop.selector.scorer.model, loop.args.head)
-        handler.callbacks.insert(place, HeadCorrection(head, loop.class_shares))
+        model = loop.selector.scorer.model
+        head: Any = find_head(model, loop.args.head)
+        handler.callbacks.insert(place, HeadCorrection(model, head, loop.class_shares))
     # Last: a save that any callback asks for at a loop's end is put off.
     handler.add_callback(loop)

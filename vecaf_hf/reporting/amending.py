@@ -39,7 +39,8 @@ def amended(card: str, fresh: str, given: Collection[str] = ()) -> str:
     header, text = _parted(card)
     fresh_header, fresh_text = _parted(fresh)
     sections = {found[1]: found[0] for found in SECTION.finditer(fresh_text)}
-    if SECTION.search(text):
+    # The link to the run's page is no sign that somebody has removed the others.
+    if any(found[1] in sections for found in SECTION.finditer(text)):
         text = SECTION.sub(lambda found: _with(newline, sections.get(found[1], found[0])), text)
     else:
         text += _gap(text, newline) + _with(newline, "\n\n".join(sections.values()) + "\n")
@@ -79,6 +80,20 @@ def with_repository(card: str, repo_id: str) -> str:
         return REPOSITORY.sub(rf"\g<1>{repo_id}", section[0]) if section[1] == "load" else section[0]
 
     return SECTION.sub(renamed, card)
+
+
+def with_page(card: str, address: str) -> str:
+    """The card with a link to the run's page, after its first section of ours; at its end where it has none."""
+    newline = "\r\n" if "\r\n" in card else "\n"
+    words = f"[The run's page]({address}): what was selected, what it cost, where the model fails."
+    link = _with(newline, f"<!-- vecaf_hf:page -->\n\n{words}\n\n<!-- /vecaf_hf:page -->")
+    sections = list(SECTION.finditer(card))
+    if old := next((one for one in sections if one[1] == "page"), None):
+        return card[: old.start()] + link + card[old.end() :]
+    if not sections:
+        return card + _gap(card, newline) + link + newline
+    end = sections[0].end()
+    return card[:end] + 2 * newline + link + card[end:]
 
 
 def has_own_text(card: str) -> bool:

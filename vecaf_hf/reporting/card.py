@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from transformers import Trainer
 from transformers.modelcard import TASK_MAPPING, _get_mapping_values
 
 from vecaf_hf import __version__
+from vecaf_hf.data.whole_files import write_whole
 from vecaf_hf.printable import listed, printable
+from vecaf_hf.reporting import where_it_fails
 from vecaf_hf.reporting.amending import amended
 from vecaf_hf.reporting.loading import TIMM, library_of, loading_code
 from vecaf_hf.reporting.markdown import escaped, markdown_table
@@ -26,6 +27,7 @@ from vecaf_hf.reporting.report import RunReport
 from vecaf_hf.reporting.reproduction import as_code
 from vecaf_hf.reporting.results import eval_results, final_metrics, metric_rows
 from vecaf_hf.reporting.summary import class_rows, cost_rows, loop_rows
+from vecaf_hf.reporting.where_it_fails import SHOWN
 from vecaf_hf.selection import STRATEGIES
 
 CARD = "README.md"
@@ -61,17 +63,23 @@ def write_card(report: RunReport, folder: Path, given: Mapping[str, Any]) -> Pat
     Raises:
         ValueError: The card that lies there has metadata that cannot be read.
     """
-    path = folder / CARD
     plots = [plot.name for plot in write_plots(report, folder / PLOTS)] if report.records else []
     card = _rendered(report, given, plots)
-    if path.is_file():
-        # Bytes that are no UTF-8 come through too.
-        existing = path.read_bytes().decode("utf-8", "surrogateescape")
+    if (existing := read_card(folder)) is not None:
         card = amended(existing, card, given=keys_given(given))
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{CARD}.tmp"
-    unfinished.write_bytes(card.encode("utf-8", "surrogateescape"))
-    os.replace(unfinished, path)
+    return save_card(folder, card)
+
+
+def read_card(folder: Path) -> str | None:
+    """The text of the card that lies in a run's folder, if there is one; bytes that are no UTF-8 come through too."""
+    path = folder / CARD
+    return path.read_bytes().decode("utf-8", "surrogateescape") if path.is_file() else None
+
+
+def save_card(folder: Path, card: str) -> Path:
+    """Write a text of `read_card`'s kind as the folder's card, whole; returns its path."""
+    path = folder / CARD
+    write_whole(path, lambda unfinished: unfinished.write_bytes(card.encode("utf-8", "surrogateescape")))
     return path
 
 
@@ -124,6 +132,7 @@ def _rendered(report: RunReport, given: Mapping[str, Any], plots: list[str]) -> 
         processes=args.world_size,
         revision=data.revision,
         limitations=limitations(report, metrics),
+        failing=_failing(report),
         **{f"{plot.partition('.')[0]}_plot": f"{PLOTS}/{plot}" for plot in plots},
     )
     return f"{card.content}\n"
@@ -191,6 +200,12 @@ def limitations(report: RunReport, metrics: Mapping[str, Any]) -> list[str]:
     if report.cea is not None:
         found.append("Captions moved the embeddings in training (CEA); the saved model is the plain one.")
     return [*found, "It has not been examined for bias, nor on data unlike those of its training."]
+
+
+def _failing(report: RunReport) -> str:
+    """The table of conditions; "" where none were looked for or found."""
+    found = report.failing.conditions[:SHOWN] if report.failing else ()
+    return markdown_table(where_it_fails.rows(found)) if found else ""
 
 
 def _versions() -> str:

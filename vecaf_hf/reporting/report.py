@@ -8,6 +8,7 @@ from typing import Any
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.augmentation.callback import CEACallback
+from vecaf_hf.conditions.stored import Failing
 from vecaf_hf.loop.record import LoopRecord
 
 
@@ -28,6 +29,7 @@ class RunReport:
         best_step: Step of the best checkpoint, where the model is that one; else None.
         has_processor: Whether a processor is saved beside the model.
         repository: Where it is pushed to, if that is known.
+        failing: The conditions under which it fails, where they were looked for.
     """
 
     args: VeCAFArguments
@@ -42,3 +44,4 @@ class RunReport:
     best_step: int | None
     has_processor: bool
     repository: str | None
+    failing: Failing | None = None

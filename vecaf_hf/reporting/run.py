@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from transformers.trainer import TRAINER_STATE_NAME
 
 from vecaf_hf.checkpoint.files import find_damage, is_readable, whole_checkpoints
+from vecaf_hf.conditions.stored import Failing, read_conditions
 from vecaf_hf.cost import KINDS, Work
 from vecaf_hf.loop import LoopRecord, RunState
 from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE
@@ -39,6 +40,7 @@ class FinishedRun:
         attention: Alpha of Eq. 8 of the samples selected in the last loop, where a checkpoint has it. [K].
         class_names: Of the model.
         missing: What the folder lacks, in sentences.
+        failing: The conditions under which it fails, where they were looked for.
     """
 
     folder: Path
@@ -55,6 +57,7 @@ class FinishedRun:
     attention: Tensor | None = None
     class_names: list[str] = field(default_factory=list)
     missing: tuple[str, ...] = ()
+    failing: Failing | None = None
 
 
 def read_run(folder: str | Path) -> FinishedRun:
@@ -107,6 +110,7 @@ def read_run(folder: str | Path) -> FinishedRun:
         attention=attention,
         class_names=_class_names(places, missing),
         missing=tuple(missing),
+        failing=read_conditions(folder),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vecaf_hf.cost import KINDS
-from vecaf_hf.reporting import plots, run_figures
+from vecaf_hf.reporting import plots, run_figures, where_it_fails
 from vecaf_hf.reporting.page import Page, Picture, Section, Table, links, work_table, write_page
 from vecaf_hf.reporting.run import FinishedRun, covered, overlaps
 from vecaf_hf.reporting.summary import class_table, cost_table, loop_rows, table
@@ -27,7 +27,7 @@ def write_run_page(run: FinishedRun, folder: Path) -> list[Path]:
 
 def page_of(run: FinishedRun) -> Page:
     """Its sections; one whose data the folder lacks says so."""
-    sections = [_selection(run), _curves(run), _cost(run), _augmentation(run), _strategy(run)]
+    sections = [_selection(run), _curves(run), _failing(run), _cost(run), _augmentation(run), _strategy(run)]
     return Page(f"A run: {run.folder.resolve().name}", lead(run), [section for section in sections if section])
 
 
@@ -75,6 +75,10 @@ def _curves(run: FinishedRun) -> Section | None:
         return None
     picture = Picture("curves", plots.curves(run.records, run.history), "Loss and accuracy over optimizer steps")
     return Section("Loss and accuracy", pictures=[picture])
+
+
+def _failing(run: FinishedRun) -> Section | None:
+    return None if run.failing is None else where_it_fails.section(run.failing)
 
 
 def _cost(run: FinishedRun) -> Section:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vecaf_hf.scoring.sharded import share_out, whole
+
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
@@ -30,10 +32,11 @@ def model_hash(model: nn.Module, head: nn.Module) -> str:
     # Printed, a model shows what its layers are, and how they are set.
     described = [type(model).__module__, type(model).__qualname__, str(model), _configured(model)]
     digest = hashlib.sha256(json.dumps(described, default=str).encode())
+    share_out(model)
     of_head = {id(values) for values in chain(head.parameters(), head.buffers())}
     for name, values in chain(model.named_parameters(), model.named_buffers()):
         if id(values) not in of_head:
-            add_tensor(digest, name, values)
+            add_tensor(digest, name, whole(values))
     return digest.hexdigest()
 
 

@@ -23,6 +23,7 @@ from vecaf_hf.scoring.losses import has_half_precision, kind_of_output, logits_o
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import Objective
 from vecaf_hf.scoring.resolution import at_image_size, first_forward_at
+from vecaf_hf.scoring.sharded import whole_weights
 from vecaf_hf.selection.candidates import Candidates
 
 # Rows exchanged between processes at once: bounds the memory of a gather on the accelerator.
@@ -99,7 +100,7 @@ class ForwardPass:
         training = model.training
         model.eval()
         try:
-            with self.meter.timed("score"):
+            with self.meter.timed("score"), whole_weights(model, self.accelerator):
                 fields, unloadable = self._forward(model, head, mine)
         finally:
             model.train(training)

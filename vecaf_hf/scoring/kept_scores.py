@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import datasets
@@ -49,6 +50,9 @@ class Source(Protocol):
 
     @property
     def head(self) -> nn.Module: ...
+
+    @property
+    def whole_head(self) -> nn.Module: ...
 
     def score_at(self, indices: Tensor, image_size: int | None) -> Candidates: ...
 
@@ -116,7 +120,7 @@ class KeptScores:
         with self.meter.timed("select"), self.meter.measured("score"):
             source, losses = self.source, self.source.objective.sample_losses
             return rescored(
-                source.head, scored, losses, source.output_kind, source.keeps_logits, self.accelerator.autocast
+                source.whole_head, scored, losses, source.output_kind, source.keeps_logits, self.accelerator.autocast
             )
 
     @property
@@ -131,11 +135,13 @@ class KeptScores:
     def _named(self) -> str | None:
         """The entry's name, the same in all processes; None, with a warning, where no entry can be made."""
         if not self._is_named:
-            self._key = decided_by_main(self.accelerator, self._name)
+            # By all: processes may have parts of the weights.
+            weights = model_hash(self.source.model, self.source.head)
+            self._key = decided_by_main(self.accelerator, partial(self._name, weights))
             self._is_named = True
         return self._key
 
-    def _name(self) -> str | None:
+    def _name(self, weights: str) -> str | None:
         dataset = self.pool.scoring_dataset
         if not isinstance(dataset, datasets.Dataset):
             logger.warning(
@@ -156,7 +162,7 @@ class KeptScores:
             return None
         parts = [
             *(VERSION, torch.__version__, transformers.__version__),
-            *(model_hash(self.source.model, self.source.head), dataset_hash(dataset), pixels),
+            *(weights, dataset_hash(dataset), pixels),
             *(self.image_size, self.accelerator.mixed_precision, torch.get_float32_matmul_precision()),
             # What is batched otherwise differs in its last bits.
             *(self.accelerator.device.type, self.pool.scoring_batch_size, self.accelerator.num_processes),

@@ -15,14 +15,14 @@ from torch import Tensor
 MAX_ITERATIONS = 200
 # Steps that the solver remembers, each in two copies of the weights.
 HISTORY = 20
-# Largest derivative of the mean loss at which the solver ends, each of a variable that moves logits by about 1.
+# At ten times this the losses are those of the minimum but for a correlation of 0.995, after a third of the passes.
 TOLERANCE = 3e-4
 # Samples that the covariance is of: it need not be exact.
 MAX_SAMPLES = 4096
 
 
 def logistic_regression(
-    embeddings: Tensor, labels: Tensor, classes: int, fit_intercept: bool = True
+    embeddings: Tensor, labels: Tensor, classes: int, fit_intercept: bool = True, tolerance: float = TOLERANCE
 ) -> tuple[Tensor, Tensor, int]:
     """The minimum of scikit-learn's objective: the sum of the losses and half the squared length of the weights.
 
@@ -33,6 +33,8 @@ def logistic_regression(
         labels: LongTensor [n], each of the classes at least once.
         classes: C; weights and bias of a single one are zeros.
         fit_intercept: Whether there is a bias, which is not penalised.
+        tolerance: Largest derivative of the mean loss at which the solver ends, each of a variable that moves logits by
+            about 1.
 
     Returns:
         Weights [C, d], a bias [C] (zeros without one), both summing up to zero over the classes, and how often losses
@@ -73,7 +75,7 @@ def logistic_regression(
     solver = torch.optim.LBFGS(
         [solution],
         max_iter=MAX_ITERATIONS,
-        tolerance_grad=TOLERANCE,
+        tolerance_grad=tolerance,
         tolerance_change=0.0,
         history_size=HISTORY,
         line_search_fn="strong_wolfe",

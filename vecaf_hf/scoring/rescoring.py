@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vecaf_hf.data.pool import Pool
+from vecaf_hf.seeding import seed_of
 from vecaf_hf.selection.candidate_set import candidate_set
 from vecaf_hf.selection.candidates import Candidates
+
+logger = logging.getLogger(__name__)
+
+# Part of the scored samples that may be of other classes than the pool's, beside what chance does.
+UNLIKE = 0.1
+# Times as many samples as were asked for, from which it is told.
+LARGER = 1.5
 
 
 @dataclass(frozen=True)
@@ -73,14 +83,17 @@ class Rescoring:
         any field, where nothing can be loaded."""
         raise NotImplementedError
 
-    def drawn(self, seed: int, count: int | None = None) -> Tensor:
-        """Samples to score, rising: `count` random ones by class, or all if None; what could not be loaded gets another
-        try. LongTensor [n]."""
+    def drawn(self, loop: int, count: int | None = None) -> Tensor:
+        """Samples to score, rising: a random part as `part_of` draws it, or all if `count` is None; what could not be
+        loaded gets another try. LongTensor [n]."""
         usable, failed = self.pool.ledger.usable, list(self.pool.ledger.failed["scoring"])
-        labels = None if self.pool.labels is None else self.pool.labels[usable]
         count = len(usable) if count is None else min(len(usable), count)
-        rows = candidate_set(len(usable), count, labels, torch.Generator().manual_seed(seed), self.class_balance)
-        return torch.cat([usable[rows], torch.tensor(failed, dtype=torch.long)]).sort().values
+        part = part_of(self.pool, usable, count, loop, self.class_balance)
+        again = torch.tensor(failed, dtype=torch.long)
+        if self.pool.shards is not None:
+            # Those alone whose shards are read anyway.
+            again = again[np.isin(self.pool.shards.shard_of(again), self.pool.shards.shard_of(part))]
+        return torch.cat([part, again]).unique()
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
@@ -96,7 +109,7 @@ class Full(Rescoring):
     """The whole pool is scored at each boundary."""
 
     def candidates(self, boundary: Boundary) -> Candidates:
-        return boundary.score(self.drawn(boundary.seed))
+        return boundary.score(self.drawn(boundary.loop))
 
 
 class Sampled(Rescoring):
@@ -112,18 +125,21 @@ class Sampled(Rescoring):
         return min(pool_size, max(budget, _part(pool_size, fraction)))
 
     def candidates(self, boundary: Boundary) -> Candidates:
-        asked = self.drawn(boundary.seed)
+        asked = self.drawn(boundary.loop)
         found = boundary.score(asked)
         generator = torch.Generator().manual_seed(boundary.seed)
         # As many again, where too few could be loaded.
         while len(found) < self.budget and len(rest := _without(self.pool.ledger.usable, asked)):
-            more = rest[torch.randperm(len(rest), generator=generator)[: self.count]]
+            if self.pool.shards is None:
+                more = rest[torch.randperm(len(rest), generator=generator)[: self.count]]
+            else:
+                more = part_of(self.pool, rest, self.count, boundary.loop)
             asked = torch.cat([asked, more])
             found = renewed(found, boundary.score(more.sort().values))
         return found
 
-    def drawn(self, seed: int, count: int | None = None) -> Tensor:
-        return super().drawn(seed, self.count)
+    def drawn(self, loop: int, count: int | None = None) -> Tensor:
+        return super().drawn(loop, self.count)
 
 
 class Stale(Rescoring):
@@ -140,11 +156,11 @@ class Stale(Rescoring):
 
     def candidates(self, boundary: Boundary) -> Candidates:
         if self.kept is None:
-            self.kept = boundary.score(self.drawn(boundary.seed)).in_pool_order()
+            self.kept = boundary.score(self.drawn(boundary.loop)).in_pool_order()
         else:
             trained = boundary.trained(boundary.loop - 1)
             seen = with_losses(self.kept, trained, boundary.training_losses())
-            self.kept = renewed(seen, boundary.score(self.drawn(boundary.seed, self.count)))
+            self.kept = renewed(seen, boundary.score(self.drawn(boundary.loop, self.count)))
         return self.kept
 
 
@@ -161,7 +177,7 @@ class Proxy(Rescoring):
 
     def candidates(self, boundary: Boundary) -> Candidates:
         if self.kept is None:
-            self.kept = boundary.score(self.drawn(boundary.seed)).in_pool_order()
+            self.kept = boundary.score(self.drawn(boundary.loop)).in_pool_order()
             return self.kept
         kept = self.kept
         trained = torch.cat([boundary.trained(loop) for loop in range(boundary.loop)])
@@ -172,6 +188,53 @@ class Proxy(Rescoring):
 
 
 RESCORING: dict[str, type[Rescoring]] = {"full": Full, "sampled": Sampled, "stale": Stale, "proxy": Proxy}
+
+
+def part_of(pool: Pool, positions: Tensor, count: int, loop: int, class_balance: float = 0.0) -> Tensor:
+    """A random part of these positions, rising: with labels, so many of each class; of a streamed pool whole shards.
+
+    Args:
+        pool: Theirs.
+        positions: LongTensor [n].
+        count: Of the part; shards have at least as many.
+        loop: Each one draws anew; shards come in a random order, and none again before all have come.
+        class_balance: How many of each class: as `candidate_set` takes it.
+
+    Returns:
+        LongTensor [m].
+    """
+    if pool.shards is not None and count < len(positions):
+        drawn = pool.shards.part(positions, count, pool.seed, loop)
+        tell_of_part(pool.labels, positions, drawn, count)
+        return drawn
+    labels = None if pool.labels is None else pool.labels[positions]
+    generator = torch.Generator().manual_seed(seed_of(pool.seed, loop))
+    return positions[candidate_set(len(positions), count, labels, generator, class_balance)]
+
+
+def tell_of_part(labels: Tensor | None, pool: Tensor, drawn: Tensor, count: int) -> None:
+    """Warn if the shards that were drawn hold far more samples than were asked for, or have other classes than the
+    pool: they are no random parts of it then."""
+    if len(drawn) > LARGER * count:
+        logger.warning(
+            "%d samples are scored where %d were asked for (scoring_fraction): shards are scored whole, and these are "
+            "large. Give a stream of smaller ones, such as stream.reshard() makes of the row groups of Parquet files",
+            len(drawn),
+            count,
+        )
+    if labels is None or not len(drawn):
+        return
+    shares = [torch.bincount(labels[some].clamp(min=0), minlength=int(labels.max()) + 1) for some in (pool, drawn)]
+    apart = float((shares[0] / len(pool) - shares[1] / len(drawn)).abs().sum()) / 2
+    by_chance = 0.5 * (len(shares[0]) / len(drawn)) ** 0.5
+    if apart > UNLIKE + by_chance:
+        logger.warning(
+            "the %d samples of the shards that are scored have other classes than the pool: %.0f %% of them would have "
+            "to be of another class. Shards are scored whole, so that a loop selects from what they hold: shuffle the "
+            "samples once, when the shards are written, or score more of them (scoring_fraction)",
+            len(drawn),
+            100 * apart,
+        )
 
 
 def with_losses(candidates: Candidates, indices: Tensor, losses: Tensor) -> Candidates:

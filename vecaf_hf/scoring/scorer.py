@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,19 +14,33 @@ from torch import Tensor, nn
 from vecaf_hf.agreement import decided_by_main
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.cost import CostMeter
+from vecaf_hf.data.checks import check_same_classes
 from vecaf_hf.data.pool import Pool
+from vecaf_hf.scoring.appearance import appearance_in
 from vecaf_hf.scoring.entering import Head
 from vecaf_hf.scoring.forward_pass import ForwardPass
 from vecaf_hf.scoring.irreducible import irreducible_losses
 from vecaf_hf.scoring.kept_scores import KeptScores
+from vecaf_hf.scoring.logistic import TOLERANCE
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import Objective
-from vecaf_hf.scoring.warmup import fit_head, flops_of_logits, linear_head, linear_of, make_probe, rescored
+from vecaf_hf.scoring.sharded import give_back, is_sharded, whole_copy
+from vecaf_hf.scoring.warmup import (
+    PROBE_TOLERANCE,
+    fit_head,
+    flops_of_logits,
+    linear_head,
+    linear_of,
+    make_probe,
+    rescored,
+)
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import find_strategy
-from vecaf_hf.selection.candidates import Candidates, LinearHead, evenly_spaced
+from vecaf_hf.selection.candidates import Candidates, LinearHead
 from vecaf_hf.selection.jtt import mistakes
 
+# Ways of scoring whose losses and embeddings are all of the model as it is.
+OF_THE_MODEL = ("full", "sampled")
 # Samples that a run tries before it trains.
 PROBED_SAMPLES = 16
 NO_CLASSES = "{} needs one class per sample: {}"
@@ -71,6 +85,8 @@ class Scorer:
         self.meter, self.watcher = meter, watcher
         self.strategy = find_strategy(self.args.strategy)
         self.keeps_logits = bool(self.strategy.reads & {"logits", "mistaken"})
+        # Of what conditions may be found in.
+        self.keeps_appearance = self.args.scoring_way[0] in OF_THE_MODEL
         self.head_of_model = Head(model, self.args.head, _reader(self.args, has_cea), not _makes_logits(self.args))
         self.output_kind = "ModelOutput"
         self.kept: KeptScores | None = None
@@ -117,17 +133,40 @@ class Scorer:
             fitting=self._fitting,
             with_losses=with_losses,
             check_loss=check_loss,
-            observed=self.watcher.observed,
+            observed=self._observed,
         )
         self.watcher.before_scoring()
-        scored = forward.score(self.model, self.head_of_model, indices)
+        streamed = pool.shards is not None
+        scored = forward.score(self.model, self.head_of_model, self._in_blocks(indices) if streamed else indices)
         self.output_kind = forward.output_kind or self.output_kind
-        return pool.without_ignored(scored)
+        return pool.without_ignored(scored.in_pool_order() if streamed else scored)
+
+    def _in_blocks(self, indices: Tensor) -> Tensor:
+        """The same in an order that, dealt out like cards, gives each process a block of them: few shards. [M]."""
+        each = -(-len(indices) // self.accelerator.num_processes)
+        place = torch.arange(len(indices))
+        return indices[(place % each * len(indices) + place // each).argsort()]
+
+    @contextmanager
+    def _observed(self, inputs: Mapping[str, Any], count: int) -> Iterator[dict[str, Tensor]]:
+        """What the watcher sees in a forward pass, and how the images look where candidates get embeddings too."""
+        further: dict[str, Tensor] = {}
+        with self.watcher.observed(inputs, count) as seen:
+            yield further
+        further |= seen
+        if self.keeps_appearance and self.head_of_model.reader:
+            found = appearance_in(self.model, inputs)
+            further |= {} if found is None else {"appearance": found}
 
     @property
     def head(self) -> nn.Module:
         """The classification head, where something reads embeddings."""
         return self.head_of_model.module
+
+    @property
+    def whole_head(self) -> nn.Module:
+        """The head with all of its weights, to be read: a copy where processes have parts of it. Each must call it."""
+        return whole_copy(self.model, self.head)
 
     def look_at_embeddings(self, reader: str) -> None:
         """Candidates are to have their embeddings in any case: this reader wants them."""
@@ -136,6 +175,11 @@ class Scorer:
 
     def check_head(self) -> None:
         """Raise a ValueError if the head is not linear, and what the run does with it needs that."""
+        if is_sharded(self.head):
+            raise ValueError(
+                "fsdp_auto_wrap_policy shares out the head by itself, and embeddings are taken before it: choose "
+                "TRANSFORMER_BASED_WRAP, with the class of the model's blocks as fsdp_transformer_layer_cls_to_wrap"
+            )
         if self.args.head_warmup:
             linear_of(self.head)
         if "head" in self.strategy.reads:
@@ -178,7 +222,7 @@ class Scorer:
             self.check_head()
         if size is not None:
             probe = not_empty(self.score_at(indices, size, image_size_is_new=True, with_losses=looks))
-        pool.check_column(probe)
+        check_same_classes(pool.labels, probe)
         if probe.classes is None and self.args.head_warmup:
             raise ValueError(NO_CLASSES.format("head_warmup", "leave head_warmup off"))
         if probe.classes is None and self.args.scoring_way[0] == "proxy":
@@ -192,7 +236,7 @@ class Scorer:
     def _some(self) -> Tensor:
         """A few samples, evenly spaced. LongTensor [n]."""
         usable = self.pool.ledger.usable
-        return usable[evenly_spaced(len(usable), PROBED_SAMPLES)]
+        return self.pool.some(usable, PROBED_SAMPLES)
 
     def check_trainable(self, indices: Tensor) -> bool:
         """`Pool.check_trainable`, timed: the price of a selection too."""
@@ -206,27 +250,33 @@ class Scorer:
         if not self.args.head_warmup and not (self.args.scoring_way[0] == "proxy" and self.strategy.needs_forward):
             return
         with seeded(self.pool.seed):
-            head = make_probe(self.head, probe.given("embeddings"))
+            head = make_probe(self.whole_head, probe.given("embeddings"))
             # Logits that differ, as a fitted head's do.
             head.weight.data.copy_(torch.randn(head.weight.shape) / head.in_features**0.5)
             rescored(head, probe, self.objective.sample_losses, self.output_kind)
 
     def linear_head(self) -> LinearHead:
         """The head, for a strategy that turns embeddings into logits; a ValueError where it is not linear."""
-        return linear_head(self.head, self.args.strategy)
+        return linear_head(self.whole_head, self.args.strategy)
 
     def warmed_up(self, candidates: Candidates) -> Candidates:
         """The candidates under the model's head, which is fitted on them first."""
-        return self._fitted(self.head, candidates, candidates)
+        head = self.whole_head
+        found = self._fitted(head, candidates, candidates)
+        give_back(self.model, self.head, head)
+        return found
 
     def probed(self, seen: Candidates, candidates: Candidates) -> Candidates:
         """The candidates under a linear probe that is fitted on those seen in training."""
-        return self._fitted(make_probe(self.head, seen.given("embeddings")), seen, candidates)
+        probe = make_probe(self.whole_head, seen.given("embeddings"))
+        return self._fitted(probe, seen, candidates, PROBE_TOLERANCE)
 
-    def _fitted(self, head: nn.Module, seen: Candidates, candidates: Candidates) -> Candidates:
+    def _fitted(
+        self, head: nn.Module, seen: Candidates, candidates: Candidates, tolerance: float = TOLERANCE
+    ) -> Candidates:
         """The candidates under a linear head that is fitted, the same in all processes, on those seen."""
         with self.meter.timed("select"):
-            flops = decided_by_main(self.accelerator, partial(fit_head, head, seen))
+            flops = decided_by_main(self.accelerator, partial(fit_head, head, seen, tolerance))
             if self.accelerator.num_processes > 1:
                 broadcast([parameter.data for parameter in head.parameters()])
             found = rescored(head, candidates, self.objective.sample_losses, self.output_kind)

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from vecaf_hf.scoring.head import logits_from
-from vecaf_hf.scoring.logistic import logistic_regression
+from vecaf_hf.scoring.logistic import TOLERANCE, logistic_regression
 from vecaf_hf.scoring.losses import OUTPUTS, SampleLoss
 from vecaf_hf.selection.candidates import Candidates, LinearHead, evenly_spaced
 
 # Most samples that a head is fitted on: more change it little, and the solver's time grows with them.
 MAX_SAMPLES = 50_000
+# A probe's losses are read in a selection and fitted anew at each boundary: they need not be exact.
+PROBE_TOLERANCE = 10 * TOLERANCE
 # Embeddings that go through a head at once: bounds the memory of logits with many classes.
 ROWS = 2**14
 # What may stand beside the linear layer: none of them changes an embedding when the model is evaluated.
@@ -57,11 +59,12 @@ def linear_head(head: nn.Module, strategy: object) -> LinearHead:
     return LinearHead(weight, bias)
 
 
-def fit_head(head: nn.Module, candidates: Candidates) -> float:
+def fit_head(head: nn.Module, candidates: Candidates, tolerance: float = TOLERANCE) -> float:
     """Set a linear head to the multinomial logistic regression on the candidates' embeddings.
 
     Costs no forward pass. Fitted on at most MAX_SAMPLES candidates, evenly spaced. Embeddings are standardised by one
-    common scale for the solver; classes that the candidates lack keep their rows.
+    common scale for the solver; classes that the candidates lack keep their rows. The tolerance is that of
+    `logistic_regression`.
 
     Returns:
         FLOPs: two products of embeddings and classes, for losses and gradient, each time that the solver asks.
@@ -79,7 +82,8 @@ def fit_head(head: nn.Module, candidates: Candidates) -> float:
     # Numbers that are all the same have no scale.
     scale = torch.where(scale > 1e-12, scale, 1.0)
     classes, places = labels.unique(return_inverse=True)
-    weight, bias, passes = logistic_regression(embeddings / scale, places, len(classes), layer.bias is not None)
+    has_bias = layer.bias is not None
+    weight, bias, passes = logistic_regression(embeddings / scale, places, len(classes), has_bias, tolerance)
     with torch.no_grad():
         layer.weight[classes.to(layer.weight.device)] = (weight / scale).to(layer.weight)
         if layer.bias is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.selection.candidates import Candidates, Turn
+from vecaf_hf.selection.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,11 @@ class ClassShares:
 
 @dataclass(frozen=True)
 class Cell:
-    """A part of the pool (rows of the candidates, LongTensor [n]) and the samples to select from it (<= n)."""
+    """A part of the pool (rows of the candidates, LongTensor [n]), the samples to select from it (<= n), by whom."""
 
     rows: Tensor
     budget: int
+    processes: Processes = ALONE
 
 
 def class_cells(labels: Tensor | None, weights: Tensor, budget: int, allocation: str, due: ClassShares) -> list[Cell]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vecaf_hf.selection.processes import Spread
 from vecaf_hf.selection.similarity import Top, products, survey
 
 # Nearest samples of each centroid that are looked up at first.
 NEAREST_SAMPLES = 8
 
 
-def distinct_nearest(embeddings: Tensor, centroids: Tensor, top: Top | None = None) -> Tensor:
+def distinct_nearest(embeddings: Tensor | Spread, centroids: Tensor, top: Top | None = None) -> Tensor:
     """One sample per centroid, all distinct (Section 3.1, last paragraph).
 
     The result is that of walking all (centroid, sample) pairs by falling similarity and taking a pair when both are
@@ -31,11 +32,12 @@ def distinct_nearest(embeddings: Tensor, centroids: Tensor, top: Top | None = No
     Returns:
         Row of the sample that each centroid takes. LongTensor [K].
     """
-    if len(centroids) > len(embeddings):
-        raise ValueError(f"{len(centroids)} centroids cannot take distinct samples out of {len(embeddings)}")
+    spread = Spread.of(embeddings)
+    if len(centroids) > spread.size:
+        raise ValueError(f"{len(centroids)} centroids cannot take distinct samples out of {spread.size}")
     if top is None:
-        top = survey(embeddings, centroids, min(NEAREST_SAMPLES, len(embeddings))).top
-    matching = _Matching(embeddings, centroids, top)
+        top = survey(spread, centroids, min(NEAREST_SAMPLES, spread.size)).top
+    matching = _Matching(spread, centroids, top)
     free = torch.arange(len(centroids))
     while len(free):
         free = matching.propose(free)
@@ -43,15 +45,15 @@ def distinct_nearest(embeddings: Tensor, centroids: Tensor, top: Top | None = No
 
 
 class _Matching:
-    """Who holds which sample so far; small tensors, on the CPU."""
+    """Who holds which sample so far; small tensors, on the CPU, the same in all processes."""
 
-    def __init__(self, embeddings: Tensor, centroids: Tensor, top: Top) -> None:
-        self.embeddings, self.centroids = embeddings, centroids
+    def __init__(self, spread: Spread, centroids: Tensor, top: Top) -> None:
+        self.spread, self.centroids = spread, centroids
         self.values, self.rows = top.values.cpu(), top.rows.cpu()
         self.asked = torch.zeros(len(centroids), dtype=torch.long)  # samples of its list
         self.taken = torch.full((len(centroids),), -1)
-        self.holder = torch.full((len(embeddings),), -1)
-        self.held = torch.full((len(embeddings),), -torch.inf, dtype=self.values.dtype)
+        self.holder = torch.full((spread.size,), -1)
+        self.held = torch.full((spread.size,), -torch.inf, dtype=self.values.dtype)
 
     def propose(self, free: Tensor) -> Tensor:
         """Every free centroid asks its next sample; those that are free after it. LongTensor [f] -> [g]."""
@@ -89,14 +91,14 @@ class _Matching:
         free."""
         if len(exhausted) == 0:
             return
-        device = self.embeddings.device
+        device, share = self.spread.own.device, self.spread.share
         keys, own = self.centroids[exhausted.to(device)], exhausted.to(device)
-        held, holder = self.held.to(device), self.holder.to(device)
+        held, holder = self.held[share].to(device), self.holder[share].to(device)
         top = Top(keys, self.values.shape[1])
-        for where, similarities in products(self.embeddings, keys):
+        for where, similarities in products(self.spread.own, keys):
             lower, of = held[where, None], holder[where, None]
             refuses = (similarities < lower) | ((similarities == lower) & (own >= of))
-            top.add(similarities.masked_fill_(refuses, -torch.inf), where.start)
-        top.merge()
+            top.add(similarities.masked_fill_(refuses, -torch.inf), share.start + where.start)
+        top.merge_with(self.spread.processes)
         self.values[exhausted], self.rows[exhausted] = top.values.cpu(), top.rows.cpu()
         self.asked[exhausted] = 0

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vecaf_hf.seeding import seed_of
+from vecaf_hf.selection.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ DIMENSIONS = {
     "groups": 1,
     "class_sizes": 1,
     "mistaken": 1,
+    "appearance": 2,
 }
 
 
@@ -97,10 +99,13 @@ class Candidates:
         head: What turns embeddings into logits, where a linear layer does.
         progress: Part of the run that is over, in [0, 1).
         mistaken: Whether the model got the sample wrong when the first training of JTT ended. BoolTensor [M].
+        appearance: How each sample's image looks: what conditions are found in, and no strategy reads. [M, s].
         groups: Hidden group of each sample, for the oracle alone: no other strategy is given it. LongTensor [M].
         class_sizes: How many samples of the pool have each sample's class, where the candidates are a part of the pool
             that need not have its class shares; None to count the candidates. LongTensor [M].
         turn: Whose turn it is in this loop to have what is left over after equal shares.
+        processes: Those that run the strategy, for one that shares its work: where it reads this field, all run it, and
+            where it does not, the main process alone.
 
     A field that no part of the run needs is None: `full` and `random` train without a scoring pass.
 
@@ -124,9 +129,11 @@ class Candidates:
     head: LinearHead | None = None
     progress: float | None = None
     mistaken: Tensor | None = None
+    appearance: Tensor | None = None
     groups: Tensor | None = None
     class_sizes: Tensor | None = None
     turn: Turn | None = None
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         if self.indices.dim() != 1 or self.indices.dtype != torch.long:
@@ -226,7 +233,7 @@ class Candidates:
 
     def tensors(self) -> dict[str, Any]:
         """The fields of samples that there are, by name."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: values for name, values in found.items() if isinstance(values, Tensor)}
 
 

@@ -27,7 +27,7 @@ def balanced(candidates: Candidates, budget: int, options: SelectionOptions, gen
     The option `class_balance` can give classes other shares than equal ones.
     """
     classes = candidates.needed_classes("balanced")
-    due = ClassShares.of(candidates, options.balance, generator)
+    due = ClassShares.of(candidates, options.class_balance, generator)
     rows = drawn_by_class(classes, candidates.relevance, budget, generator, due)
     return Selection(candidates.indices.cpu()[rows])
 
@@ -55,7 +55,7 @@ def group_balanced(
     )
     order = torch.randperm(len(cells), generator=generator)
     _, classes = pairs[0].unique(return_inverse=True)
-    due = cell_shares(budget, classes, sizes, options.balance, candidates.turn_by(generator))
+    due = cell_shares(budget, classes, sizes, options.class_balance, candidates.turn_by(generator))
     return Selection(candidates.indices.cpu()[first_of_classes(order, cells, due)])
 
 

@@ -21,6 +21,7 @@ from vecaf_hf.selection.objective import (
     tangent,
 )
 from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.processes import Spread
 from vecaf_hf.selection.similarity import Survey, nearest, survey
 from vecaf_hf.selection.starts import Start
 from vecaf_hf.selection.weighting import target_distribution
@@ -62,9 +63,20 @@ class Optimised:
     steps: int
     flops: float
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """For logs."""
+        seen = self.view
+        return {
+            "objective_start": self.start,
+            "objective_end": seen.objective,
+            "steps": self.steps,
+            "occupied": seen.occupied,
+        }
+
 
 def optimise_centroids(
-    embeddings: Tensor,
+    embeddings: Tensor | Spread,
     weights: Tensor,
     start: Start,
     options: SelectionOptions,
@@ -84,7 +96,8 @@ def optimise_centroids(
     Raises:
         ValueError: J is not finite.
     """
-    descent = _Descent(embeddings, weights, start, options, generator)
+    spread = Spread.of(embeddings)
+    descent = _Descent(spread, weights, start, options, generator)
     history = []
     for step in range(options.selection_steps):
         history.append(descent.step(step))
@@ -93,7 +106,7 @@ def optimise_centroids(
             break
     view = descent.view(descent.centroids)
     if history and not view.objective <= history[0]:
-        view = min(view, descent.view(embeddings[start.rows]), key=lambda seen: seen.objective)
+        view = min(view, descent.view(spread.at(start.rows)), key=lambda seen: seen.objective)
     advance(2 * options.selection_steps - len(history))
     return Optimised(view, history[0] if history else view.objective, len(history), descent.flops)
 
@@ -117,16 +130,17 @@ class View:
     options: SelectionOptions
 
     @classmethod
-    def of(cls, embeddings: Tensor, weights: Tensor, centroids: Tensor, options: SelectionOptions) -> View:
+    def of(cls, embeddings: Tensor | Spread, weights: Tensor, centroids: Tensor, options: SelectionOptions) -> View:
         """The view from these centroids.
 
         Raises:
             ValueError: J is not finite.
         """
-        seen = survey(embeddings, centroids, min(NEAREST_SAMPLES, len(embeddings)))
+        spread = Spread.of(embeddings)
+        seen = survey(spread, centroids, min(NEAREST_SAMPLES, spread.size))
         log_sum = centroids.new_zeros(())
         if options.diversity_weight > 0:
-            log_sum = mean_log_sum(centroids, options.temperature)
+            log_sum = mean_log_sum(centroids, options.temperature, spread.processes)
         similarity = target_distribution(weights) @ seen.similarity
         value = float(objective(similarity, log_sum, options.temperature, options.diversity_weight))
         if not math.isfinite(value):
@@ -154,32 +168,40 @@ class _Descent:
     Without diversity that is the weighted mean of its samples, and the steps are those of k-means. With it, r moves
     with the centroids, and a step is no longer than an angle that falls to 0. Each step looks again at a part of the
     pool, whose samples change their centroids; the sums are of the whole pool always, so that a step has no noise. All
-    steps together look at every sample with a weight once, or more often where the pool is small.
+    steps together look at every sample with a weight once, or more often where the pool is small. Processes look at
+    their own samples, and tell each other how the sums change.
 
     Attributes:
         centroids: theta, unit rows. [K, d].
-        assignment: c(i), as it was when sample i was looked at last. LongTensor [N].
+        assignment: c(i), as it was when sample i was looked at last; of this process's own. LongTensor [n].
         pulled: The sums. [K, d].
         flops: Of the products of matrices, those of the start included.
     """
 
     def __init__(
-        self, embeddings: Tensor, weights: Tensor, start: Start, options: SelectionOptions, generator: torch.Generator
+        self,
+        embeddings: Tensor | Spread,
+        weights: Tensor,
+        start: Start,
+        options: SelectionOptions,
+        generator: torch.Generator,
     ) -> None:
-        self.embeddings, self.weights, self.options = embeddings, weights, options
+        self.spread = spread = Spread.of(embeddings)
+        self.weights, self.options = weights, options
         self.probabilities = target_distribution(weights)
         self.assignment = start.assignment.clone()
-        self.centroids = embeddings[start.rows]
+        self.centroids = spread.at(start.rows)
         if options.diversity_weight > 0 and options.selection_steps > 0:
-            self.centroids = _jittered(self.centroids, embeddings, generator)
-        self.pulled = pull(embeddings, self.probabilities, self.assignment, len(start.rows))
+            self.centroids = _jittered(self.centroids, spread, generator)
+        own = pull(spread.own, self.probabilities[spread.share], self.assignment, len(start.rows))
+        self.pulled = spread.processes.sum(own)
         self.velocity: Tensor | None = None
         # A sample without weight pulls nothing, wherever it is assigned.
         pulling = self.probabilities.nonzero().squeeze(1)
         self.order = pulling[_drawn(len(pulling), len(pulling), generator, pulling.device)]
         self.size = batch_size(len(self.order), max(1, options.selection_steps))
         self.flops = 0.0
-        self.count(len(embeddings))
+        self.count(spread.size)
 
     def step(self, step: int) -> float:
         """Move the centroids; J before, with the assignment as it was known."""
@@ -189,7 +211,7 @@ class _Descent:
             self.look_again(self.rows_of(step - 1))
         if step % repulsion_every(len(self.centroids), self.size) == 0:
             self.log_sum, self.repelled = self._repulsion()
-        similarity = (self.pulled * self.centroids).sum()
+        similarity = (self.pulled.to(self.centroids) * self.centroids).sum()
         value = objective(similarity, self.log_sum, options.temperature, options.diversity_weight)
         longest = options.selection_learning_rate * (1 - step / options.selection_steps)
         self._move(self._target(), longest)
@@ -197,13 +219,13 @@ class _Descent:
 
     def look_again(self, rows: Tensor) -> None:
         """Assign these samples, LongTensor [n], to their nearest centroids."""
-        embeddings, probabilities, count = self.embeddings[rows], self.probabilities[rows], len(self.centroids)
-        before, now = self.assignment[rows], nearest(embeddings, self.centroids)[1]
         self.count(len(rows))
+        rows, count = self.spread.own_of(rows), len(self.centroids)
+        embeddings, probabilities = self.spread.own[rows], self.probabilities[self.spread.share][rows]
+        before, now = self.assignment[rows], nearest(embeddings, self.centroids)[1]
         moved = before != now
-        embeddings, probabilities = embeddings[moved], probabilities[moved]
-        self.pulled += pull(embeddings, probabilities, now[moved], count)
-        self.pulled -= pull(embeddings, probabilities, before[moved], count)
+        change = pull(embeddings[moved], probabilities[moved], now[moved], count, before[moved])
+        self.pulled += self.spread.processes.sum(change)
         self.assignment[rows] = now
 
     def rows_of(self, step: int) -> Tensor:
@@ -214,14 +236,17 @@ class _Descent:
     def view(self, centroids: Tensor) -> View:
         """The whole pool from these centroids, counted."""
         with_log_sum = self.options.diversity_weight > 0 and len(centroids) > 1
-        self.count(len(self.embeddings) + with_log_sum * len(centroids))
-        return View.of(self.embeddings, self.weights, centroids, self.options)
+        self.count(self.spread.size + with_log_sum * len(centroids))
+        return View.of(self.spread, self.weights, centroids, self.options)
 
     def _target(self) -> Tensor:
         """The fixed point that assignment and repulsion, as they are, put each centroid at: unit rows. [K, d]."""
         count, options = len(self.centroids), self.options
         # The gradient of the repulsion is r / (K tau).
-        force = count * self.pulled - options.diversity_weight * count * options.temperature * self.repelled
+        force = (
+            count * self.pulled.to(self.centroids)
+            - options.diversity_weight * count * options.temperature * self.repelled
+        )
         return torch.where(force.norm(dim=1, keepdim=True) > NO_PULL, normalize(force, dim=-1), self.centroids)
 
     def _move(self, target: Tensor, longest: float) -> None:
@@ -240,11 +265,11 @@ class _Descent:
         if self.options.diversity_weight == 0:
             return self.centroids.new_zeros(()), torch.zeros_like(self.centroids)
         self.count(products_of_repulsion(len(self.centroids)) * len(self.centroids))
-        return repulsion(self.centroids, self.options.temperature)
+        return repulsion(self.centroids, self.options.temperature, self.spread.processes)
 
     def count(self, rows: int) -> None:
         """Count a product of so many rows with all centroids."""
-        self.flops += 2.0 * rows * self.centroids.numel()
+        self.flops += self.spread.flops_with(len(self.centroids), rows)
 
 
 def batch_size(count: int, steps: int) -> int:
@@ -258,8 +283,8 @@ def repulsion_every(count: int, batch: int) -> int:
     return max(1, math.ceil(products_of_repulsion(count) * count / (REPULSION_SHARE * batch)))
 
 
-def _jittered(centroids: Tensor, embeddings: Tensor, generator: torch.Generator) -> Tensor:
-    samples = embeddings[_drawn(len(embeddings), MIXED, generator, embeddings.device)]
+def _jittered(centroids: Tensor, spread: Spread, generator: torch.Generator) -> Tensor:
+    samples = spread.at(_drawn(spread.size, MIXED, generator, centroids.device))
     shares = torch.randn(len(centroids), len(samples), generator=generator).to(samples)
     return normalize(centroids.addmm(shares, samples, alpha=JITTER), dim=-1)
 

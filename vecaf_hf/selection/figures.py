@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
+from vecaf_hf.selection.processes import ALONE, Processes, share_of
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import nearest, unit_rows
 
 # Losses whose variance is a smaller part of their squared mean hardly differ, as those of a fresh head.
 ALIKE = 0.01
-# Samples of the pool whose nearest selected one is looked for, at most: more change the mean in its fourth digit.
-COVERAGE_SAMPLES = 4096
+# Samples of the pool whose nearest selected one is looked for, at most: the same in each loop, so that loops compare
+# well. The standard error of the mean is some 0.004 where the pool has outliers; four times as many would cost as much
+# as the selection itself.
+COVERAGE_SAMPLES = 1024
 
 
 def figures_of(selection: Selection, candidates: Candidates) -> dict[str, float]:
@@ -32,7 +35,7 @@ def figures_of(selection: Selection, candidates: Candidates) -> dict[str, float]
         found = following(candidates.losses, rows)
         figures |= {} if found is None else {"following": found}
     if candidates.embeddings is not None and len(selection) < len(candidates):
-        figures["coverage"] = coverage(candidates.embeddings, rows)
+        figures["coverage"] = coverage(candidates.embeddings, rows, candidates.processes)
         looked_at = min(len(candidates), COVERAGE_SAMPLES)
         figures["flops"] = 2.0 * looked_at * len(selection) * candidates.embeddings.shape[1]
     return figures
@@ -59,7 +62,7 @@ def following(losses: Tensor, rows: Tensor) -> float | None:
     return float((losses[rows].mean() - blind) / (drawn - blind))
 
 
-def coverage(embeddings: Tensor, rows: Tensor) -> float:
+def coverage(embeddings: Tensor, rows: Tensor, processes: Processes = ALONE) -> float:
     """Mean cosine of the pool's samples to their nearest selected ones.
 
     Of at most COVERAGE_SAMPLES of the pool, evenly spaced.
@@ -67,7 +70,9 @@ def coverage(embeddings: Tensor, rows: Tensor) -> float:
     Args:
         embeddings: Of the pool, any scale. [N, d].
         rows: The selected ones. LongTensor [K].
+        processes: Each looks for its share of the samples.
     """
     some = evenly_spaced(len(embeddings), COVERAGE_SAMPLES).to(embeddings.device)
-    similarity, _ = nearest(unit_rows(embeddings, some), unit_rows(embeddings, rows))
-    return float(similarity.mean())
+    mine = some[share_of(len(some), processes)]
+    similarity, _ = nearest(unit_rows(embeddings, mine, aligned=True), unit_rows(embeddings, rows, aligned=True))
+    return float(processes.gather(similarity).mean())

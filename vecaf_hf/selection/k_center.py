@@ -7,11 +7,12 @@ from torch import Tensor
 
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.processes import ALONE, Processes, share_of
 from vecaf_hf.selection.registry import strategy
 from vecaf_hf.selection.selection import Selection
 
 
-@strategy(needs={"embeddings"})
+@strategy(needs={"embeddings"}, wants={"processes"})
 def k_center(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Core-set (arXiv 1708.00489): greedily the sample farthest from all chosen ones; first, the nearest to the mean.
 
@@ -19,27 +20,38 @@ def k_center(candidates: Candidates, budget: int, options: SelectionOptions, gen
     in each loop.
     """
     embeddings = candidates.given("embeddings").float()  # [M, d]
-    rows = greedy_k_center(embeddings, budget)
+    rows = greedy_k_center(embeddings, budget, candidates.processes)
     # A subtraction, a product and a sum for each coordinate of each distance.
     flops = 3.0 * embeddings.numel() * budget
     return Selection(candidates.indices.cpu()[rows.cpu()], info={"flops": flops})
 
 
-def greedy_k_center(embeddings: Tensor, budget: int) -> Tensor:
+def greedy_k_center(embeddings: Tensor, budget: int, processes: Processes = ALONE) -> Tensor:
     """argmax_i min_{j chosen} ||e_i - e_j||, one sample after the other. [N, d] -> LongTensor [K].
 
-    Only the distance of each sample to its nearest centre is kept. Among equals the lower row comes first.
+    Only the distance of each sample to its nearest centre is kept, by each process that of its share. Among equals the
+    lower row comes first.
     """
-    rows = torch.empty(budget, dtype=torch.long, device=embeddings.device)
-    rows[0] = distances_to(embeddings.mean(dim=0), embeddings).argmin()
-    nearest = torch.full_like(embeddings[:, 0], torch.inf)  # [N]
-    for chosen in range(1, budget):
-        centre = rows[chosen - 1]
-        nearest = nearest.minimum(distances_to(embeddings[centre], embeddings))
-        # Below the 0 of its duplicates, which are still free.
-        nearest[centre] = -1
-        rows[chosen] = nearest.argmax()
-    return rows
+    share = share_of(len(embeddings), processes)
+    own = embeddings[share]
+    rows = [_farthest(-distances_to(embeddings.mean(dim=0), own), share.start, processes)]
+    nearest = torch.full_like(own[:, 0], torch.inf)  # [n]
+    while len(rows) < budget:
+        centre = rows[-1]
+        nearest = nearest.minimum(distances_to(embeddings[centre], own))
+        if share.start <= centre < share.stop:
+            # Below the 0 of its duplicates, which are still free.
+            nearest[centre - share.start] = -1
+        rows.append(_farthest(nearest, share.start, processes))
+    return torch.tensor(rows)
+
+
+def _farthest(distances: Tensor, first: int, processes: Processes) -> int:
+    """The row with the largest value in any process, whose own begin at `first`. [n]."""
+    own = distances.argmax()[None] if len(distances) else torch.empty(0, dtype=torch.long, device=distances.device)
+    values = distances[own].cpu().double()
+    found = processes.gather(torch.stack([values, (own.cpu() + first).double()], dim=1))  # [at most world, 2]
+    return int(found[found[:, 0].argmax(), 1])
 
 
 def distances_to(point: Tensor, embeddings: Tensor) -> Tensor:

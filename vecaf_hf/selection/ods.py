@@ -12,7 +12,7 @@ weights by mass take one more.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 import torch
@@ -22,10 +22,11 @@ from tqdm.auto import tqdm
 from vecaf_hf.selection.allocation import Cell, ClassShares, class_cells
 from vecaf_hf.selection.assignment import distinct_nearest
 from vecaf_hf.selection.candidates import Candidates
-from vecaf_hf.selection.descent import Optimised, View, optimise_centroids
+from vecaf_hf.selection.descent import View, optimise_centroids
 from vecaf_hf.selection.drawing import drawn
 from vecaf_hf.selection.ensemble import debiased
 from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.processes import Spread, dealt, share_of
 from vecaf_hf.selection.registry import strategy
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import nearest, unit_rows
@@ -35,19 +36,15 @@ from vecaf_hf.selection.weighting import loss_weights
 
 @strategy(
     needs={"embeddings", "losses"},
-    wants={"relevance"},
+    wants={"relevance", "processes"},
     heeds={"allocation", "class_balance", "sample_weights"},
 )
 def ods(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Select `budget` samples whose embeddings cover the pool where the finetuning loss is large."""
     weights = selection_weights(candidates, options)  # [M]
-    due = ClassShares.of(candidates, options.balance, generator)
+    due = ClassShares.of(candidates, options.class_balance, generator)
     cells = class_cells(candidates.classes, weights, budget, options.allocation, due)
-    hidden = getattr(options, "disable_tqdm", True)  # Trainer's arguments have it
-    # The last look at a cell takes about as long as the steps before it.
-    work = 2 * options.selection_steps * options.ensemble_size * len(cells)
-    with tqdm(total=work, desc="Selecting", disable=hidden, leave=False) as progress:
-        parts = [_select_in_cell(cell, candidates, weights, options, generator, progress.update) for cell in cells]
+    parts = _select_in_cells(cells, candidates, weights, options, generator)
     return Selection(
         candidates.indices.cpu()[torch.cat([part.rows for part in parts])],
         weights=torch.cat([part.mass for part in parts]) if options.sample_weights == "mass" else None,
@@ -65,18 +62,17 @@ def selection_weights(candidates: Candidates, options: SelectionOptions) -> Tens
 
 def _figures(parts: list[_Part]) -> dict[str, float]:
     """Means over the cells in which there was something to choose, and the work of all."""
-    optimised = [part.optimised for part in parts if part.optimised is not None]
     figures = {"flops": sum(part.flops for part in parts)}
-    if optimised:
-        figures["objective_start"] = fmean(one.start for one in optimised)
-        figures["objective_end"] = fmean(one.view.objective for one in optimised)
-        figures["steps"] = fmean(one.steps for one in optimised)
-        centroids = [len(one.view.centroids) for one in optimised]
-        figures["occupied"] = fmean((one.view.occupied for one in optimised), centroids)
+    chosen = [part for part in parts if part.descent]
+    if chosen:
+        for name in ("objective_start", "objective_end", "steps"):
+            figures[name] = fmean(part.descent[name] for part in chosen)
+        centroids = [len(part.rows) for part in chosen]
+        figures["occupied"] = fmean((part.descent["occupied"] for part in chosen), centroids)
     return figures
 
 
-@strategy(needs={"embeddings"}, heeds={"sample_weights"})
+@strategy(needs={"embeddings"}, wants={"processes"}, heeds={"sample_weights"})
 def activeft(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """ActiveFT (arXiv 2303.14382): ODS in the whole pool with the same weight for every sample.
 
@@ -109,14 +105,42 @@ class _Part:
         mass: Samples of the cell that each stands for, ones where nobody asked. [k].
         similarity: Of each to its centroid; NaN where there was nothing to choose. [k].
         flops: Work.
-        optimised: How it went; None where there was nothing to choose.
+        descent: How it went: figures, none where there was nothing to choose.
     """
 
     rows: Tensor
     mass: Tensor
     similarity: Tensor
     flops: float = 0.0
-    optimised: Optimised | None = None
+    descent: dict[str, float] = field(default_factory=dict)
+
+
+def _select_in_cells(
+    cells: list[Cell], candidates: Candidates, weights: Tensor, options: SelectionOptions, generator: torch.Generator
+) -> list[_Part]:
+    """A part of each. All processes work together in the large cells, first; of the others, each selects in some."""
+    generators = _one_each(len(cells), generator)
+    processes = candidates.processes
+    owners = dealt([len(cell.rows) * cell.budget for cell in cells], processes.world)
+    mine = [number for owner in (None, processes.rank) for number, of in enumerate(owners) if of == owner]
+    hidden = getattr(options, "disable_tqdm", True) or processes.rank > 0  # Trainer's arguments have it
+    # The last look at a cell takes about as long as the steps before it.
+    work = 2 * options.selection_steps * options.ensemble_size * len(mine)
+    found: dict[int, _Part] = {}
+    with tqdm(total=work, desc="Selecting", disable=hidden, leave=False) as progress:
+        for number in mine:
+            cell = cells[number] if owners[number] is not None else replace(cells[number], processes=processes)
+            found[number] = _select_in_cell(cell, candidates, weights, options, generators[number], progress.update)
+    every = {number: part for of_one in processes.exchange(found) for number, part in of_one.items()}
+    return [every[number] for number in range(len(cells))]
+
+
+def _one_each(cells: int, generator: torch.Generator) -> list[torch.Generator]:
+    """A generator for each cell, for any process to select in it, whatever the order."""
+    if cells == 1:
+        return [generator]
+    seeds = torch.randint(2**62, (cells,), generator=generator)
+    return [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
 
 
 def _select_in_cell(
@@ -134,31 +158,41 @@ def _select_in_cell(
     if cell.budget == len(cell.rows):
         advance(2 * options.ensemble_size * options.selection_steps)
         return _Part(cell.rows.cpu(), torch.ones(cell.budget), torch.full((cell.budget,), torch.nan))
-    whole = len(cell.rows) == len(candidates)
-    embeddings = unit_rows(candidates.given("embeddings"), None if whole else cell.rows)
+    embeddings = _unit_rows(candidates, cell)
     weights = weights[cell.rows]
     members = []
     for _ in range(options.ensemble_size):
         start = start_centroids(embeddings, weights, cell.budget, options.centroid_start, generator)
         members.append(optimise_centroids(embeddings, weights, start, options, generator, advance))
     best, flops = min(members, key=lambda member: member.view.objective), sum(member.flops for member in members)
-    one_pass = 2.0 * embeddings.numel() * cell.budget
+    one_pass = embeddings.flops_with(cell.budget)
     if options.ensemble == "debias" and options.ensemble_size > 1:
         centroids = debiased([member.view.centroids for member in members])
         best, flops = replace(best, view=View.of(embeddings, weights, centroids, options)), flops + one_pass
-    chosen = distinct_nearest(embeddings, best.view.centroids, best.view.survey.top).to(embeddings.device)
+    chosen = distinct_nearest(embeddings, best.view.centroids, best.view.survey.top).to(cell.rows.device)
     mass = torch.ones(cell.budget)
     if options.sample_weights == "mass":
         mass, flops = _mass(embeddings, chosen), flops + one_pass
-    similarity = (embeddings[chosen] * best.view.centroids).sum(dim=1).cpu()
-    return _Part(cell.rows[chosen].cpu(), mass, similarity, flops, best)
+    similarity = (embeddings.at(chosen) * best.view.centroids).sum(dim=1).cpu()
+    return _Part(cell.rows[chosen].cpu(), mass, similarity, flops, best.figures)
 
 
-def _mass(embeddings: Tensor, chosen: Tensor) -> Tensor:
-    """How many samples have each chosen one as their nearest, at least itself. [n, d], LongTensor [k] -> [k]."""
-    _, assignment = nearest(embeddings, embeddings[chosen])
+def _unit_rows(candidates: Candidates, cell: Cell) -> Spread:
+    """The cell's embeddings, of which each process copies its share."""
+    embeddings, share = candidates.given("embeddings"), share_of(len(cell.rows), cell.processes)
+    rows: Tensor | None = cell.rows[share]
+    if len(cell.rows) == len(candidates):
+        embeddings, rows = embeddings[share], None
+    own = unit_rows(embeddings, rows, aligned=True)
+    return Spread(own, len(cell.rows), cell.processes, own.shape[1] - embeddings.shape[1])
+
+
+def _mass(embeddings: Spread, chosen: Tensor) -> Tensor:
+    """How many samples have each chosen one as their nearest, at least itself. [N, d], LongTensor [k] -> [k]."""
+    _, assignment = nearest(embeddings.own, embeddings.at(chosen))
+    counted = embeddings.processes.sum(torch.bincount(assignment, minlength=len(chosen)))
     # Of duplicates `nearest` credits only one.
-    return torch.bincount(assignment, minlength=len(chosen)).clamp(min=1).float().cpu()
+    return counted.clamp(min=1).float().cpu()
 
 
 def replace_options(options: SelectionOptions, **changes: object) -> SelectionOptions:

@@ -54,12 +54,12 @@ class SelectionOptions:
             "a share of the budget by class_balance; class_loss, with a share by its mean loss weight."
         },
     )
-    class_balance: float | None = field(
-        default=None,
+    class_balance: float = field(
+        default=1.0,
         metadata={
             "help": "Class shares of a selection by class (ods with allocation class, balanced, trimmed, "
             "group_balanced), between the pool's own (0) and equal ones (1): a class's share follows its size to the "
-            "power of 1 - class_balance. By default 1, or 0.5 where eval_dataset has the pool's unequal classes."
+            "power of 1 - class_balance."
         },
     )
     ensemble_size: int = field(
@@ -140,9 +140,8 @@ class SelectionOptions:
         check_positive("temperature", self.temperature)
         check_positive("selection_learning_rate", self.selection_learning_rate)
         check_at_least("selection_tolerance", self.selection_tolerance, 0)
-        if self.class_balance is not None:
-            check_at_least("class_balance", self.class_balance, 0)
-        if self.balance > 1:
+        check_at_least("class_balance", self.class_balance, 0)
+        if self.class_balance > 1:
             raise ValueError(f"class_balance is {self.class_balance}; it must be at most 1, which is equal shares")
         check_at_least("random_fraction", self.random_fraction, 0)
         if self.random_fraction >= 1:
@@ -162,8 +161,3 @@ class SelectionOptions:
             )
         self.selection_steps = whole("selection_steps", self.selection_steps, 0)
         self.ensemble_size = whole("ensemble_size", self.ensemble_size, 1)
-
-    @property
-    def balance(self) -> float:
-        """`class_balance`: equal shares, where nobody chose."""
-        return 1.0 if self.class_balance is None else self.class_balance

@@ -230,7 +230,7 @@ def find_strategy(strategy: str | Select) -> Strategy:
 
 def check_class_balance(options: SelectionOptions) -> None:
     """Raise a ValueError if `class_balance` is set where nothing heeds it; a callable may."""
-    strategy, balance = find_strategy(options.strategy), options.balance
+    strategy, balance = find_strategy(options.strategy), options.class_balance
     if balance == 1 or callable(options.strategy) or strategy.shares_by_class(options):
         return
     if "allocation" in strategy.heeds:

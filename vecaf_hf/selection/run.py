@@ -74,7 +74,7 @@ def _with_random(
     if rest.classes is None:
         rows = drawn(len(rest), None, count, generator)
     else:
-        due = ClassShares.of(rest, options.balance, generator)
+        due = ClassShares.of(rest, options.class_balance, generator)
         rows = drawn_by_class(rest.classes, None, count, generator, due)
     more = rest.indices.cpu()[rows]
     similarity = selection.centroid_similarity

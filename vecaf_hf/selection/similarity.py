@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
+
+from vecaf_hf.selection.processes import Processes, Spread
 
 # Similarities held at once: 16 MiB of floats. On a CPU, a larger block has left the cache before it is read.
 CHUNK_ELEMENTS = 2**22
 # On an accelerator, 512 MiB: fewer and larger products.
 ACCELERATOR_CHUNK_ELEMENTS = 2**27
+# What processes that share a pool find must not depend on how many rows each of them has. MKL 2024.2 multiplies fewer
+# than 4 rows, a matrix with a vector, and rows that begin at no multiple of 64 bytes in other ways, whose last bits are
+# others.
+LEAST_ROWS, ALIGNED_COLUMNS = 16, 16
 
 
 def chunks(rows: Tensor, columns: int) -> Iterator[tuple[slice, Tensor]]:
@@ -33,20 +39,34 @@ def products(queries: Tensor, keys: Tensor, out: Tensor | None = None) -> Iterat
         if buffer is None:
             buffer = queries.new_empty((len(block), len(keys)))
         taken = buffer[: len(block)] if out is None else out[where]
-        yield where, torch.matmul(block, keys.T, out=taken)
+        yield where, product(block, keys.T, taken)
 
 
-def unit_rows(embeddings: Tensor, rows: Tensor | None = None) -> Tensor:
+def product(rows: Tensor, matrix: Tensor, out: Tensor) -> Tensor:
+    """Their product, into `out`. Where rows are `aligned`, and on a CPU, each is the same to the last bit whatever the
+    other rows are. [n, m], [m, k] -> [n, k]."""
+    few, column = len(rows) < LEAST_ROWS, matrix.shape[1] == 1
+    if not few and not column:
+        return torch.matmul(rows, matrix, out=out)
+    if few:
+        rows = pad(rows, (0, 0, 0, LEAST_ROWS - len(rows)))
+    if column:
+        matrix = pad(matrix, (0, 1))
+    return out.copy_((rows @ matrix)[: len(out), : out.shape[1]])
+
+
+def unit_rows(embeddings: Tensor, rows: Tensor | None = None, aligned: bool = False) -> Tensor:
     """These rows (all, if None) in float32 at unit length, whatever their scale: one copy, also of a memory-mapped or
-    half-precision pool. [N, d], LongTensor [n] -> [n, d]."""
-    count = len(embeddings) if rows is None else len(rows)
-    copied = embeddings.new_empty((count, embeddings.shape[1]), dtype=torch.float32)
-    for where, block in chunks(copied, embeddings.shape[1]):
+    half-precision pool. [N, d], LongTensor [n] -> [n, d]; `aligned`, d is a multiple of 16, columns of 0 are added."""
+    count, columns = len(embeddings) if rows is None else len(rows), embeddings.shape[1]
+    added = -columns % ALIGNED_COLUMNS if aligned else 0
+    copied = embeddings.new_zeros((count, columns + added), dtype=torch.float32)
+    for where, block in chunks(copied, columns):
         taken = embeddings[where] if rows is None else embeddings[rows[where]]
         # Half precision would round the quotient. Float64 keeps its type: float32 does not hold the largest of it.
         taken = taken if taken.dtype == torch.float64 else taken.float()
         largest = taken.abs().amax(dim=1, keepdim=True)
-        block.copy_(normalize((taken / largest.clamp(min=torch.finfo(taken.dtype).tiny)).float(), dim=-1))
+        block[:, :columns].copy_(normalize((taken / largest.clamp(min=torch.finfo(taken.dtype).tiny)).float(), dim=-1))
     return copied
 
 
@@ -75,16 +95,17 @@ class Survey:
     top: Top
 
 
-def survey(embeddings: Tensor, centroids: Tensor, count: int) -> Survey:
+def survey(embeddings: Tensor | Spread, centroids: Tensor, count: int) -> Survey:
     """Each sample's similarity to its nearest centroid, and `count` nearest samples of each centroid, in one exact
     pass."""
-    similarity = embeddings.new_empty(len(embeddings))
+    spread = Spread.of(embeddings)
+    similarity = spread.own.new_empty(len(spread.own))
     top = Top(centroids, count)
-    for where, similarities in products(embeddings, centroids):
+    for where, similarities in products(spread.own, centroids):
         torch.amax(similarities, dim=1, out=similarity[where])
-        top.add(similarities, where.start)
-    top.merge()
-    return Survey(similarity, top)
+        top.add(similarities, spread.share.start + where.start)
+    top.merge_with(spread.processes)
+    return Survey(spread.whole(similarity), top)
 
 
 class Top:
@@ -123,6 +144,16 @@ class Top:
         self._waiting.append((block[row, column], row + first_row, columns[column]))
         if sum(len(values) for values, _, _ in self._waiting) >= self.values.numel():
             self.merge()
+
+    def merge_with(self, processes: Processes) -> None:
+        """Take in what waits, and what the other processes have, whose rows follow each other by rank."""
+        self.merge()
+        if processes.world == 1:
+            return
+        every = (processes.gather(one).unflatten(0, (processes.world, -1)) for one in (self.values, self.rows))
+        values, rows = (one.transpose(0, 1).flatten(1) for one in every)  # [K, world * m]
+        order = values.argsort(dim=1, descending=True, stable=True)[:, : self.count]
+        self.values, self.rows = values.gather(1, order), rows.gather(1, order)
 
     def merge(self) -> None:
         """Take in what waits."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.selection.drawing import drawn
+from vecaf_hf.selection.processes import Spread
 from vecaf_hf.selection.similarity import nearest
 from vecaf_hf.selection.weighting import target_distribution
 
@@ -29,14 +30,16 @@ class Start:
 
     Args:
         rows: Of the pool, distinct. LongTensor [K].
-        assignment: The start, 0 to K - 1, that each sample is nearest to. LongTensor [N].
+        assignment: The start, 0 to K - 1, that each sample is nearest to; of this process's own. LongTensor [n].
     """
 
     rows: Tensor
     assignment: Tensor
 
 
-def start_centroids(embeddings: Tensor, weights: Tensor, count: int, start: str, generator: torch.Generator) -> Start:
+def start_centroids(
+    embeddings: Tensor | Spread, weights: Tensor, count: int, start: str, generator: torch.Generator
+) -> Start:
     """K distinct samples to start at.
 
     Args:
@@ -48,20 +51,21 @@ def start_centroids(embeddings: Tensor, weights: Tensor, count: int, start: str,
             region with a part of the loss is left out.
         generator: Draws them, on the CPU.
     """
+    spread = Spread.of(embeddings)
     probabilities = target_distribution(torch.ones_like(weights) if start == "random" else weights)
     rounds = min(ROUNDS, count) if start == "k-means++" else 1
     # A zero row has no direction, and is as far from every other as from itself: no start covers it.
-    has_direction = torch.linalg.vecdot(embeddings, embeddings) > 0.5
+    has_direction = spread.whole(torch.linalg.vecdot(spread.own, spread.own)) > 0.5
     distance = torch.ones_like(probabilities)
-    similarity = torch.full_like(embeddings[:, 0], -torch.inf)
-    assignment = torch.zeros(len(embeddings), dtype=torch.long, device=embeddings.device)
+    similarity = torch.full_like(spread.own[:, 0], -torch.inf)
+    assignment = torch.zeros(len(similarity), dtype=torch.long, device=similarity.device)
     rows = assignment[:0]
     for part in torch.arange(count).tensor_split(rounds):
         new = _further(rows, probabilities * distance, len(part), generator)
-        closest, which = nearest(embeddings, embeddings[new])
+        closest, which = nearest(spread.own, spread.at(new))
         assignment = torch.where(closest > similarity, which + len(rows), assignment)
         similarity = torch.maximum(closest, similarity)
-        distance = torch.where(has_direction, 1 - similarity, 0).clamp(min=COVERED)
+        distance = torch.where(has_direction, 1 - spread.whole(similarity), 0).clamp(min=COVERED)
         rows = torch.cat([rows, new])
     return Start(rows, assignment)
 

@@ -92,7 +92,7 @@ def trimmed(candidates: Candidates, budget: int, options: SelectionOptions, gene
     # Unseen ones, seen ones, the largest losses; at random in each.
     stage = losses.isfinite().long() + largest_of_classes(losses, classes, part).long()
     order = torch.randperm(len(losses), generator=generator) + len(losses) * stage
-    claims = class_claims(sizes, options.balance)
+    claims = class_claims(sizes, options.class_balance)
     due = shares(budget, claims, sizes, candidates.turn_by(generator))
     return Selection(candidates.indices.cpu()[first_of_classes(order, classes, due)])
 

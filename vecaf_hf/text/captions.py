@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vecaf_hf.data.columns import read_column
+from vecaf_hf.data.columns import has_columns, read_column
 from vecaf_hf.data.labels import IGNORED
 from vecaf_hf.seeding import seed_of
 from vecaf_hf.text.domains import Domains
@@ -51,7 +50,7 @@ def find_captions(
         found = _from_class_names(labels, class_names)
     elif LABEL_FIELD in captions:
         found = _from_template(captions, labels, class_names)
-    elif isinstance(dataset, datasets.Dataset):
+    elif has_columns(dataset):
         if captions not in dataset.column_names and "{" in captions:
             raise ValueError(f"captions={captions!r} is no column, and a template over class names has {LABEL_FIELD}")
         found = read_column(dataset, captions)
@@ -82,6 +81,11 @@ def _tidied(caption: Any, index: int) -> Caption:
         if text.strip():
             texts.append(text)
     return tuple(texts) if len(texts) > 1 else texts[0] if texts else None
+
+
+def one_text(captions: Sequence[Caption]) -> list[str | None]:
+    """Each sample's captions as one text."""
+    return [" / ".join(one) if isinstance(one, tuple) else one for one in captions]
 
 
 def drawn(captions: Sequence[Caption], loops: int, seed: int) -> list[list[str | None]]:

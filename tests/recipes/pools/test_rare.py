@@ -19,6 +19,16 @@ def test_each_conditions_part_of_the_pool_and_of_each_selection(column: str) -> 
     assert [*found] == ["snow", "fog"]
 
 
+def test_a_column_of_the_datasets_own_tells_conditions_too() -> None:
+    pool = Dataset.from_dict({"camera": ["old", "new", "new", "worn"], "condition": ["snow", "", "", ""]})
+    found = rare_shares(pool, [torch.tensor([0, 1])], {"camera": ["old", "worn", "lost"]})
+    assert found == {
+        "snow": {"pool": 0.25, "selected": [0.5]},
+        "old": {"pool": 0.25, "selected": [0.5]},
+        "worn": {"pool": 0.25, "selected": [0.0]},
+    }
+
+
 def test_of_other_pools_there_is_nothing_to_tell() -> None:
     selections = [torch.tensor([0])]
     assert rare_shares(Dataset.from_dict({"label": [0, 1]}), selections) == {}

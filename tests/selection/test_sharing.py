@@ -1,0 +1,73 @@
+"""Processes that share the work of a selection select what one does."""
+
+from dataclasses import replace
+
+import torch
+from every_case import every_case
+from in_threads import in_threads
+
+from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
+from vecaf_hf.selection.processes import dealt
+
+
+def tied(pool):
+    """On a coarse grid, where many are equally far; most of them twice, some often, one without a direction."""
+    rows = torch.arange(len(pool))
+    coarse = (pool.embeddings * 2).round()[rows % (len(pool) // 2 + 1)]
+    coarse = torch.where((rows % 5 == 4)[:, None], coarse[0], coarse)
+    return replace(pool, embeddings=torch.where((rows == len(pool) // 3)[:, None], 0, coarse))
+
+
+def assert_same(found, expected):
+    assert torch.equal(found.indices, expected.indices)
+    assert found.info == expected.info
+    for name in ("weights", "centroid_similarity"):
+        one, other = getattr(found, name), getattr(expected, name)
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def selected(pool, budget, options, processes=None):
+    given = pool if processes is None else replace(pool, processes=processes)
+    return run_strategy(find_strategy(options.strategy), given, budget, options, 3)
+
+
+@every_case("world", [2, 3])
+@every_case("allocation", ["class", "class_loss", "global"])
+@every_case("made", [lambda pool: pool, tied])
+def test_ods_is_that_of_one_process(world, allocation, made, make_pool):
+    """Cells are dealt out, and the large ones shared by all: the whole pool, or the largest of its classes."""
+    pool = made(make_pool(size=130, classes=4))
+    for changes in ({"sample_weights": "mass"}, {"diversity_weight": 0.0}, {"ensemble_size": 2, "ensemble": "debias"}):
+        options = SelectionOptions(strategy="ods", allocation=allocation, **changes)
+        expected = selected(pool, 30, options)
+        for found in in_threads(world, lambda one, options=options: selected(pool, 30, options, one)):
+            assert_same(found, expected)
+
+
+@every_case("strategy", ["activeft", "k_center"])
+@every_case(("world", "size", "budget"), [(2, 61, 20), (3, 61, 59), (3, 2, 1), (3, 2, 2), (3, 4, 3)])
+@every_case("made", [lambda pool: pool, tied])
+def test_some_may_have_no_sample(strategy, world, size, budget, made, make_pool):
+    pool = made(make_pool(size=size, classes=1))
+    options = SelectionOptions(strategy=strategy)
+    expected = selected(pool, budget, options)
+    for found in in_threads(world, lambda one: selected(pool, budget, options, one)):
+        assert_same(found, expected)
+
+
+def test_a_step_sends_sums_and_no_samples(make_pool):
+    """Of three times as many samples: their similarities to what was drawn, a few times in all, and nothing more."""
+    options = SelectionOptions(strategy="activeft", selection_tolerance=0.0)
+
+    def sent_by(size):
+        pool = make_pool(size=size, dimension=32)
+        return max(in_threads(2, lambda one: (selected(pool, 20, options, one), one.sent)[1]))
+
+    assert sent_by(9000) - sent_by(3000) <= 11 * 4 * 3000
+
+
+def test_large_pieces_are_for_all_and_the_others_dealt_out_the_largest_first():
+    assert dealt([1, 5, 3, 3, 2, 6], 2) == [1, 0, 1, 1, 0, None]
+    assert dealt([2.0], 3) == [None]
+    assert dealt([2.0, 1.0], 1) == [None, 0]
+    assert dealt([], 2) == []
