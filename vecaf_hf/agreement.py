@@ -14,7 +14,7 @@ T = TypeVar("T")
 # Rows that processes tell each other at once: bounds the memory of a broadcast on the accelerator.
 BROADCAST_ROWS = 2**16
 # What processes that work together tell each other before they do it.
-ACTIONS = ("fail", "end", "gather", "sum", "exchange")
+ACTIONS = ("fail", "end", "gather", "sum", "exchange", "deal")
 
 
 def decided_by_main(accelerator: Accelerator | PartialState, decide: Callable[[], T]) -> T:
@@ -108,6 +108,18 @@ class Together:
         """The small values of all, by rank."""
         self._agree("exchange")
         return [value] if self.world == 1 else gather_object([value])
+
+    def deal(self, parts: list[Tensor]) -> list[Tensor]:
+        """Hand each process the part at its rank; what each one has for this process, by rank."""
+        self._agree("deal", parts[0][:1].numel())
+        if self.world == 1:
+            return parts
+        sizes = torch.tensor([len(part) for part in parts], device=self._device)
+        every = gather(sizes).unflatten(0, (self.world, self.world))[:, self.rank].tolist()
+        handed = torch.cat(parts).to(self._device)
+        found = handed.new_empty((sum(every), *handed.shape[1:]))
+        torch.distributed.all_to_all_single(found, handed, every, sizes.tolist())
+        return list(found.to(parts[0].device).split(every))
 
     def leave(self, failed: bool) -> None:
         """The work is done, or has failed in this process."""

@@ -4,8 +4,8 @@
         [--processes 1 2] [--allocation global] [--strategy ods] [--repeats 1]
 
 Processes of one thread each on this machine (gloo), in turn with one process. The pool is made, around 1,000 class
-means, and mapped from a file, so that a process reads its share alone; its memory is what it asked for on top of what
-it had before. All must select the same.
+means, and each process reads its share, as if it had scored it; its memory is what it asked for on top of what it had
+before that. All must select the same.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import Tensor
 from vecaf_hf.agreement import Together, done_together
 from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
 from vecaf_hf.selection.candidates import Candidates
+from vecaf_hf.selection.processes import Spread, even_bounds, share_of
 
 CLASSES = 1000
 
@@ -45,11 +46,16 @@ def write_pool(folder: Path, size: int, dimension: int) -> None:
     written.flush()
 
 
-def read_pool(folder: Path) -> Candidates:
-    embeddings = torch.from_numpy(np.load(folder / "embeddings.npy", mmap_mode="c"))
-    rows = torch.arange(len(embeddings))
+def read_pool(folder: Path, together: Together) -> Candidates:
+    mapped = np.load(folder / "embeddings.npy", mmap_mode="r")
+    rows = torch.arange(len(mapped))
+    share = share_of(len(rows), together)
+    # Memory of its own, and no page of a file.
+    own = torch.empty(share.stop - share.start, mapped.shape[1])
+    own.numpy()[:] = mapped[share]
     losses = torch.rand(len(rows), generator=torch.Generator().manual_seed(1))
-    return Candidates(rows, embeddings=embeddings, losses=losses, labels=rows % CLASSES)
+    spread = Spread(own, even_bounds(len(rows), together.world), together)
+    return Candidates(rows, losses=losses, labels=rows % CLASSES, processes=together, shared_embeddings=spread)
 
 
 class Peak(threading.Thread):
@@ -79,6 +85,10 @@ class Counted(Together):
         self.sent += values.numel() * values.element_size() * (self.world > 1)
         return super().gather(values)
 
+    def deal(self, parts: list[Tensor]) -> list[Tensor]:
+        self.sent += sum(part.numel() * part.element_size() for rank, part in enumerate(parts) if rank != self.rank)
+        return super().deal(parts)
+
     def sum(self, values: Tensor) -> Tensor:
         self.sent += values.numel() * values.element_size() * (self.world > 1)
         return super().sum(values)
@@ -87,24 +97,25 @@ class Counted(Together):
 def measure(given: argparse.Namespace) -> None:
     """In each of the processes."""
     torch.set_num_threads(1)
-    accelerator, pool = Accelerator(cpu=True), read_pool(given.folder)
+    accelerator = Accelerator(cpu=True)
     options = SelectionOptions(strategy=given.strategy, allocation=given.allocation)
     counted: list[Counted] = []
+    times: list[tuple[float, float]] = []
 
     def select(together: Together) -> Any:
         together.__class__ = Counted
         counted.append(together)  # type: ignore[arg-type]
-        candidates = Candidates(**pool.tensors(), processes=together)
+        candidates = read_pool(given.folder, together)
+        times.append((time.perf_counter(), time.process_time()))
         return run_strategy(find_strategy(given.strategy), candidates, given.select[0], options, 0)
 
     accelerator.wait_for_everyone()
-    before, peak, start = own_memory(), Peak(), time.perf_counter()
+    before, peak = own_memory(), Peak()
     peak.start()
-    cpu = time.process_time()
     selection = done_together(accelerator, select)
     found = {
-        "seconds": time.perf_counter() - start,
-        "cpu": time.process_time() - cpu,
+        "seconds": time.perf_counter() - times[0][0],
+        "cpu": time.process_time() - times[0][1],
         "memory": peak.highest - before,
         "sent": counted[0].sent,
         "steps": selection.info.get("steps", given.select[0]),

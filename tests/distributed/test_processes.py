@@ -55,6 +55,15 @@ def test_two_do_what_one_does(two: Read, alone: Read, name: str) -> None:
     assert one["skipped"] == ([3, 10, 11] if name == "broken" else [])
 
 
+def test_embeddings_stay_where_they_were_made(two: Read, three: Read, alone: Read) -> None:
+    """Moved by CEA there. A probe's are in all processes: a checkpoint keeps them."""
+    assert [rank["held"] for rank in alone("plain")] == [[61, 61]]
+    assert [rank["held"] for rank in two("plain")] == [[31, 31], [30, 30]]
+    assert [rank["held"] for rank in two("proxy")] == [[61, 61]] * 2
+    # Of 7 and of 2 samples, which blocks of 3 and of 1 hold.
+    assert [rank["held"] for rank in three("small")] == [[3, 3], [3, 3], [1, 1]]
+
+
 def test_two_do_on_a_stream_what_one_does_in_memory(two: Read, alone: Read, folder_of_two: Path) -> None:
     (one,) = alone("plain")
     assert_as_one(two("streamed"), one)

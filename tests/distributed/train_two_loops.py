@@ -171,6 +171,19 @@ def straying(trainer: VeCAFTrainer, loop: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def holding() -> Iterator[list[int]]:
+    """Fills with how many of the candidates' embeddings this process holds, selection by selection."""
+    held, run_strategy = [], reselection.run_strategy
+
+    def noted(strategy: Any, candidates: Candidates, *rest: Any) -> Selection:
+        held.append(len(candidates.held_embeddings.own) if candidates.has_embeddings else 0)
+        return run_strategy(strategy, candidates, *rest)
+
+    with mock.patch.object(reselection, "run_strategy", noted):
+        yield held
+
+
 def die(folder: Path) -> None:
     (folder / "died").touch()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -301,6 +314,7 @@ def run(options: argparse.Namespace, folder: Path, images: Dataset, encoder: Tex
     trained, learned = witness(trainer.model, images), Learned(trainer)
     trainer.add_callback(learned)
     with ExitStack() as harm:
+        held = harm.enter_context(holding())
         if options.strays_in_loop is not None:
             harm.enter_context(straying(trainer, options.strays_in_loop))
         if options.dies is not None:
@@ -317,6 +331,7 @@ def run(options: argparse.Namespace, folder: Path, images: Dataset, encoder: Tex
         "rescored": trainer.scorer.score(trainer.pool.ledger.usable).losses,
         "scored_alone": None if options.bad else scored_alone(trainer.model, trainer.train_dataset),
         "skipped": sorted(trainer.skipped_samples),
+        "held": held,
         "selections": [selection.indices for selection in trainer.selection_history],
         # Without the strategy's own, which the main process alone has.
         "figures": [{**record.to_json(), "info": shift(record)} for record in trainer.loop_records],

@@ -29,6 +29,10 @@ class Thread:
         # From the last to the first: the order must not matter.
         return torch.stack(self.exchange(values)[::-1]).sum(dim=0)
 
+    def deal(self, parts: list[Tensor]) -> list[Tensor]:
+        self.sent += sum(part.numel() * part.element_size() for part in parts)
+        return [of_one[self.rank] for of_one in self.exchange(parts)]
+
     def exchange(self, value: T) -> list[T]:
         self.told[self.rank] = value
         self.barrier.wait()

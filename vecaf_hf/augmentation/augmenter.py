@@ -196,13 +196,13 @@ class Augmenter:
     @torch.no_grad()
     def augment(self, candidates: Candidates) -> Candidates:
         """The candidates as the next selection sees them."""
-        device, embeddings = self.aligner.weight.device, candidates.given("embeddings")
-        texts = self.texts(candidates, "selection").to(device)
-        moved = torch.empty_like(embeddings)
-        for start in range(0, len(candidates), CHUNK_ROWS):
+        device, held = self.aligner.weight.device, candidates.held_embeddings
+        texts = self.texts(candidates, "selection").take(held.share).to(device)
+        moved = torch.empty_like(held.own)
+        for start in range(0, len(moved), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            moved[rows] = self.moved(embeddings[rows].to(device), texts.take(rows)).cpu()
-        return replace(candidates, embeddings=moved)
+            moved[rows] = self.moved(held.own[rows].to(device), texts.take(rows)).cpu()
+        return candidates.with_embeddings(moved)
 
     @torch.no_grad()
     def with_affinity(self, candidates: Candidates, domains: Tensor) -> Candidates:
@@ -213,7 +213,8 @@ class Augmenter:
         if self.options.affinity_by == "caption":
             similarities = self._similarity_of_captions(candidates.indices, domains)
         else:
-            similarities = domain_similarity(candidates.given("embeddings"), self._aligned(domains))
+            held = candidates.held_embeddings
+            similarities = held.whole(domain_similarity(held.own, self._aligned(domains)))
         return replace(candidates, relevance=domain_affinity(similarities, temperature))
 
     def _similarity_of_captions(self, indices: Tensor, domains: Tensor) -> Tensor:
@@ -230,18 +231,19 @@ class Augmenter:
     def _alpha(self, candidates: Candidates) -> Tensor:
         """Eq. 8 over the candidates that have a caption, 0 for the others. [n]."""
         prompted, device = "attention" in self.options.prompt_in, self.aligner.weight.device
-        rows = self.table.captioned(candidates.indices).nonzero().squeeze(1)
+        captioned, held = self.table.captioned(candidates.indices), candidates.held_embeddings
         alpha = torch.zeros(len(candidates))
-        if len(rows) == 0:
+        if not captioned.any():
             return alpha
+        indices, own = candidates.indices[held.share], captioned[held.share].nonzero().squeeze(1)
         cosines = [
             cosine_similarity(
-                candidates.given("embeddings")[part].to(device),
-                self.aligner(self.table.of(candidates.indices[part], prompted, self.loop).to(device)),
+                held.own[part].to(device), self.aligner(self.table.of(indices[part], prompted, self.loop).to(device))
             ).cpu()
-            for part in rows.split(CHUNK_ROWS)
+            for part in own.split(CHUNK_ROWS)
         ]
-        alpha[rows] = attention(torch.cat(cosines), self.options.attention, self.options.step_size)
+        every = held.whole(torch.cat([alpha[:0], *cosines]))
+        alpha[captioned] = attention(every, self.options.attention, self.options.step_size)
         return alpha
 
 

@@ -78,7 +78,7 @@ class RunningCEA:
         """Refit the alignment on the candidates, and return them as the selection should see them: where it goes by
         logits, which are those of plain embeddings, unmoved; so are they as long as none has been captioned. Those that
         have not been scored have their affinity to the domains at most."""
-        if candidates.embeddings is None:
+        if not candidates.has_embeddings:
             return candidates if self._prompts is None else self.augmenter.with_affinity(candidates, self._prompts)
         if self.options.caption_when == "selected" and not self.augmenter.table.captioned(candidates.indices).any():
             return candidates
@@ -147,8 +147,9 @@ class RunningCEA:
         sources = augmenter.table.of(candidates.indices[rows], prompted=False, loop=augmenter.loop)
         if self.options.alignment == "dual":
             sources = self.pool_texts.of_images(candidates.indices[rows])
-        augmenter.fit(sources, candidates.given("embeddings")[rows])
-        augmenter.fit_map(candidates.take(rows))
+        shown = candidates.take(rows).whole()
+        augmenter.fit(sources, shown.given("embeddings"))
+        augmenter.fit_map(shown)
 
     def _hold(self, indices: Tensor, texts: Texts) -> None:
         device = self.accelerator.device

@@ -55,7 +55,7 @@ class SelectingFor:
         for number, (members, by_images) in enumerate(self._conditions):
             like = members[candidates.indices]
             if by_images:
-                like = _near(candidates.given("embeddings"), labels, like)
+                like = _near(candidates.whole().given("embeddings"), labels, like)
             factor = _factor(losses, labels, like)
             factors[like] *= factor
             self.figures[f"select_for_{number}"] = factor

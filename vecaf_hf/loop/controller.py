@@ -153,8 +153,9 @@ class LoopController(TrainerCallback):
         if loop == len(self.history.selections):
             with self.selector.scorer.evaluated_weights():
                 self._select(loop, state.global_step, kwargs["optimizer"])
+        else:
+            check_same_selection(self.selector.scorer.accelerator, self.history.selections[loop], loop)
         selection = self.history.selections[loop]
-        check_same_selection(self.selector.scorer.accelerator, selection, loop)
         # Of a stream, where a run goes on.
         self.pool.keep(selection.indices)
         self._begun = self.history.records[loop].step

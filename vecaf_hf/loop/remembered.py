@@ -36,12 +36,13 @@ class Remembered:
     @torch.no_grad()
     def take(self, loop: int, candidates: Candidates, head: nn.Module | None) -> None:
         """Keep what can be told of these candidates, as far as a linear head, or their own logits, tell it."""
-        scored = candidates.embeddings is not None and candidates.losses is not None
+        scored = candidates.has_embeddings and candidates.losses is not None
         if not (self.is_of_the_model and scored and candidates.classes is not None):
             return
+        if len(candidates) > MOST_SAMPLES:
+            candidates = candidates.take(evenly_spaced(len(candidates), MOST_SAMPLES))
+        candidates = candidates.whole()
         some = Candidates(**{name: getattr(candidates, name) for name in FIELDS})
-        if len(some) > MOST_SAMPLES:
-            some = some.take(evenly_spaced(len(some), MOST_SAMPLES))
         if some.logits is None:
             try:
                 layer = linear_of(head or nn.Identity())

@@ -17,9 +17,10 @@ from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.conditions.selecting_for import SelectingFor
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.loop.class_shares import tell_of_shares
+from vecaf_hf.loop.fingerprint import check_same_selection
 from vecaf_hf.loop.remembered import Remembered
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary
-from vecaf_hf.scoring.scorer import Scorer, not_empty
+from vecaf_hf.scoring.scorer import OF_THE_MODEL, Scorer, not_empty
 from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, Strategy, run_strategy
@@ -254,13 +255,15 @@ class Selector:
 
     def _candidates(self, past: Past, seed: int) -> Candidates:
         """What the strategy chooses from: scored only if it, or a warm-up of the head, needs that."""
-        is_fresh = self.args.head_warmup and past.loop == 0
-        if not (self._strategy_of(past.loop).needs_forward or is_fresh):
+        is_fresh, strategy = self.args.head_warmup and past.loop == 0, self._strategy_of(past.loop)
+        if not (strategy.needs_forward or is_fresh):
             return self._unscored()
+        # What a probe or a later boundary goes by is in all processes, and what a head is fitted on.
+        shares = "processes" in strategy.reads and self.args.scoring_way[0] in OF_THE_MODEL and not is_fresh
 
         def score(indices: Tensor) -> Candidates:
             nonlocal is_fresh
-            candidates = self._usable(self.scorer.score(indices))
+            candidates = self._usable(self.scorer.score(indices, keeps_shares=shares))
             if not is_fresh or not len(candidates):
                 return candidates
             is_fresh = False
@@ -287,9 +290,11 @@ class Selector:
 
         with meter.timed("select"):
             if "processes" in strategy.reads:
-                selection = done_together(accelerator, lambda all_: run(replace(candidates, processes=all_)))
+                selection = done_together(accelerator, lambda all_: run(candidates.among(all_)))
             else:
                 selection = decided_by_main(accelerator, partial(run, candidates))
+        # Before anything is done with it: each process holds embeddings of its own.
+        check_same_selection(accelerator, selection, past.loop)
         meter.add("select", len(selection), selection.info.get("flops", 0.0))
         # Of a stream these are all that is loaded from now on.
         with meter.timed("score"):
@@ -330,9 +335,9 @@ class Selector:
         return replace(candidates, groups=groups[candidates.indices])
 
     def _begin_augmentation(self, cea: RunningCEA, selection: Selection, candidates: Candidates) -> dict[str, float]:
-        scored = candidates.embeddings is not None
+        scored = candidates.has_embeddings
         if scored:
-            selected = candidates.take(torch.isin(candidates.indices, selection.indices))
+            selected = candidates.take(torch.isin(candidates.indices, selection.indices)).whole()
         else:
             selected = not_empty(self.scorer.score(selection.indices.sort().values, with_losses=False))
         return cea.begin_loop(selected, refit=not scored)

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast, gather_object, send_to_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from vecaf_hf.agreement import Together
 from vecaf_hf.cost import FULL_SIZE, CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Unloadable
 from vecaf_hf.data.labels import is_ignored, one_per_sample
@@ -24,7 +25,8 @@ from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import Objective
 from vecaf_hf.scoring.resolution import at_image_size, first_forward_at
 from vecaf_hf.scoring.sharded import whole_weights
-from vecaf_hf.selection.candidates import Candidates
+from vecaf_hf.selection.candidates import Candidates, check_finite
+from vecaf_hf.selection.processes import Spread
 
 # Rows exchanged between processes at once: bounds the memory of a gather on the accelerator.
 GATHER_ROWS = 2**16
@@ -33,7 +35,8 @@ FEW = 16
 
 
 class ForwardPass:
-    """Scores samples with the current model, sharded over the processes; every process gets all results.
+    """Scores samples with the current model, a block of them in each process; every process gets all results, but for
+    embeddings that stay where they are.
 
     Args:
         accelerator: Moves batches, casts under its mixed precision and gathers.
@@ -50,6 +53,7 @@ class ForwardPass:
         fitting: Cuts batches to what fits in memory.
         with_losses: Whether candidates get their losses.
         check_loss: Whether the first batch's mean loss is checked against the objective's reference.
+        keeps_shares: Whether each process keeps the embeddings of its own block alone, as `shared_embeddings`.
         observed: (inputs, count) -> a block for the forward pass, which gives a dictionary of further fields of the
             candidates, complete when the block has ended.
 
@@ -72,6 +76,7 @@ class ForwardPass:
         fitting: FittingBatches | None = None,
         with_losses: bool = True,
         check_loss: bool = True,
+        keeps_shares: bool = False,
         observed: Callable[[Mapping[str, Any], int], AbstractContextManager[dict[str, Tensor]]] | None = None,
     ) -> None:
         self.accelerator, self.objective = accelerator, objective
@@ -79,22 +84,23 @@ class ForwardPass:
         self.keep_logits, self.disable_tqdm, self.image_size = keep_logits, disable_tqdm, image_size
         self.image_size_is_new = image_size_is_new
         self.with_losses, self.check_loss = with_losses, check_loss
+        self.keeps_shares = keeps_shares and accelerator.num_processes > 1
         self.output_kind: str | None = None
         self.fitting = FittingBatches() if fitting is None else fitting
         self.observed = observed or (lambda inputs, count: nullcontext({}))
 
     def score(self, model: nn.Module, head: Head, indices: Tensor) -> Candidates:
-        """Candidates for these positions of the pool, LongTensor [M]; without any field where none could be loaded, and
-        without embeddings where nobody reads what enters the head.
+        """Candidates for these positions of the pool, rising where `keeps_shares`, LongTensor [M]; without any field
+        where none could be loaded, and without embeddings where nobody reads what enters the head.
 
         Raises:
             ValueError: No head makes the logits of one embedding per sample, training's loss is not the mean
                 of the objective's losses, or a result is not finite (with the sample's index).
         """
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        # Dealt out like cards. Every process scores the same number: the first samples fill the last round up.
-        rounds = -(-len(indices) // world)
-        mine = indices[torch.arange(rank, rounds * world, world) % len(indices)]
+        # Every process scores the same number: the first samples fill the last block up.
+        each = -(-len(indices) // world)
+        mine = indices[torch.arange(rank * each, (rank + 1) * each) % len(indices)]
         if world > 1:
             broadcast(list(model.buffers()))
         training = model.training
@@ -114,12 +120,22 @@ class ForwardPass:
         if found is not None and not head.is_settled:
             head.adopt(found)
         fields = fields or {name: torch.zeros((len(mine), *shape), dtype=of) for name, (shape, of) in form.items()}
+        own = fields.pop("embeddings", None) if self.keeps_shares else None
+        if own is not None:
+            fields["finite"] = own.isfinite().all(dim=1).to(torch.uint8)
         gathered = {name: self._gather(values)[: len(indices)] for name, values in fields.items()}
         loaded = gathered.pop("loaded").bool()
         gathered = gathered if loaded.all() else {name: values[loaded] for name, values in gathered.items()}
         if not torch.equal(gathered["indices"], indices[loaded]):
             raise RuntimeError("scores came back for other samples than were asked for; this is a bug in vecaf_hf")
-        return Candidates(**gathered)  # type: ignore[arg-type]  # no head is among them
+        if own is None:
+            return Candidates(**gathered)  # type: ignore[arg-type]  # no head is among them
+        check_finite("embeddings", gathered.pop("finite").bool(), gathered["indices"])
+        filled = loaded.new_zeros(each * world)
+        filled[: len(loaded)] = loaded
+        bounds = (0, *filled.unflatten(0, (world, each)).sum(dim=1).cumsum(0).tolist())
+        shared = Spread(own[filled[rank * each :][:each]], bounds, Together(self.accelerator))
+        return Candidates(**gathered, shared_embeddings=shared)  # type: ignore[arg-type]
 
     def _forward(
         self, model: nn.Module, head: Head, indices: Tensor
@@ -208,16 +224,15 @@ class ForwardPass:
             return first_forward_at(model, inputs, size) if self.image_size_is_new else model(**inputs)
 
     def _gather(self, values: Tensor) -> Tensor:
-        """All processes' rows, in the order in which `mine` was dealt out."""
+        """All processes' rows, block after block."""
         if self.accelerator.num_processes == 1:
             return values
         world, device = self.accelerator.num_processes, self.accelerator.device
-        rows = values.new_empty((len(values) * world, *values.shape[1:]))
-        for start in range(0, len(values), GATHER_ROWS):
-            block = values[start : start + GATHER_ROWS]
-            gathered = self.accelerator.gather(block.to(device)).cpu().unflatten(0, (world, len(block)))
-            rows[start * world :][: len(block) * world] = gathered.transpose(0, 1).flatten(0, 1)
-        return rows
+        rows = values.new_empty((world, *values.shape))
+        for where in torch.arange(len(values)).split(GATHER_ROWS):
+            block = values[where]
+            rows[:, where] = self.accelerator.gather(block.to(device)).cpu().unflatten(0, (world, len(block)))
+        return rows.flatten(0, 1)
 
 
 def _rows_like(values: Tensor, count: int) -> Tensor:

@@ -248,8 +248,9 @@ def renewed(candidates: Candidates, fresh: Candidates) -> Candidates:
     """The fresh candidates, and those of the others that are not among them, in pool order; one may be none at all."""
     if not len(fresh) or not len(candidates):
         return fresh if len(fresh) else candidates
-    rest = candidates.take(~torch.isin(candidates.indices, fresh.indices)).tensors()
-    together: dict[str, Any] = {name: torch.cat([rest[name], values]) for name, values in fresh.tensors().items()}
+    rest = candidates.whole().take(~torch.isin(candidates.indices, fresh.indices)).tensors()
+    fields = fresh.whole().tensors().items()
+    together: dict[str, Any] = {name: torch.cat([rest[name], values]) for name, values in fields}
     return Candidates(**together).in_pool_order()
 
 

@@ -101,12 +101,14 @@ class Scorer:
 
     # --- By a forward pass ---
 
-    def score(self, indices: Tensor, with_losses: bool = True) -> Candidates:
-        """These positions of the pool as the run scores them, without those that cannot be loaded. LongTensor [M]."""
+    def score(self, indices: Tensor, with_losses: bool = True, keeps_shares: bool = False) -> Candidates:
+        """These positions of the pool as the run scores them, without those that cannot be loaded. LongTensor [M].
+        `keeps_shares`, they are rising, and embeddings may stay in the process that made them."""
         # What a learner observes, and what a trained model thinks, no folder has.
         if self.kept is not None and not self.is_trained and not self.watcher.is_learning:
             return self.kept.score(indices)
-        return self.score_at(indices, self.args.scoring_image_size, with_losses=with_losses)
+        size = self.args.scoring_image_size
+        return self.score_at(indices, size, with_losses=with_losses, keeps_shares=keeps_shares)
 
     def score_at(
         self,
@@ -116,6 +118,7 @@ class Scorer:
         image_size_is_new: bool = False,
         with_losses: bool = True,
         check_loss: bool = False,
+        keeps_shares: bool = False,
     ) -> Candidates:
         """By a forward pass on images of this size, None for as they come; of another pool, if one is given."""
         pool = self.pool if pool is None else pool
@@ -133,19 +136,13 @@ class Scorer:
             fitting=self._fitting,
             with_losses=with_losses,
             check_loss=check_loss,
+            keeps_shares=keeps_shares,
             observed=self._observed,
         )
         self.watcher.before_scoring()
-        streamed = pool.shards is not None
-        scored = forward.score(self.model, self.head_of_model, self._in_blocks(indices) if streamed else indices)
+        scored = forward.score(self.model, self.head_of_model, indices)
         self.output_kind = forward.output_kind or self.output_kind
-        return pool.without_ignored(scored.in_pool_order() if streamed else scored)
-
-    def _in_blocks(self, indices: Tensor) -> Tensor:
-        """The same in an order that, dealt out like cards, gives each process a block of them: few shards. [M]."""
-        each = -(-len(indices) // self.accelerator.num_processes)
-        place = torch.arange(len(indices))
-        return indices[(place % each * len(indices) + place // each).argsort()]
+        return pool.without_ignored(scored)
 
     @contextmanager
     def _observed(self, inputs: Mapping[str, Any], count: int) -> Iterator[dict[str, Tensor]]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.selection.candidates import Candidates, Turn
-from vecaf_hf.selection.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,10 @@ class ClassShares:
 
 @dataclass(frozen=True)
 class Cell:
-    """A part of the pool (rows of the candidates, LongTensor [n]), the samples to select from it (<= n), by whom."""
+    """A part of the pool (rows of the candidates, rising, LongTensor [n]), and the samples to select from it (<= n)."""
 
     rows: Tensor
     budget: int
-    processes: Processes = ALONE
 
 
 def class_cells(labels: Tensor | None, weights: Tensor, budget: int, allocation: str, due: ClassShares) -> list[Cell]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vecaf_hf.seeding import seed_of
-from vecaf_hf.selection.processes import ALONE, Processes
+from vecaf_hf.selection.processes import ALONE, Processes, Spread
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ class Candidates:
         turn: Whose turn it is in this loop to have what is left over after equal shares.
         processes: Those that run the strategy, for one that shares its work: where it reads this field, all run it, and
             where it does not, the main process alone.
+        shared_embeddings: The embeddings, of which each process holds those that it has scored; `embeddings` is None
+            then. Only a strategy that reads `processes` is given these.
 
     A field that no part of the run needs is None: `full` and `random` train without a scoring pass.
 
@@ -134,6 +136,7 @@ class Candidates:
     class_sizes: Tensor | None = None
     turn: Turn | None = None
     processes: Processes = ALONE
+    shared_embeddings: Spread | None = None
 
     def __post_init__(self) -> None:
         if self.indices.dim() != 1 or self.indices.dtype != torch.long:
@@ -152,6 +155,9 @@ class Candidates:
             raise ValueError(
                 f"the head takes {head.weight.shape[1]} features, and embeddings are {_describe(embeddings)}"
             )
+        shared = self.shared_embeddings
+        if shared is not None and (embeddings is not None or shared.size != len(self)):
+            raise ValueError(f"embeddings of {shared.size} samples are shared, for {len(self)}, or are there twice")
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"labels has {len(self.labels)} rows for {len(self)} samples")
         for name in ("losses", "relevance"):
@@ -169,6 +175,38 @@ class Candidates:
         if values is None:
             raise ValueError(f"the candidates have no {name}")
         return values
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether there are any, in whichever process."""
+        return self.embeddings is not None or self.shared_embeddings is not None
+
+    @property
+    def held_embeddings(self) -> Spread:
+        """The embeddings that this process holds: all, or its share."""
+        return self.shared_embeddings if self.shared_embeddings is not None else Spread.of(self.given("embeddings"))
+
+    @property
+    def spread_embeddings(self) -> Spread:
+        """The embeddings of which each of `processes` works on a share, whether it holds more or not."""
+        return self.shared_embeddings or Spread.evenly(self.given("embeddings"), self.processes)
+
+    def with_embeddings(self, own: Tensor) -> Candidates:
+        """The same with these in place of the embeddings that this process holds. [n, d]."""
+        if self.shared_embeddings is None:
+            return replace(self, embeddings=own)
+        return replace(self, shared_embeddings=replace(self.shared_embeddings, own=own))
+
+    def whole(self) -> Candidates:
+        """The same with all embeddings in every process; each must ask for it."""
+        shared = self.shared_embeddings
+        return self if shared is None else replace(self, embeddings=shared.whole(shared.own), shared_embeddings=None)
+
+    def among(self, processes: Processes) -> Candidates:
+        """The same, for these to select from together."""
+        shared = self.shared_embeddings
+        shared = None if shared is None else replace(shared, processes=processes)
+        return replace(self, processes=processes, shared_embeddings=shared)
 
     def check_not_negative(self, name: str) -> None:
         """Raise a ValueError that names the sample if a field of one number per sample has a negative one."""
@@ -194,14 +232,7 @@ class Candidates:
         # (or the sum overflows, which the exact search below then clears).
         if values.sum().isfinite():
             return
-        bad = ~values.isfinite().reshape(len(self), -1).all(dim=1)
-        if bad.any():
-            row = int(bad.nonzero()[0, 0])
-            suspects = "the model's weights" if bad.all() else "this sample's image and label"
-            raise ValueError(
-                f"{name} of sample {int(self.indices[row])} is not finite ({int(bad.sum())} such samples): "
-                f"check {suspects}, or whether training has diverged"
-            )
+        check_finite(name, values.isfinite().reshape(len(self), -1).all(dim=1), self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -217,8 +248,12 @@ class Candidates:
         return self.turn or Turn(generator.initial_seed())
 
     def take(self, rows: Tensor) -> Candidates:
-        """The candidates at these rows (LongTensor or a mask over rows)."""
-        return replace(self, **{name: values[rows] for name, values in self.tensors().items()})
+        """The candidates at these rows (LongTensor, rising where embeddings are shared, or a mask over rows)."""
+        taken: dict[str, Any] = {name: values[rows] for name, values in self.tensors().items()}
+        if self.shared_embeddings is not None:
+            rows = rows.nonzero().squeeze(1) if rows.dtype == torch.bool else rows
+            taken["shared_embeddings"] = self.shared_embeddings.take(rows)
+        return replace(self, **taken)
 
     def in_pool_order(self) -> Candidates:
         """The same candidates by rising index: what follows cannot depend on the order they came in."""
@@ -228,13 +263,27 @@ class Candidates:
 
     def to(self, device: torch.device | str) -> Candidates:
         """The same with all tensors on the device."""
-        head = None if self.head is None else self.head.to(device)
-        return replace(self, head=head, **{name: values.to(device) for name, values in self.tensors().items()})
+        moved: dict[str, Any] = {name: values.to(device) for name, values in self.tensors().items()}
+        further = {"head": self.head, "shared_embeddings": self.shared_embeddings}
+        moved |= {name: value.to(device) for name, value in further.items() if value is not None}
+        return replace(self, **moved)
 
     def tensors(self) -> dict[str, Any]:
         """The fields of samples that there are, by name."""
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: values for name, values in found.items() if isinstance(values, Tensor)}
+
+
+def check_finite(name: str, finite: Tensor, indices: Tensor) -> None:
+    """Raise a ValueError that names the first of these samples whose field is not. BoolTensor [M], LongTensor [M]."""
+    bad = ~finite
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        suspects = "the model's weights" if bad.all() else "this sample's image and label"
+        raise ValueError(
+            f"{name} of sample {int(indices[row])} is not finite ({int(bad.sum())} such samples): "
+            f"check {suspects}, or whether training has diverged"
+        )
 
 
 def evenly_spaced(size: int, most: int) -> Tensor:

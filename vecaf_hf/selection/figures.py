@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
-from vecaf_hf.selection.processes import ALONE, Processes, share_of
+from vecaf_hf.selection.processes import Spread
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import nearest, unit_rows
 
@@ -34,10 +34,10 @@ def figures_of(selection: Selection, candidates: Candidates) -> dict[str, float]
     if candidates.losses is not None:
         found = following(candidates.losses, rows)
         figures |= {} if found is None else {"following": found}
-    if candidates.embeddings is not None and len(selection) < len(candidates):
-        figures["coverage"] = coverage(candidates.embeddings, rows, candidates.processes)
-        looked_at = min(len(candidates), COVERAGE_SAMPLES)
-        figures["flops"] = 2.0 * looked_at * len(selection) * candidates.embeddings.shape[1]
+    if candidates.has_embeddings and len(selection) < len(candidates):
+        embeddings = candidates.spread_embeddings
+        figures["coverage"] = coverage(embeddings, rows)
+        figures["flops"] = embeddings.flops_with(len(selection), min(len(candidates), COVERAGE_SAMPLES))
     return figures
 
 
@@ -62,7 +62,7 @@ def following(losses: Tensor, rows: Tensor) -> float | None:
     return float((losses[rows].mean() - blind) / (drawn - blind))
 
 
-def coverage(embeddings: Tensor, rows: Tensor, processes: Processes = ALONE) -> float:
+def coverage(embeddings: Tensor | Spread, rows: Tensor) -> float:
     """Mean cosine of the pool's samples to their nearest selected ones.
 
     Of at most COVERAGE_SAMPLES of the pool, evenly spaced.
@@ -70,9 +70,9 @@ def coverage(embeddings: Tensor, rows: Tensor, processes: Processes = ALONE) -> 
     Args:
         embeddings: Of the pool, any scale. [N, d].
         rows: The selected ones. LongTensor [K].
-        processes: Each looks for its share of the samples.
     """
-    some = evenly_spaced(len(embeddings), COVERAGE_SAMPLES).to(embeddings.device)
-    mine = some[share_of(len(some), processes)]
-    similarity, _ = nearest(unit_rows(embeddings, mine, aligned=True), unit_rows(embeddings, rows, aligned=True))
-    return float(processes.gather(similarity).mean())
+    spread = Spread.of(embeddings)
+    some = evenly_spaced(spread.size, COVERAGE_SAMPLES).to(spread.own.device)
+    mine = unit_rows(spread.own, spread.own_of(some), aligned=True)
+    similarity, _ = nearest(mine, unit_rows(spread.at(rows), aligned=True))
+    return float(spread.whole(similarity).mean())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.options import SelectionOptions
-from vecaf_hf.selection.processes import ALONE, Processes, share_of
+from vecaf_hf.selection.processes import Processes, Spread
 from vecaf_hf.selection.registry import strategy
 from vecaf_hf.selection.selection import Selection
 
@@ -19,26 +21,27 @@ def k_center(candidates: Candidates, budget: int, options: SelectionOptions, gen
     The paper begins with the samples that have labels already; here all have, and the embedding space is another one
     in each loop.
     """
-    embeddings = candidates.given("embeddings").float()  # [M, d]
-    rows = greedy_k_center(embeddings, budget, candidates.processes)
+    embeddings = candidates.spread_embeddings
+    rows = greedy_k_center(replace(embeddings, own=embeddings.own.float()), budget)
     # A subtraction, a product and a sum for each coordinate of each distance.
-    flops = 3.0 * embeddings.numel() * budget
-    return Selection(candidates.indices.cpu()[rows.cpu()], info={"flops": flops})
+    return Selection(candidates.indices.cpu()[rows.cpu()], info={"flops": 1.5 * embeddings.flops_with(budget)})
 
 
-def greedy_k_center(embeddings: Tensor, budget: int, processes: Processes = ALONE) -> Tensor:
+def greedy_k_center(embeddings: Tensor | Spread, budget: int) -> Tensor:
     """argmax_i min_{j chosen} ||e_i - e_j||, one sample after the other. [N, d] -> LongTensor [K].
 
     Only the distance of each sample to its nearest centre is kept, by each process that of its share. Among equals the
     lower row comes first.
     """
-    share = share_of(len(embeddings), processes)
-    own = embeddings[share]
-    rows = [_farthest(-distances_to(embeddings.mean(dim=0), own), share.start, processes)]
+    spread = Spread.of(embeddings)
+    own, share, processes = spread.own, spread.share, spread.processes
+    # In float64, where the order of a sum hardly shows.
+    mean = processes.sum(own.sum(dim=0, dtype=torch.float64)) / spread.size
+    rows = [_farthest(-distances_to(mean.to(own), own), share.start, processes)]
     nearest = torch.full_like(own[:, 0], torch.inf)  # [n]
     while len(rows) < budget:
         centre = rows[-1]
-        nearest = nearest.minimum(distances_to(embeddings[centre], own))
+        nearest = nearest.minimum(distances_to(spread.at(torch.tensor([centre], device=own.device))[0], own))
         if share.start <= centre < share.stop:
             # Below the 0 of its duplicates, which are still free.
             nearest[centre - share.start] = -1

@@ -11,8 +11,9 @@ weights by mass take one more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from statistics import fmean
 
 import torch
@@ -26,7 +27,7 @@ from vecaf_hf.selection.descent import View, optimise_centroids
 from vecaf_hf.selection.drawing import drawn
 from vecaf_hf.selection.ensemble import debiased
 from vecaf_hf.selection.options import SelectionOptions
-from vecaf_hf.selection.processes import Spread, dealt, share_of
+from vecaf_hf.selection.processes import Spread, brought, dealt
 from vecaf_hf.selection.registry import strategy
 from vecaf_hf.selection.selection import Selection
 from vecaf_hf.selection.similarity import nearest, unit_rows
@@ -78,7 +79,8 @@ def activeft(candidates: Candidates, budget: int, options: SelectionOptions, gen
 
     Its centroids start as `centroid_start` says; as published, at random samples.
     """
-    blind = replace(candidates, losses=torch.ones_like(candidates.given("embeddings")[:, 0]), relevance=None)
+    alike = torch.ones(len(candidates), device=candidates.indices.device)
+    blind = replace(candidates, losses=alike, relevance=None)
     published = {"loss_weighting": "uniform", "allocation": "global", "diversity_weight": 1.0}
     return ods(blind, budget, replace_options(options, **published), generator)
 
@@ -120,19 +122,35 @@ def _select_in_cells(
 ) -> list[_Part]:
     """A part of each. All processes work together in the large cells, first; of the others, each selects in some."""
     generators = _one_each(len(cells), generator)
+    cells = [_with_weight(cell, weights) for cell in cells]
     processes = candidates.processes
-    owners = dealt([len(cell.rows) * cell.budget for cell in cells], processes.world)
-    mine = [number for owner in (None, processes.rank) for number, of in enumerate(owners) if of == owner]
+    found = {number: _all_of(cell.rows) for number, cell in enumerate(cells) if cell.budget == len(cell.rows)}
+    work = [0.0 if number in found else float(len(cell.rows) * cell.budget) for number, cell in enumerate(cells)]
+    owners: list[int | None] = [None] * len(cells)
+    if processes.world > 1:
+        owners = dealt(work, processes.world)
+    due = sum(owner in (None, processes.rank) for number, owner in enumerate(owners) if work[number])
     hidden = getattr(options, "disable_tqdm", True) or processes.rank > 0  # Trainer's arguments have it
     # The last look at a cell takes about as long as the steps before it.
-    work = 2 * options.selection_steps * options.ensemble_size * len(mine)
-    found: dict[int, _Part] = {}
-    with tqdm(total=work, desc="Selecting", disable=hidden, leave=False) as progress:
-        for number in mine:
-            cell = cells[number] if owners[number] is not None else replace(cells[number], processes=processes)
-            found[number] = _select_in_cell(cell, candidates, weights, options, generators[number], progress.update)
+    steps = 2 * options.selection_steps * options.ensemble_size * due
+    with tqdm(total=steps, desc="Selecting", disable=hidden, leave=False) as progress:
+        for number, embeddings in _unit_rows(candidates, cells, owners, work):
+            cell, own = cells[number], generators[number]
+            found[number] = _select_in_cell(cell, embeddings, weights, options, own, progress.update)
     every = {number: part for of_one in processes.exchange(found) for number, part in of_one.items()}
     return [every[number] for number in range(len(cells))]
+
+
+def _with_weight(cell: Cell, weights: Tensor) -> Cell:
+    """The cell without samples of no weight: they are not to be selected, near to a centroid as they may be. With them
+    where the others are too few."""
+    weighted = cell.rows[weights[cell.rows] > 0]
+    return replace(cell, rows=weighted) if len(weighted) >= cell.budget else cell
+
+
+def _all_of(rows: Tensor) -> _Part:
+    """Where there is nothing to choose."""
+    return _Part(rows.cpu(), torch.ones(len(rows)), torch.full((len(rows),), torch.nan))
 
 
 def _one_each(cells: int, generator: torch.Generator) -> list[torch.Generator]:
@@ -145,20 +163,12 @@ def _one_each(cells: int, generator: torch.Generator) -> list[torch.Generator]:
 
 def _select_in_cell(
     cell: Cell,
-    candidates: Candidates,
+    embeddings: Spread,
     weights: Tensor,
     options: SelectionOptions,
     generator: torch.Generator,
     advance: Callable[[int], object],
 ) -> _Part:
-    weighted = cell.rows[weights[cell.rows] > 0]
-    if cell.budget <= len(weighted) < len(cell.rows):
-        # What has no weight is not to be selected, near to a centroid as it may be.
-        cell = replace(cell, rows=weighted)
-    if cell.budget == len(cell.rows):
-        advance(2 * options.ensemble_size * options.selection_steps)
-        return _Part(cell.rows.cpu(), torch.ones(cell.budget), torch.full((cell.budget,), torch.nan))
-    embeddings = _unit_rows(candidates, cell)
     weights = weights[cell.rows]
     members = []
     for _ in range(options.ensemble_size):
@@ -177,14 +187,22 @@ def _select_in_cell(
     return _Part(cell.rows[chosen].cpu(), mass, similarity, flops, best.figures)
 
 
-def _unit_rows(candidates: Candidates, cell: Cell) -> Spread:
-    """The cell's embeddings, of which each process copies its share."""
-    embeddings, share = candidates.given("embeddings"), share_of(len(cell.rows), cell.processes)
-    rows: Tensor | None = cell.rows[share]
-    if len(cell.rows) == len(candidates):
-        embeddings, rows = embeddings[share], None
-    own = unit_rows(embeddings, rows, aligned=True)
-    return Spread(own, len(cell.rows), cell.processes, own.shape[1] - embeddings.shape[1])
+def _unit_rows(
+    candidates: Candidates, cells: list[Cell], owners: list[int | None], work: list[float]
+) -> Iterator[tuple[int, Spread]]:
+    """Number and unit embeddings of each cell that this process works in: those of all together stay where they are,
+    then its own ones are brought to it."""
+    embeddings = candidates.spread_embeddings
+    rows = [cell.rows for cell in cells]
+    for number, owner in enumerate(owners):
+        if owner is None and work[number]:
+            everything = len(rows[number]) == len(candidates)
+            own = unit_rows(embeddings.own, None if everything else embeddings.own_of(rows[number]), aligned=True)
+            bounds = (0, *accumulate(embeddings.counts_of(rows[number])))
+            yield number, Spread(own, bounds, embeddings.processes, own.shape[1] - embeddings.own.shape[1])
+    for number, brought_here in brought(embeddings, rows, owners, work):
+        own = unit_rows(brought_here, aligned=True)
+        yield number, Spread(own, (0, len(own)), added=own.shape[1] - embeddings.own.shape[1])
 
 
 def _mass(embeddings: Spread, chosen: Tensor) -> Tensor:

@@ -6,12 +6,16 @@ others; all come to the same selection, the one that a single process makes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
+# Turns in which rows are brought to those that work on them.
+TURNS = 8
 
 
 class Processes(Protocol):
@@ -34,6 +38,10 @@ class Processes(Protocol):
     def exchange(self, value: T) -> list[T]:
         """The small values of all, by rank."""
 
+    def deal(self, parts: list[Tensor]) -> list[Tensor]:
+        """Hand each process the part at its rank; what each one has for this process, by rank. [n, ...] each, of any n:
+        the columns are alike."""
+
 
 class Alone:
     """The only process."""
@@ -49,40 +57,72 @@ class Alone:
     def exchange(self, value: T) -> list[T]:
         return [value]
 
+    def deal(self, parts: list[Tensor]) -> list[Tensor]:
+        return parts
+
 
 ALONE = Alone()
 
 
+def even_bounds(size: int, world: int) -> tuple[int, ...]:
+    """Where each process's share of so many rows begins, and the last one's ends. world + 1 numbers."""
+    return tuple(size * rank // world for rank in range(world + 1))
+
+
 def share_of(size: int, processes: Processes) -> slice:
     """Of so many rows, those of this process, which follow those of the ranks before it."""
-    return slice(size * processes.rank // processes.world, size * (processes.rank + 1) // processes.world)
+    bounds = even_bounds(size, processes.world)
+    return slice(bounds[processes.rank], bounds[processes.rank + 1])
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Rows of which each process holds its share.
+    """Rows of which each process holds a block.
 
     Args:
         own: Of this process. [n, d].
-        size: Of all. N.
+        bounds: Where each process's rows begin among all, and N, where the last one's end.
         processes: Who shares them.
         added: How many of the d columns are zeros that were added.
     """
 
     own: Tensor
-    size: int
+    bounds: tuple[int, ...]
     processes: Processes = ALONE
     added: int = 0
 
     @classmethod
     def of(cls, rows: Tensor | Spread) -> Spread:
         """Rows that are all here, or are spread already."""
-        return rows if isinstance(rows, Spread) else cls(rows, len(rows))
+        return rows if isinstance(rows, Spread) else cls(rows, (0, len(rows)))
+
+    @classmethod
+    def evenly(cls, rows: Tensor, processes: Processes) -> Spread:
+        """Rows that are in all processes, of which each looks at a share."""
+        return cls(rows[share_of(len(rows), processes)], even_bounds(len(rows), processes.world), processes)
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return self.bounds[-1]
 
     @property
     def share(self) -> slice:
         """Where the own ones are among all."""
-        return share_of(self.size, self.processes)
+        return slice(self.bounds[self.processes.rank], self.bounds[self.processes.rank + 1])
+
+    def counts_of(self, rows: Tensor) -> list[int]:
+        """How many of these rows, rising, each process holds. LongTensor [k] -> world numbers."""
+        bounds = torch.tensor(self.bounds, device=rows.device)
+        return torch.searchsorted(rows, bounds).diff().tolist()
+
+    def take(self, rows: Tensor) -> Spread:
+        """These rows, rising, each where it is. LongTensor [k]."""
+        counts = torch.tensor([0, *self.counts_of(rows)])
+        return replace(self, own=self.own[self.own_of(rows)], bounds=tuple(counts.cumsum(0).tolist()))
+
+    def to(self, device: torch.device | str) -> Spread:
+        return replace(self, own=self.own.to(device))
 
     def flops_with(self, keys: int, rows: int | None = None) -> float:
         """Of a product of so many rows, all if None, with so many keys."""
@@ -106,6 +146,44 @@ class Spread:
 
     def _has(self, rows: Tensor) -> Tensor:
         return (rows >= self.share.start) & (rows < self.share.stop)
+
+
+def brought(
+    rows: Spread, cells: list[Tensor], owners: list[int | None], work: list[float]
+) -> Iterator[tuple[int, Tensor]]:
+    """The rows of each cell that this process owns, from wherever they are.
+
+    In turns, so that only a part of them lies here beside what is held anyway.
+
+    Args:
+        cells: LongTensor [n] each, rising.
+        owners: Of each; a cell without one stays where it is.
+        work: That each cell takes, for owners to come to a turn's end at about the same time; one without is left out.
+
+    Yields:
+        Number of the cell, and its rows. [n, d].
+    """
+    world, rank = rows.processes.world, rows.processes.rank
+    for turn in _turns(owners, work, world):
+        of_owner = [[number for number in turn if owners[number] == owner] for owner in range(world)]
+        handed = [torch.cat([cells[0][:0], *(cells[number] for number in numbers)]) for numbers in of_owner]
+        got = rows.processes.deal([rows.own[rows.own_of(some)] for some in handed])
+        counts = [rows.counts_of(cells[number]) for number in of_owner[rank]]
+        parts = [part.split([of_cell[source] for of_cell in counts]) for source, part in enumerate(got)]
+        for place, number in enumerate(of_owner[rank]):
+            yield number, torch.cat([part[place] for part in parts])
+
+
+def _turns(owners: list[int | None], work: list[float], world: int) -> list[list[int]]:
+    """Numbers of the pieces that have owners, each owner's cut into TURNS parts of about as much work."""
+    turns: list[list[int]] = [[] for _ in range(TURNS)]
+    totals = [sum(work[number] for number, of in enumerate(owners) if of == owner) for owner in range(world)]
+    done = [0.0] * world
+    for number, owner in enumerate(owners):
+        if owner is not None and work[number]:
+            turns[min(TURNS - 1, int(TURNS * done[owner] / (totals[owner] or 1)))].append(number)
+            done[owner] += work[number]
+    return [turn for turn in turns if turn]
 
 
 def dealt(work: list[float], world: int) -> list[int | None]:

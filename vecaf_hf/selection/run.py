@@ -39,6 +39,8 @@ def run_strategy(
             returned another number of samples or samples that are no candidates.
     """
     missing = sorted(name for name in strategy.needs if getattr(candidates, name) is None)
+    if candidates.shared_embeddings is not None and "processes" in strategy.reads:
+        missing = [name for name in missing if name != "embeddings"]
     if missing:
         raise ValueError(f"strategy {options.strategy!r} needs {' and '.join(missing)}, which were not given")
     ignored = strategy.size != "budget"
