@@ -81,7 +81,7 @@ def plan_table(results: Results) -> str:
         ("read", "M x 25 kB; 1 GB/s"): lambda n, m, k: read(m * IMAGE_BYTES),
         ("decode", "M; 200/s a core"): lambda n, m, k: hours(m / DECODING_RATE),
         ("score", "35 GFLOP x M; 100 TFLOP/s"): lambda n, m, k: hours(model_seconds(m)),
-        ("scores, in every process", "4 d bytes x M"): lambda n, m, k: amount(4 * EMBEDDING * m),
+        ("embeddings, in all processes together", "4 d bytes x M"): lambda n, m, k: amount(4 * EMBEDDING * m),
         ("select by class", "ODS's FLOPs; 10 TFLOP/s"): lambda n, m, k: hours(
             by_class(m, k, EMBEDDING, CLASSES) / SELECTING_RATE
         ),

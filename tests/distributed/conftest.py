@@ -36,6 +36,7 @@ def two(folder_of_two: Path) -> Read:
         batches_of(6, "evaluated", *WEIGHTED, "--evaluate_first"),
         batches_of(6, "broken", *WEIGHTED, "--bad", "3", "10", "11", "--on_bad_sample", "skip"),
         *(batches_of(6, name, *options) for name, options in RESCORED.items()),
+        batches_of(6, "proxy-resumed", *RESCORED["proxy"], "--resume", str(folder_of_two / "proxy/run/checkpoint-2")),
         ["--name", "batchnorm", "--model", "batchnorm", "--alignment", "learned"],
     ]
     for name, (size, config) in CONFIGS.items():

@@ -56,12 +56,21 @@ def test_two_do_what_one_does(two: Read, alone: Read, name: str) -> None:
 
 
 def test_embeddings_stay_where_they_were_made(two: Read, three: Read, alone: Read) -> None:
-    """Moved by CEA there. A probe's are in all processes: a checkpoint keeps them."""
+    """Moved by CEA there, or looked at by a probe. Those of mixed age are in all processes."""
     assert [rank["held"] for rank in alone("plain")] == [[61, 61]]
     assert [rank["held"] for rank in two("plain")] == [[31, 31], [30, 30]]
-    assert [rank["held"] for rank in two("proxy")] == [[61, 61]] * 2
+    assert [rank["held"] for rank in two("proxy")] == [[31, 31], [30, 30]]
+    assert [rank["held"] for rank in two("stale")] == [[61, 61]] * 2
     # Of 7 and of 2 samples, which blocks of 3 and of 1 hold.
     assert [rank["held"] for rank in three("small")] == [[3, 3], [3, 3], [1, 1]]
+
+
+def test_two_go_on_with_what_a_probe_goes_by(two: Read) -> None:
+    """Each with its share of the embeddings, out of the main process's checkpoint."""
+    for resumed, whole in zip(two("proxy-resumed"), two("proxy"), strict=True):
+        assert resumed["held"] == whole["held"][1:]
+        for part in ("weights", "selections"):
+            same(resumed[part], whole[part])
 
 
 def test_two_do_on_a_stream_what_one_does_in_memory(two: Read, alone: Read, folder_of_two: Path) -> None:

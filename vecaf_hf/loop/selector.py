@@ -20,7 +20,7 @@ from vecaf_hf.loop.class_shares import tell_of_shares
 from vecaf_hf.loop.fingerprint import check_same_selection
 from vecaf_hf.loop.remembered import Remembered
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary
-from vecaf_hf.scoring.scorer import OF_THE_MODEL, Scorer, not_empty
+from vecaf_hf.scoring.scorer import IN_SHARES, Scorer, not_empty
 from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, Strategy, run_strategy
@@ -258,8 +258,8 @@ class Selector:
         is_fresh, strategy = self.args.head_warmup and past.loop == 0, self._strategy_of(past.loop)
         if not (strategy.needs_forward or is_fresh):
             return self._unscored()
-        # What a probe or a later boundary goes by is in all processes, and what a head is fitted on.
-        shares = "processes" in strategy.reads and self.args.scoring_way[0] in OF_THE_MODEL and not is_fresh
+        # What a head is fitted on is in all processes.
+        shares = "processes" in strategy.reads and self.args.scoring_way[0] in IN_SHARES and not is_fresh
 
         def score(indices: Tensor) -> Candidates:
             nonlocal is_fresh

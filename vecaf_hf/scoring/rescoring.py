@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vecaf_hf.agreement import Together
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.seeding import seed_of
 from vecaf_hf.selection.candidate_set import candidate_set
 from vecaf_hf.selection.candidates import Candidates
+from vecaf_hf.selection.processes import Spread
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +98,25 @@ class Rescoring:
         return torch.cat([part, again]).unique()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
-        return {} if self.kept is None else self.kept.tensors()
+        """What a checkpoint keeps, which the main process writes; each must call it."""
+        if self.kept is None:
+            return {}
+        shared = self.kept.shared_embeddings
+        if shared is None:
+            return self.kept.tensors()
+        nothing = [shared.own[:0]] * (shared.processes.world - 1)
+        whole = torch.cat(shared.processes.deal([shared.own, *nothing]))
+        return {**self.kept.tensors(), "embeddings": whole, "bounds": torch.tensor(shared.bounds)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         # In memory of their own: what is read from a file lies elsewhere in it, and sums differ in their last bit.
-        held: dict[str, Any] = {name: values.clone() for name, values in state.items()}
+        held: dict[str, Any] = {name: values.clone() for name, values in state.items() if name != "embeddings"}
+        embeddings, bounds = state.get("embeddings"), held.pop("bounds", None)
+        if bounds is not None and embeddings is not None:
+            spread = Spread(embeddings[:0], tuple(bounds.tolist()), Together(self.pool.accelerator))
+            held["shared_embeddings"] = replace(spread, own=embeddings[spread.share].clone())
+        elif embeddings is not None:
+            held["embeddings"] = embeddings.clone()
         self.kept = Candidates(**held) if held else None
 
 

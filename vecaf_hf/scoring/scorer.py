@@ -41,6 +41,8 @@ from vecaf_hf.selection.jtt import mistakes
 
 # Ways of scoring whose losses and embeddings are all of the model as it is.
 OF_THE_MODEL = ("full", "sampled")
+# Those whose embeddings may stay in the process that made them.
+IN_SHARES = (*OF_THE_MODEL, "proxy")
 # Samples that a run tries before it trains.
 PROBED_SAMPLES = 16
 NO_CLASSES = "{} needs one class per sample: {}"
@@ -265,6 +267,7 @@ class Scorer:
 
     def probed(self, seen: Candidates, candidates: Candidates) -> Candidates:
         """The candidates under a linear probe that is fitted on those seen in training."""
+        seen = seen.whole()
         probe = make_probe(self.whole_head, seen.given("embeddings"))
         return self._fitted(probe, seen, candidates, PROBE_TOLERANCE)
 
@@ -278,7 +281,7 @@ class Scorer:
                 broadcast([parameter.data for parameter in head.parameters()])
             found = rescored(head, candidates, self.objective.sample_losses, self.output_kind)
         # What every process repeats counts once.
-        self.meter.add("select", flops=flops + flops_of_logits(head, candidates.given("embeddings")))
+        self.meter.add("select", flops=flops + flops_of_logits(head, candidates.held_embeddings))
         return found
 
     def irreducible_losses(self, held_out: Pool, num_classes: int) -> Tensor:

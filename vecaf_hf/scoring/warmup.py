@@ -14,6 +14,7 @@ from vecaf_hf.scoring.head import logits_from
 from vecaf_hf.scoring.logistic import TOLERANCE, logistic_regression
 from vecaf_hf.scoring.losses import OUTPUTS, SampleLoss
 from vecaf_hf.selection.candidates import Candidates, LinearHead, evenly_spaced
+from vecaf_hf.selection.processes import Spread
 
 # Most samples that a head is fitted on: more change it little, and the solver's time grows with them.
 MAX_SAMPLES = 50_000
@@ -91,9 +92,9 @@ def fit_head(head: nn.Module, candidates: Candidates, tolerance: float = TOLERAN
     return 4.0 * embeddings.numel() * len(classes) * passes
 
 
-def flops_of_logits(head: nn.Module, embeddings: Tensor) -> float:
+def flops_of_logits(head: nn.Module, embeddings: Tensor | Spread) -> float:
     """FLOPs of a linear head on these embeddings."""
-    return 2.0 * embeddings.numel() * linear_of(head).out_features
+    return Spread.of(embeddings).flops_with(linear_of(head).out_features)
 
 
 def make_probe(head: nn.Module, embeddings: Tensor) -> nn.Linear:
@@ -133,12 +134,12 @@ def rescored(
     """
     keep_logits = candidates.logits is not None if keep_logits is None else keep_logits
     weight, training = next(head.parameters()), head.training
+    held = candidates.held_embeddings
     losses, logits = [], []
     head.eval()
     with torch.inference_mode():
-        for embeddings, labels in zip(
-            candidates.given("embeddings").split(ROWS), candidates.given("labels").split(ROWS), strict=True
-        ):
+        own = held.own.split(ROWS), candidates.given("labels")[held.share].split(ROWS)
+        for embeddings, labels in zip(*own, strict=True):
             with autocast():
                 found = logits_from(head, embeddings.to(weight)).float()
             losses.append(sample_loss(OUTPUTS[kind](found), labels.to(weight.device)).float().cpu())
@@ -146,5 +147,5 @@ def rescored(
                 logits.append(found.cpu())
     head.train(training)
     # Outside: what is made in inference mode cannot be changed later.
-    candidates = replace(candidates, losses=torch.cat(losses))
-    return replace(candidates, logits=torch.cat(logits)) if logits else candidates
+    candidates = replace(candidates, losses=held.whole(torch.cat(losses)))
+    return replace(candidates, logits=held.whole(torch.cat(logits))) if logits else candidates

@@ -29,7 +29,7 @@ def figures_of(selection: Selection, candidates: Candidates) -> dict[str, float]
         selection: Of these candidates.
         candidates: In pool order.
     """
-    rows = torch.searchsorted(candidates.indices.cpu(), selection.indices).to(candidates.indices.device)
+    rows = torch.searchsorted(candidates.indices.cpu(), selection.indices.contiguous()).to(candidates.indices.device)
     figures: dict[str, float] = {}
     if candidates.losses is not None:
         found = following(candidates.losses, rows)
