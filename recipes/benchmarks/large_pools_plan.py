@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from vecaf_hf.selection import SelectionOptions
-from vecaf_hf.selection.descent import batch_size, repulsion_every
+from vecaf_hf.selection.descent import WEAK, batch_size, repulsion_every
 from vecaf_hf.selection.figures import COVERAGE_SAMPLES
 from vecaf_hf.selection.objective import products_of_repulsion
+from vecaf_hf.selection.starts import seen_by_start
 
 # Of a ViT-B/16: its embeddings, and FLOPs of a forward pass at 224 px as the cost meter counts them.
 EMBEDDING, FORWARD_FLOPS = 768, 35_127_656_448
@@ -21,14 +22,15 @@ def selection_flops(size: int, budget: int, dimension: int, options: SelectionOp
     """What ODS counts when it takes all its steps: the start, their products with a part of the pool each, the
     repulsion, one look at the whole pool, and the coverage."""
     options = options or SelectionOptions()
-    steps = options.selection_steps
-    batch = batch_size(size, steps)
+    steps, seen = options.selection_steps, seen_by_start(size, budget)
+    batch = batch_size(size, size - seen, steps)
     repulsion = 0
     if options.diversity_weight > 0 and budget > 1:
-        renewals = -(-steps // repulsion_every(budget, batch))
+        is_weak = seen < size and options.diversity_weight < WEAK
+        renewals = -(-steps // repulsion_every(budget, batch, is_weak))
         # The last look takes the repulsion's value once more.
         repulsion = (renewals * products_of_repulsion(budget) + 1) * budget
-    looks = size + (steps - 1) * batch + size
+    looks = seen + (steps - 1) * batch + size
     return 2.0 * budget * dimension * (looks + repulsion + min(size, COVERAGE_SAMPLES))
 
 

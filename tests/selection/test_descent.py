@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from vecaf_hf.selection import SelectionOptions, descent
+from vecaf_hf.selection import SelectionOptions, descent, starts
 from vecaf_hf.selection import objective as module
 from vecaf_hf.selection.descent import WINDOW, Optimised, optimise_centroids
 from vecaf_hf.selection.similarity import nearest
@@ -118,6 +118,26 @@ def test_sums_stay_those_of_the_whole_pool(diversity_weight):
         member = torch.nn.functional.one_hot(steps.assignment, 20).double()
         torch.testing.assert_close(steps.pulled, member.T @ (embeddings * target_distribution(weights)[:, None]))
     assert not torch.equal(steps.assignment, start_at(embeddings, start).assignment)
+
+
+def test_in_a_large_pool_all_are_looked_at_once(monkeypatch):
+    """The part that the start has seen is not looked at again, and the sums are of all who have been."""
+    monkeypatch.setattr(starts, "FEWEST_SEEN", 500)
+    embeddings, weights, _ = problem_with_rows(30_000, 20, 8)
+    generator, options = torch.Generator().manual_seed(0), SelectionOptions(diversity_weight=0.01)
+    start = starts.start_centroids(embeddings, weights, 20, "k-means++", generator)
+    steps = descent._Descent(embeddings, weights, start, options, generator)
+    probabilities = target_distribution(weights)
+    for step in range(36):
+        steps.step(step)
+        seen = ~steps.unseen
+        assert bool((steps.assignment[start.seen] == start.assignment[start.seen]).all())
+        assert torch.equal(seen, steps.assignment >= 0)
+        assert steps.mass == pytest.approx(float(probabilities[seen].sum()))
+        member = torch.nn.functional.one_hot(steps.assignment[seen], 20).double()
+        expected = member.T @ (embeddings[seen] * probabilities[seen][:, None])
+        torch.testing.assert_close(steps.pulled, expected.double())
+    assert bool(seen.all())
 
 
 def test_without_diversity_no_step_raises_the_objective():

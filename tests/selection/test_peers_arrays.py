@@ -45,7 +45,7 @@ def test_half_precision_selects_as_the_same_numbers_in_float32(ask: Any, strateg
     assert selected(half, strategy).indices.equal(selected(half.astype(np.float32), strategy).indices)
 
 
-@pytest.mark.parametrize(("strategy", "heavy"), [("loss_sampling", 5), ("ods", 1)])
+@pytest.mark.parametrize(("strategy", "heavy"), [("loss_sampling", 5), ("ods", 2)])
 def test_weights_are_seen(ask: Any, strategy: str, heavy: int) -> None:
     points, weights = ask.heavy()
     selection = select(

@@ -6,7 +6,7 @@ import torch
 from every_case import every_case
 from in_threads import in_threads
 
-from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
+from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy, starts
 from vecaf_hf.selection.processes import Spread, dealt
 
 
@@ -50,6 +50,16 @@ def test_ods_is_that_of_one_process(world, allocation, made, make_pool):
         expected = selected(pool, 30, options)
         for found in in_threads(world, lambda one, options=options: selected(pool, 30, options, one)):
             assert_same(found, expected)
+
+
+@every_case("allocation", ["class", "global"])
+def test_a_start_that_looks_at_a_part_is_that_of_one_process(allocation, make_pool, monkeypatch):
+    monkeypatch.setattr(starts, "FEWEST_SEEN", 20)
+    monkeypatch.setattr(starts, "SAMPLES_PER_START", 2)
+    pool, options = tied(make_pool(size=330, classes=4)), SelectionOptions(strategy="ods", allocation=allocation)
+    expected = selected(pool, 30, options)
+    for found in in_threads(3, lambda one: selected(pool, 30, options, one)):
+        assert_same(found, expected)
 
 
 @every_case("strategy", ["activeft", "k_center"])

@@ -1,10 +1,13 @@
 """Where centroids start."""
 
+import statistics
+
 import pytest
 import torch
 from dense_reference import problem
 from every_case import every_case
 
+from vecaf_hf.selection import starts
 from vecaf_hf.selection.similarity import nearest
 from vecaf_hf.selection.starts import CENTROID_STARTS, start_centroids
 
@@ -57,6 +60,27 @@ def test_samples_without_a_direction_are_not_drawn_as_far_ones():
     found = start_centroids(embeddings, weights, 80, "k-means++", generator())
     # Of the first round, which distances have no part in, some may be.
     assert int((embeddings[found.rows].norm(dim=1) == 0).sum()) <= 10
+
+
+@every_case("start", CENTROID_STARTS)
+def test_of_a_large_pool_a_part_is_looked_at(start, monkeypatch):
+    monkeypatch.setattr(starts, "FEWEST_SEEN", 60)
+    embeddings = torch.nn.functional.normalize(torch.randn(400, 6, generator=generator()), dim=-1)
+    found = start_centroids(embeddings, torch.rand(400, generator=generator()), 4, start, generator())
+    assert int(found.seen.sum()) == 60 and bool(found.seen[found.rows].all())
+    assert torch.equal(found.assignment[found.seen], nearest(embeddings[found.seen], embeddings[found.rows])[1])
+    assert bool((found.assignment[~found.seen] == -1).all())
+
+
+def test_what_a_part_stands_for_is_the_pool(monkeypatch):
+    """Of 300 samples ten have half of the weight, more than a part of 40 can have of draws, and a hundred have none."""
+    probabilities = torch.tensor([0.05] * 10 + [0.5 / 190] * 190 + [0.0] * 100)
+    parts = [starts._part(probabilities, 40, generator(seed)) for seed in range(400)]
+    heavy = [float(rates[rows < 10].sum()) for rows, rates in parts]
+    light = [float(rates[rows >= 10].sum()) for rows, rates in parts]
+    assert statistics.fmean(heavy) == pytest.approx(0.5, abs=0.01)
+    assert statistics.fmean(light) == pytest.approx(0.5, abs=0.01)
+    assert all(bool((rows < 200).all()) and bool((rows.diff() > 0).all()) for rows, _ in parts)
 
 
 @every_case("start", CENTROID_STARTS)

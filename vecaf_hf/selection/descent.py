@@ -26,14 +26,15 @@ from vecaf_hf.selection.similarity import Survey, nearest, survey
 from vecaf_hf.selection.starts import Start
 from vecaf_hf.selection.weighting import target_distribution
 
-# Samples of a step: the steps of a large pool look at each sample once, those of a small one so many times, in batches
-# between these sizes. So cells of 1,200 real embeddings end where 300 full-batch steps do, at a third of the products
-# that batches of 512 take there.
+# Samples of a step: the steps of a large pool look once at each sample that the start has not seen, those of a small
+# one so many times at each, in batches between these sizes. So cells of 1,200 real embeddings end where 300 full-batch
+# steps do, at a third of the products that batches of 512 take there.
 LOOKS = 3
 LEAST_BATCH, MOST_REPEATED = 128, 512
-# Most products of the repulsion beside those of the pull. Where centroids are many beside a step's samples, it is not
-# renewed in each step: it changes slower than the pull, which hops with the assignment.
-REPULSION_SHARE = 0.5
+# Most products of the repulsion beside those of the pull; and in a large pool where it is weak, which a diversity
+# weight below WEAK makes it. Where centroids are many beside a step's samples, it is not renewed in each step: it
+# changes slower than the pull, which hops with the assignment.
+REPULSION_SHARE, WEAK_REPULSION_SHARE, WEAK = 0.5, 0.2, 0.1
 # Centroids that repel start this far beside their samples, each on another side: equal ones would stay together for
 # ever. The sides are mixed of so many samples, so that a rotation of the space rotates them too.
 JITTER, MIXED = 1e-3, 8
@@ -102,10 +103,12 @@ def optimise_centroids(
     for step in range(options.selection_steps):
         history.append(descent.step(step))
         advance(1)
-        if _settled(history, options.selection_tolerance):
+        # What has not been looked at may change J yet.
+        if not descent.unseen.any() and _settled(history, options.selection_tolerance):
             break
     view = descent.view(descent.centroids)
-    if history and not view.objective <= history[0]:
+    # Of a start that has not seen all, J is known of what it saw, which lies nearer than the rest.
+    if history and bool(start.seen.all()) and not view.objective <= history[0]:
         view = min(view, descent.view(spread.at(start.rows)), key=lambda seen: seen.objective)
     advance(2 * options.selection_steps - len(history))
     return Optimised(view, history[0] if history else view.objective, len(history), descent.flops)
@@ -167,14 +170,16 @@ class _Descent:
 
     Without diversity that is the weighted mean of its samples, and the steps are those of k-means. With it, r moves
     with the centroids, and a step is no longer than an angle that falls to 0. Each step looks again at a part of the
-    pool, whose samples change their centroids; the sums are of the whole pool always, so that a step has no noise. All
-    steps together look at every sample with a weight once, or more often where the pool is small. Processes look at
-    their own samples, and tell each other how the sums change.
+    pool, whose samples change their centroids; the sums are of all that has been looked at, so that a step has little
+    noise. Start and steps together look at every sample with a weight once, or more often where the pool is small.
+    Processes look at their own samples, and tell each other how the sums change.
 
     Attributes:
         centroids: theta, unit rows. [K, d].
-        assignment: c(i), as it was when sample i was looked at last; of this process's own. LongTensor [n].
+        assignment: c(i), as it was when sample i was looked at last, -1 before; of this process's own. LongTensor [n].
+        unseen: Who has not been looked at, in whichever process. BoolTensor [N].
         pulled: The sums. [K, d].
+        mass: Of p_L, of who has been looked at.
         flops: Of the products of matrices, those of the start included.
     """
 
@@ -193,25 +198,32 @@ class _Descent:
         self.centroids = spread.at(start.rows)
         if options.diversity_weight > 0 and options.selection_steps > 0:
             self.centroids = _jittered(self.centroids, spread, generator)
-        own = pull(spread.own, self.probabilities[spread.share], self.assignment, len(start.rows))
+        self.unseen = ~start.seen
+        seen = self.probabilities.masked_fill(self.unseen, 0)
+        self.mass = float(seen.sum())
+        own = pull(spread.own, seen[spread.share], self.assignment.clamp(min=0), len(start.rows))
         self.pulled = spread.processes.sum(own)
         self.velocity: Tensor | None = None
         # A sample without weight pulls nothing, wherever it is assigned.
         pulling = self.probabilities.nonzero().squeeze(1)
-        self.order = pulling[_drawn(len(pulling), len(pulling), generator, pulling.device)]
-        self.size = batch_size(len(self.order), max(1, options.selection_steps))
+        order = pulling[_drawn(len(pulling), len(pulling), generator, pulling.device)]
+        # Who has not been looked at comes first.
+        self.order = torch.cat([order[self.unseen[order]], order[~self.unseen[order]]])
+        self.size = batch_size(len(pulling), int(self.unseen[pulling].sum()), max(1, options.selection_steps))
+        is_weak = bool(self.unseen.any()) and options.diversity_weight < WEAK
+        self.renewed_every = repulsion_every(len(start.rows), self.size, is_weak)
         self.flops = 0.0
-        self.count(spread.size)
+        self.count(int(start.seen.sum()))
 
     def step(self, step: int) -> float:
         """Move the centroids; J before, with the assignment as it was known."""
         options = self.options
-        # The start has looked at all of them.
+        # Before the first one the start has looked.
         if step > 0:
             self.look_again(self.rows_of(step - 1))
-        if step % repulsion_every(len(self.centroids), self.size) == 0:
+        if step % self.renewed_every == 0:
             self.log_sum, self.repelled = self._repulsion()
-        similarity = (self.pulled.to(self.centroids) * self.centroids).sum()
+        similarity = (self._pull() * self.centroids).sum()
         value = objective(similarity, self.log_sum, options.temperature, options.diversity_weight)
         longest = options.selection_learning_rate * (1 - step / options.selection_steps)
         self._move(self._target(), longest)
@@ -220,6 +232,8 @@ class _Descent:
     def look_again(self, rows: Tensor) -> None:
         """Assign these samples, LongTensor [n], to their nearest centroids."""
         self.count(len(rows))
+        self.mass += float(self.probabilities[rows[self.unseen[rows]]].sum())
+        self.unseen[rows] = False
         rows, count = self.spread.own_of(rows), len(self.centroids)
         embeddings, probabilities = self.spread.own[rows], self.probabilities[self.spread.share][rows]
         before, now = self.assignment[rows], nearest(embeddings, self.centroids)[1]
@@ -243,10 +257,7 @@ class _Descent:
         """The fixed point that assignment and repulsion, as they are, put each centroid at: unit rows. [K, d]."""
         count, options = len(self.centroids), self.options
         # The gradient of the repulsion is r / (K tau).
-        force = (
-            count * self.pulled.to(self.centroids)
-            - options.diversity_weight * count * options.temperature * self.repelled
-        )
+        force = count * self._pull() - options.diversity_weight * count * options.temperature * self.repelled
         return torch.where(force.norm(dim=1, keepdim=True) > NO_PULL, normalize(force, dim=-1), self.centroids)
 
     def _move(self, target: Tensor, longest: float) -> None:
@@ -261,6 +272,10 @@ class _Descent:
         length = self.velocity.norm(dim=1, keepdim=True).clamp(min=torch.finfo(way.dtype).tiny)
         self.centroids = normalize(self.centroids + self.velocity * (longest / length).clamp(max=1), dim=-1)
 
+    def _pull(self) -> Tensor:
+        """The sums, of who has been looked at in place of all. [K, d]."""
+        return (self.pulled / self.mass).to(self.centroids)
+
     def _repulsion(self) -> tuple[Tensor, Tensor]:
         if self.options.diversity_weight == 0:
             return self.centroids.new_zeros(()), torch.zeros_like(self.centroids)
@@ -272,15 +287,18 @@ class _Descent:
         self.flops += self.spread.flops_with(len(self.centroids), rows)
 
 
-def batch_size(count: int, steps: int) -> int:
-    """How many of `count` samples a step looks at again."""
-    once, repeated = -(-count // steps), -(-LOOKS * count // steps)
+def batch_size(count: int, unseen: int, steps: int) -> int:
+    """How many of `count` samples, of which nobody has seen so many yet, a step looks at."""
+    # The first step has none to look at.
+    once = -(-unseen // max(1, steps - 1)) if unseen else -(-count // steps)
+    repeated = -(-LOOKS * count // steps)
     return min(count, max(once, min(repeated, MOST_REPEATED), LEAST_BATCH))
 
 
-def repulsion_every(count: int, batch: int) -> int:
+def repulsion_every(count: int, batch: int, is_weak: bool = False) -> int:
     """After how many steps, of so many samples each, the repulsion of K centroids is renewed."""
-    return max(1, math.ceil(products_of_repulsion(count) * count / (REPULSION_SHARE * batch)))
+    share = WEAK_REPULSION_SHARE if is_weak else REPULSION_SHARE
+    return max(1, math.ceil(products_of_repulsion(count) * count / (share * batch)))
 
 
 def _jittered(centroids: Tensor, spread: Spread, generator: torch.Generator) -> Tensor:

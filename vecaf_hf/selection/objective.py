@@ -44,7 +44,7 @@ def pull(
         probabilities: p_L of Eq. 3. [N].
         assignment: c, from 0 to K - 1. LongTensor [N].
         count: K.
-        before: Another assignment, whose gradient is taken off. LongTensor [N].
+        before: Another assignment, whose gradient is taken off; -1 for a sample that had none. LongTensor [N].
 
     Returns:
         [K, d], float64, the same in whatever order samples come.
@@ -56,7 +56,8 @@ def pull(
         pulls = (block * probabilities[where, None]).to(sums).add_(ROUNDS_TO_A_GRID).sub_(ROUNDS_TO_A_GRID)
         sums.index_add_(0, assignment[where].to(device), pulls)
         if before is not None:
-            sums.index_add_(0, before[where].to(device), pulls, alpha=-1)
+            earlier = before[where].to(device)
+            sums.index_add_(0, earlier[earlier >= 0], pulls[earlier >= 0], alpha=-1)
     return sums
 
 

@@ -5,8 +5,8 @@ space (Eq. 4 to 7: `objective.py`, `descent.py`), the sample nearest to each (`a
 which part of the pool each centroid lives, `ensemble.py` what several initialisations become.
 
 What it costs is told in exact passes: one is the N x K similarities of the pool with the centroids, computed once. In a
-large pool the start (`starts.py`) takes one, the steps take about one, the last look at the whole pool takes another;
-weights by mass take one more.
+large pool the start (`starts.py`) and the steps take one together, and the last look at the whole pool another; the
+repulsion takes a fifth of one, weights by mass one more.
 """
 
 from __future__ import annotations

@@ -17,24 +17,29 @@ from vecaf_hf.selection.similarity import nearest
 from vecaf_hf.selection.weighting import target_distribution
 
 CENTROID_STARTS = ("k-means++", "weighted", "random")
-# Parts in which k-means++ draws its samples. All parts together take one exact pass; one sample at a time, as
-# published, takes as much, but in K small products.
+# Parts in which k-means++ draws its samples. One at a time, as published, takes as many products, but K small ones.
 ROUNDS = 8
+# Samples for each centroid that a start looks at, and the fewest, in pools that have more: drawn with the probabilities
+# of Eq. 3 like the start itself, so that where the loss is large enough of them are.
+SAMPLES_PER_START, FEWEST_SEEN = 12, 8192
 # What a sample counts that is where a start is already: between such samples p_L decides.
 COVERED = 1e-6
 
 
 @dataclass(frozen=True)
 class Start:
-    """Samples at which centroids start, and the pool seen from them: one exact pass.
+    """Samples at which centroids start, and the pool, or a part of it, seen from them.
 
     Args:
         rows: Of the pool, distinct. LongTensor [K].
-        assignment: The start, 0 to K - 1, that each sample is nearest to; of this process's own. LongTensor [n].
+        assignment: The start, 0 to K - 1, that each sample is nearest to, -1 where nobody has looked; of this process's
+            own. LongTensor [n].
+        seen: Who has been looked at, in whichever process. BoolTensor [N].
     """
 
     rows: Tensor
     assignment: Tensor
+    seen: Tensor
 
 
 def start_centroids(
@@ -51,8 +56,12 @@ def start_centroids(
             region with a part of the loss is left out.
         generator: Draws them, on the CPU.
     """
-    spread = Spread.of(embeddings)
+    whole = Spread.of(embeddings)
     probabilities = target_distribution(torch.ones_like(weights) if start == "random" else weights)
+    spread, some = whole, torch.arange(whole.size, device=weights.device)
+    if (looks := seen_by_start(whole.size, count)) < whole.size:
+        some, probabilities = _part(probabilities, looks, generator)
+        spread = whole.take(some)
     rounds = min(ROUNDS, count) if start == "k-means++" else 1
     # A zero row has no direction, and is as far from every other as from itself: no start covers it.
     has_direction = spread.whole(torch.linalg.vecdot(spread.own, spread.own)) > 0.5
@@ -67,12 +76,34 @@ def start_centroids(
         similarity = torch.maximum(closest, similarity)
         distance = torch.where(has_direction, 1 - spread.whole(similarity), 0).clamp(min=COVERED)
         rows = torch.cat([rows, new])
-    return Start(rows, assignment)
+    seen = torch.zeros(whole.size, dtype=torch.bool, device=some.device)
+    seen[some] = True
+    everywhere = assignment.new_full((len(whole.own),), -1)
+    everywhere[whole.own_of(some)] = assignment
+    return Start(some[rows], everywhere, seen)
+
+
+def seen_by_start(size: int, count: int) -> int:
+    """How many of `size` samples a start of K centroids looks at."""
+    return min(size, max(FEWEST_SEEN, SAMPLES_PER_START * count))
+
+
+def _part(probabilities: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows that are drawn with these probabilities [N], rising, and what each then stands for: its probability, by that
+    of having been drawn (Horvitz and Thompson, 1952). LongTensor [count], [count]."""
+    rates = probabilities.cpu().double()
+    # As `drawn` does: the first of exponential waiting times, which end when the next one would be drawn.
+    waiting = torch.empty_like(rates).exponential_(generator=generator) / rates
+    order = waiting.argsort(stable=True)
+    rows = order[:count].sort().values
+    chances = -torch.expm1(-rates[rows] * waiting[order[count]])
+    return rows.to(probabilities.device), (rates[rows] / chances).nan_to_num(nan=0.0).to(probabilities)
 
 
 def start_at(embeddings: Tensor, rows: Tensor) -> Start:
     """These samples as a start. [N, d], LongTensor [K]."""
-    return Start(rows, nearest(embeddings, embeddings[rows])[1])
+    assignment = nearest(embeddings, embeddings[rows])[1]
+    return Start(rows, assignment, torch.ones_like(assignment, dtype=torch.bool))
 
 
 def _further(taken: Tensor, rates: Tensor, count: int, generator: torch.Generator) -> Tensor:
