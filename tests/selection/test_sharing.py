@@ -21,8 +21,9 @@ def tied(pool):
 def shared(pool, processes):
     """Each process holds a block of the embeddings, the first one half as many as the others."""
     begin = [round(len(pool) * (2 * rank - 1) / (2 * processes.world - 1)) for rank in range(1, processes.world)]
-    spread = Spread(None, (0, *begin, len(pool)), processes)
-    spread = replace(spread, own=pool.embeddings[spread.share])
+    bounds = (0, *begin, len(pool))
+    own = pool.embeddings[bounds[processes.rank] : bounds[processes.rank + 1]]
+    spread = Spread(own, bounds, processes)
     return replace(pool, embeddings=None, shared_embeddings=spread, processes=processes)
 
 

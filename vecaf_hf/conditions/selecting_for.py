@@ -52,10 +52,11 @@ class SelectingFor:
         """The candidates with their relevance times the factors of the conditions that they are like."""
         losses, labels = candidates.given("losses").double(), candidates.needed_classes("select_for")
         factors = torch.ones_like(losses)
+        seen = candidates.whole() if any(by_images for _, by_images in self._conditions) else candidates
         for number, (members, by_images) in enumerate(self._conditions):
             like = members[candidates.indices]
             if by_images:
-                like = _near(candidates.whole().given("embeddings"), labels, like)
+                like = _near(seen.given("embeddings"), labels, like)
             factor = _factor(losses, labels, like)
             factors[like] *= factor
             self.figures[f"select_for_{number}"] = factor

@@ -91,10 +91,13 @@ class LoopController(TrainerCallback):
         # Cut, and saved all the same before its end: what is best is known only after the evaluation.
         history.ended = self._ended + self._is_cut
         history.cost, history.skipped = self.meter.state_dict(), self.pool.ledger.failed
-        history.selector = self.selector.state_dict(again)
-        history.learner = self.teaching.state_dict()
-        history.augmentation = {} if cea is None else cea.state_dict()
-        return history
+        # Not kept: the main process would hold it for the rest of the run.
+        return replace(
+            history,
+            selector=self.selector.state_dict(again),
+            learner=self.teaching.state_dict(),
+            augmentation={} if cea is None else cea.state_dict(),
+        )
 
     def go_on(self) -> None:
         """Everything goes on from the history, which a checkpoint has brought."""
@@ -115,6 +118,8 @@ class LoopController(TrainerCallback):
             # Its callback was removed before the checkpoint was written.
             cea.detach()
             self.selector.cea = None
+        # Whose it was has it now.
+        history.selector, history.learner, history.augmentation = {}, {}, {}
 
     @property
     def updates_taken_up(self) -> int:

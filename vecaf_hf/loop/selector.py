@@ -20,7 +20,7 @@ from vecaf_hf.loop.class_shares import tell_of_shares
 from vecaf_hf.loop.fingerprint import check_same_selection
 from vecaf_hf.loop.remembered import Remembered
 from vecaf_hf.scoring.rescoring import RESCORING, Boundary
-from vecaf_hf.scoring.scorer import IN_SHARES, Scorer, not_empty
+from vecaf_hf.scoring.scorer import IN_SHARES, Scorer, in_shares, not_empty
 from vecaf_hf.scoring.training_losses import TrainingLosses
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, Strategy, run_strategy
@@ -280,7 +280,8 @@ class Selector:
     def _select_from(self, candidates: Candidates, seed: int, past: Past) -> Selection:
         candidates, strategy = self._completed(candidates, past), self._strategy_of(past.loop)
         if self.cea is not None:
-            candidates = self.cea.before_selection(candidates, "logits" in self.strategy.needs)
+            moved = partial(self.cea.before_selection, go_by_logits="logits" in self.strategy.needs)
+            candidates = in_shares(self.scorer.accelerator, moved, candidates)
         if self.selecting_for is not None:
             candidates = self.selecting_for(candidates)
         accelerator, meter = self.scorer.accelerator, self.scorer.meter

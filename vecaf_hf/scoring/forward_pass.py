@@ -134,7 +134,9 @@ class ForwardPass:
         filled = loaded.new_zeros(each * world)
         filled[: len(loaded)] = loaded
         bounds = (0, *filled.unflatten(0, (world, each)).sum(dim=1).cumsum(0).tolist())
-        shared = Spread(own[filled[rank * each :][:each]], bounds, Together(self.accelerator))
+        mine_loaded = filled[rank * each :][:each]
+        own = own[: int(mine_loaded.sum())] if loaded.all() else own[mine_loaded]
+        shared = Spread(own, bounds, Together(self.accelerator))
         return Candidates(**gathered, shared_embeddings=shared)  # type: ignore[arg-type]
 
     def _forward(
@@ -229,9 +231,10 @@ class ForwardPass:
             return values
         world, device = self.accelerator.num_processes, self.accelerator.device
         rows = values.new_empty((world, *values.shape))
-        for where in torch.arange(len(values)).split(GATHER_ROWS):
-            block = values[where]
-            rows[:, where] = self.accelerator.gather(block.to(device)).cpu().unflatten(0, (world, len(block)))
+        for start in range(0, len(values), GATHER_ROWS):
+            block = values[start : start + GATHER_ROWS]
+            gathered = self.accelerator.gather(block.to(device)).cpu().unflatten(0, (world, len(block)))
+            rows[:, start : start + len(block)] = gathered
         return rows.flatten(0, 1)
 
 

@@ -104,17 +104,16 @@ class Rescoring:
         shared = self.kept.shared_embeddings
         if shared is None:
             return self.kept.tensors()
-        nothing = [shared.own[:0]] * (shared.processes.world - 1)
-        whole = torch.cat(shared.processes.deal([shared.own, *nothing]))
-        return {**self.kept.tensors(), "embeddings": whole, "bounds": torch.tensor(shared.bounds)}
+        return {**self.kept.tensors(), "embeddings": shared.in_first(), "bounds": torch.tensor(shared.bounds)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         # In memory of their own: what is read from a file lies elsewhere in it, and sums differ in their last bit.
         held: dict[str, Any] = {name: values.clone() for name, values in state.items() if name != "embeddings"}
         embeddings, bounds = state.get("embeddings"), held.pop("bounds", None)
         if bounds is not None and embeddings is not None:
-            spread = Spread(embeddings[:0], tuple(bounds.tolist()), Together(self.pool.accelerator))
-            held["shared_embeddings"] = replace(spread, own=embeddings[spread.share].clone())
+            together, places = Together(self.pool.accelerator), tuple(bounds.tolist())
+            own = embeddings[places[together.rank] : places[together.rank + 1]].clone()
+            held["shared_embeddings"] = Spread(own, places, together)
         elif embeddings is not None:
             held["embeddings"] = embeddings.clone()
         self.kept = Candidates(**held) if held else None

@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from vecaf_hf.agreement import decided_by_main
+from vecaf_hf.agreement import decided_by_main, done_together
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.checks import check_same_classes
@@ -279,7 +280,8 @@ class Scorer:
             flops = decided_by_main(self.accelerator, partial(fit_head, head, seen, tolerance))
             if self.accelerator.num_processes > 1:
                 broadcast([parameter.data for parameter in head.parameters()])
-            found = rescored(head, candidates, self.objective.sample_losses, self.output_kind)
+            score = partial(rescored, head, sample_loss=self.objective.sample_losses, kind=self.output_kind)
+            found = in_shares(self.accelerator, score, candidates)
         # What every process repeats counts once.
         self.meter.add("select", flops=flops + flops_of_logits(head, candidates.held_embeddings))
         return found
@@ -296,6 +298,13 @@ class Scorer:
             losses, flops = decided_by_main(self.accelerator, fit)
         self.meter.add("select", flops=flops)
         return losses.new_full((len(pool),), torch.nan).index_copy(0, scored.indices, losses)
+
+
+def in_shares(accelerator: Accelerator, work: Callable[[Candidates], Candidates], candidates: Candidates) -> Candidates:
+    """What `work` makes of candidates; together, as `done_together`, where each process holds a share of embeddings."""
+    if candidates.shared_embeddings is None:
+        return work(candidates)
+    return done_together(accelerator, lambda together: work(candidates.among(together)))
 
 
 def _reader(args: VeCAFArguments, has_cea: bool) -> str:

@@ -142,7 +142,9 @@ def rescored(
         for embeddings, labels in zip(*own, strict=True):
             with autocast():
                 found = logits_from(head, embeddings.to(weight)).float()
-            losses.append(sample_loss(OUTPUTS[kind](found), labels.to(weight.device)).float().cpu())
+            # A process may hold no sample, of which a user's objective need not know the loss.
+            some = sample_loss(OUTPUTS[kind](found), labels.to(weight.device)) if len(labels) else torch.empty(0)
+            losses.append(some.float().cpu())
             if keep_logits:
                 logits.append(found.cpu())
     head.train(training)

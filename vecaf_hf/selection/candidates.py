@@ -158,6 +158,8 @@ class Candidates:
         shared = self.shared_embeddings
         if shared is not None and (embeddings is not None or shared.size != len(self)):
             raise ValueError(f"embeddings of {shared.size} samples are shared, for {len(self)}, or are there twice")
+        if shared is not None and not bool((self.indices[1:] > self.indices[:-1]).all()):
+            raise ValueError("where embeddings are shared, indices must rise")
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"labels has {len(self.labels)} rows for {len(self)} samples")
         for name in ("losses", "relevance"):
@@ -184,18 +186,22 @@ class Candidates:
     @property
     def held_embeddings(self) -> Spread:
         """The embeddings that this process holds: all, or its share."""
-        return self.shared_embeddings if self.shared_embeddings is not None else Spread.of(self.given("embeddings"))
+        return Spread.of(self.given("embeddings")) if self.shared_embeddings is None else self.shared_embeddings
 
     @property
     def spread_embeddings(self) -> Spread:
         """The embeddings of which each of `processes` works on a share, whether it holds more or not."""
-        return self.shared_embeddings or Spread.evenly(self.given("embeddings"), self.processes)
+        if self.shared_embeddings is not None:
+            return self.shared_embeddings
+        return Spread.evenly(self.given("embeddings"), self.processes)
 
     def with_embeddings(self, own: Tensor) -> Candidates:
         """The same with these in place of the embeddings that this process holds. [n, d]."""
-        if self.shared_embeddings is None:
+        shared = self.shared_embeddings
+        if shared is None:
             return replace(self, embeddings=own)
-        return replace(self, shared_embeddings=replace(self.shared_embeddings, own=own))
+        check_finite("embeddings", shared.whole(own.isfinite().all(dim=1)), self.indices)
+        return replace(self, shared_embeddings=replace(shared, own=own))
 
     def whole(self) -> Candidates:
         """The same with all embeddings in every process; each must ask for it."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vecaf_hf.selection.assignment import NEAREST_SAMPLES
+from vecaf_hf.selection.drawing import drawn
 from vecaf_hf.selection.objective import (
     mean_log_sum,
     objective,
@@ -26,9 +27,9 @@ from vecaf_hf.selection.similarity import Survey, nearest, survey
 from vecaf_hf.selection.starts import Start
 from vecaf_hf.selection.weighting import target_distribution
 
-# Samples of a step: the steps of a large pool look once at each sample that the start has not seen, those of a small
-# one so many times at each, in batches between these sizes. So cells of 1,200 real embeddings end where 300 full-batch
-# steps do, at a third of the products that batches of 512 take there.
+# Samples of a step: the steps of a large pool make as many looks as there are samples that the start has not seen,
+# those of a small one look so many times at each, in batches between these sizes. So cells of 1,200 real embeddings end
+# where 300 full-batch steps do, at a third of the products that batches of 512 take there.
 LOOKS = 3
 LEAST_BATCH, MOST_REPEATED = 128, 512
 # Most products of the repulsion beside those of the pull; and in a large pool where it is weak, which a diversity
@@ -54,7 +55,7 @@ class Optimised:
 
     Args:
         view: theta*, and the pool seen from them.
-        start: J before the first step.
+        start: J before the first step, of the samples that the start has seen.
         steps: Taken.
         flops: Of the products of matrices.
     """
@@ -84,7 +85,7 @@ def optimise_centroids(
     generator: torch.Generator,
     advance: Callable[[int], object] = lambda steps: None,
 ) -> Optimised:
-    """theta* of Eq. 7 from the given start; the start itself where that is better.
+    """theta* of Eq. 7 from the given start; the start itself where it has seen all, and is better.
 
     Args:
         embeddings: e, unit rows. [N, d].
@@ -103,12 +104,12 @@ def optimise_centroids(
     for step in range(options.selection_steps):
         history.append(descent.step(step))
         advance(1)
-        # What has not been looked at may change J yet.
-        if not descent.unseen.any() and _settled(history, options.selection_tolerance):
+        # Where J is of more samples after each step, it tells nothing of the centroids' rest.
+        if not descent.is_large and _settled(history, options.selection_tolerance):
             break
     view = descent.view(descent.centroids)
-    # Of a start that has not seen all, J is known of what it saw, which lies nearer than the rest.
-    if history and bool(start.seen.all()) and not view.objective <= history[0]:
+    # Of a start that has seen a part, J is not known: what it saw is nearer to it than the rest.
+    if history and not descent.is_large and not view.objective <= history[0]:
         view = min(view, descent.view(spread.at(start.rows)), key=lambda seen: seen.objective)
     advance(2 * options.selection_steps - len(history))
     return Optimised(view, history[0] if history else view.objective, len(history), descent.flops)
@@ -171,13 +172,15 @@ class _Descent:
     Without diversity that is the weighted mean of its samples, and the steps are those of k-means. With it, r moves
     with the centroids, and a step is no longer than an angle that falls to 0. Each step looks again at a part of the
     pool, whose samples change their centroids; the sums are of all that has been looked at, so that a step has little
-    noise. Start and steps together look at every sample with a weight once, or more often where the pool is small.
-    Processes look at their own samples, and tell each other how the sums change.
+    noise. In a large pool start and steps make as many looks as there are samples: those with large losses have two,
+    and some with small ones none. In a small pool the steps look at each sample, several times. Processes look at their
+    own samples, and tell each other how the sums change.
 
     Attributes:
         centroids: theta, unit rows. [K, d].
         assignment: c(i), as it was when sample i was looked at last, -1 before; of this process's own. LongTensor [n].
-        unseen: Who has not been looked at, in whichever process. BoolTensor [N].
+        unseen: Who has a weight and has not been looked at, in whichever process. BoolTensor [N].
+        is_large: Whether the start has seen a part of the pool.
         pulled: The sums. [K, d].
         mass: Of p_L, of who has been looked at.
         flops: Of the products of matrices, those of the start included.
@@ -198,20 +201,24 @@ class _Descent:
         self.centroids = spread.at(start.rows)
         if options.diversity_weight > 0 and options.selection_steps > 0:
             self.centroids = _jittered(self.centroids, spread, generator)
-        self.unseen = ~start.seen
-        seen = self.probabilities.masked_fill(self.unseen, 0)
+        self.unseen = ~start.seen & (self.probabilities > 0)
+        self.is_large = bool(self.unseen.any())
+        seen = self.probabilities.masked_fill(~start.seen, 0)
         self.mass = float(seen.sum())
         own = pull(spread.own, seen[spread.share], self.assignment.clamp(min=0), len(start.rows))
         self.pulled = spread.processes.sum(own)
         self.velocity: Tensor | None = None
         # A sample without weight pulls nothing, wherever it is assigned.
         pulling = self.probabilities.nonzero().squeeze(1)
-        order = pulling[_drawn(len(pulling), len(pulling), generator, pulling.device)]
-        # Who has not been looked at comes first.
-        self.order = torch.cat([order[self.unseen[order]], order[~self.unseen[order]]])
-        self.size = batch_size(len(pulling), int(self.unseen[pulling].sum()), max(1, options.selection_steps))
-        is_weak = bool(self.unseen.any()) and options.diversity_weight < WEAK
-        self.renewed_every = repulsion_every(len(start.rows), self.size, is_weak)
+        steps, unseen = max(1, options.selection_steps), int(self.unseen.sum())
+        self.size = batch_size(len(pulling), unseen, steps)
+        if self.is_large and (looks := (steps - 1) * self.size) < len(pulling):
+            # As many looks as there are samples to see: who has most of the loss has a look, seen by the start or not.
+            pulling = pulling[drawn(len(pulling), self.probabilities[pulling], looks, generator).to(pulling.device)]
+        self.order = pulling[_drawn(len(pulling), len(pulling), generator, pulling.device)]
+        self.renewed_every = repulsion_every(
+            len(start.rows), self.size, self.is_large and options.diversity_weight < WEAK
+        )
         self.flops = 0.0
         self.count(int(start.seen.sum()))
 
@@ -274,7 +281,7 @@ class _Descent:
 
     def _pull(self) -> Tensor:
         """The sums, of who has been looked at in place of all. [K, d]."""
-        return (self.pulled / self.mass).to(self.centroids)
+        return (self.pulled / max(self.mass, torch.finfo(self.pulled.dtype).tiny)).to(self.centroids)
 
     def _repulsion(self) -> tuple[Tensor, Tensor]:
         if self.options.diversity_weight == 0:
@@ -288,7 +295,7 @@ class _Descent:
 
 
 def batch_size(count: int, unseen: int, steps: int) -> int:
-    """How many of `count` samples, of which nobody has seen so many yet, a step looks at."""
+    """How many samples a step looks at, of `count` with a weight, where the start has not seen so many of them."""
     # The first step has none to look at.
     once = -(-unseen // max(1, steps - 1)) if unseen else -(-count // steps)
     repeated = -(-LOOKS * count // steps)

@@ -28,10 +28,14 @@ def drawn(size: int, rates: Tensor | None, count: int, generator: torch.Generato
     """
     if rates is None:
         return torch.randperm(size, generator=generator)[:count]
-    rates = rates.cpu().double()
-    # The first of exponential waiting times comes at a rate's share of all rates. Logarithms, which do not overflow.
+    return log_waiting(rates.cpu().double(), generator).argsort(stable=True)[:count]
+
+
+def log_waiting(rates: Tensor, generator: torch.Generator) -> Tensor:
+    """Logarithms, which do not overflow, of exponential waiting times. The chance of a row to come first is its
+    rate's share of all rates. float64 [n] -> [n]."""
     waiting = torch.empty_like(rates).exponential_(generator=generator).log()
-    return (waiting - torch.where(rates > 0, rates.log(), NEVER)).argsort(stable=True)[:count]
+    return waiting - torch.where(rates > 0, rates.log(), NEVER)
 
 
 def drawn_by_class(

@@ -35,8 +35,9 @@ def greedy_k_center(embeddings: Tensor | Spread, budget: int) -> Tensor:
     """
     spread = Spread.of(embeddings)
     own, share, processes = spread.own, spread.share, spread.processes
-    # In float64, where the order of a sum hardly shows.
-    mean = processes.sum(own.sum(dim=0, dtype=torch.float64)) / spread.size
+    # In float64, where the order of a sum hardly shows, and which MPS does not have.
+    summed = (own.cpu() if own.device.type == "mps" else own).sum(dim=0, dtype=torch.float64)
+    mean = processes.sum(summed) / spread.size
     rows = [_farthest(-distances_to(mean.to(own), own), share.start, processes)]
     nearest = torch.full_like(own[:, 0], torch.inf)  # [n]
     while len(rows) < budget:

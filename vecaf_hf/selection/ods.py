@@ -6,7 +6,7 @@ which part of the pool each centroid lives, `ensemble.py` what several initialis
 
 What it costs is told in exact passes: one is the N x K similarities of the pool with the centroids, computed once. In a
 large pool the start (`starts.py`) and the steps take one together, and the last look at the whole pool another; the
-repulsion takes a fifth of one, weights by mass one more.
+repulsion takes a fifth of one, or half where it is strong, and weights by mass one more.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def activeft(candidates: Candidates, budget: int, options: SelectionOptions, gen
 
     Its centroids start as `centroid_start` says; as published, at random samples.
     """
-    alike = torch.ones(len(candidates), device=candidates.indices.device)
+    alike = torch.ones(len(candidates), device=candidates.held_embeddings.own.device)
     blind = replace(candidates, losses=alike, relevance=None)
     published = {"loss_weighting": "uniform", "allocation": "global", "diversity_weight": 1.0}
     return ods(blind, budget, replace_options(options, **published), generator)

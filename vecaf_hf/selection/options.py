@@ -89,15 +89,13 @@ class SelectionOptions:
     )
     selection_steps: int = field(
         default=36,
-        metadata={
-            "help": "Most steps per selection, each after a look at an equal part of the pool, at least 512 samples."
-        },
+        metadata={"help": "Most steps per selection, each after a look at a part of the pool, at least 128 samples."},
     )
     selection_tolerance: float = field(
         default=3e-3,
         metadata={
             "help": "ODS has converged when its objective changed, over four steps and twice in a row, by less than "
-            "this part of its change since the start."
+            "this part of its change since the start. Where that looks at a part of the pool, all steps are taken."
         },
     )
     sample_weights: str = field(

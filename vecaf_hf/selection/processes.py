@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 T = TypeVar("T")
 # Turns in which rows are brought to those that work on them.
 TURNS = 8
+# Rows that a process hands over at once where it hands over all.
+BLOCK_ROWS = 2**16
 
 
 class Processes(Protocol):
@@ -91,6 +94,11 @@ class Spread:
     processes: Processes = ALONE
     added: int = 0
 
+    def __post_init__(self) -> None:
+        due = self.share.stop - self.share.start
+        if len(self.bounds) != self.processes.world + 1 or len(self.own) != due:
+            raise ValueError(f"process {self.processes.rank} holds {len(self.own)} rows, and {due} are its share")
+
     @classmethod
     def of(cls, rows: Tensor | Spread) -> Spread:
         """Rows that are all here, or are spread already."""
@@ -120,6 +128,15 @@ class Spread:
         """These rows, rising, each where it is. LongTensor [k]."""
         counts = torch.tensor([0, *self.counts_of(rows)])
         return replace(self, own=self.own[self.own_of(rows)], bounds=tuple(counts.cumsum(0).tolist()))
+
+    def in_first(self) -> Tensor:
+        """All rows in the first process, none in the others, a block after the other: what travels at once is small."""
+        parts: list[list[Tensor]] = [[] for _ in range(self.processes.world)]
+        for start in range(0, max(later - earlier for earlier, later in pairwise(self.bounds)), BLOCK_ROWS):
+            nothing = [self.own[:0]] * (self.processes.world - 1)
+            for rank, block in enumerate(self.processes.deal([self.own[start : start + BLOCK_ROWS], *nothing])):
+                parts[rank].append(block)
+        return torch.cat([self.own[:0], *(block for of_one in parts for block in of_one)])
 
     def to(self, device: torch.device | str) -> Spread:
         return replace(self, own=self.own.to(device))
@@ -158,7 +175,7 @@ def brought(
     Args:
         cells: LongTensor [n] each, rising.
         owners: Of each; a cell without one stays where it is.
-        work: That each cell takes, for owners to come to a turn's end at about the same time; one without is left out.
+        work: That each cell takes; one that takes none is left out. Turns are cut by it: no owner waits long.
 
     Yields:
         Number of the cell, and its rows. [n, d].

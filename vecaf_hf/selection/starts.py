@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vecaf_hf.selection.drawing import drawn
+from vecaf_hf.selection.drawing import drawn, log_waiting
 from vecaf_hf.selection.processes import Spread
 from vecaf_hf.selection.similarity import nearest
 from vecaf_hf.selection.weighting import target_distribution
@@ -19,8 +19,8 @@ from vecaf_hf.selection.weighting import target_distribution
 CENTROID_STARTS = ("k-means++", "weighted", "random")
 # Parts in which k-means++ draws its samples. One at a time, as published, takes as many products, but K small ones.
 ROUNDS = 8
-# Samples for each centroid that a start looks at, and the fewest, in pools that have more: drawn with the probabilities
-# of Eq. 3 like the start itself, so that where the loss is large enough of them are.
+# How many samples a start looks at for each centroid, and how many at least. In larger pools they are drawn with the
+# probabilities of Eq. 3: a start that is drawn from them finds the large losses.
 SAMPLES_PER_START, FEWEST_SEEN = 12, 8192
 # What a sample counts that is where a start is already: between such samples p_L decides.
 COVERED = 1e-6
@@ -92,11 +92,11 @@ def _part(probabilities: Tensor, count: int, generator: torch.Generator) -> tupl
     """Rows that are drawn with these probabilities [N], rising, and what each then stands for: its probability, by that
     of having been drawn (Horvitz and Thompson, 1952). LongTensor [count], [count]."""
     rates = probabilities.cpu().double()
-    # As `drawn` does: the first of exponential waiting times, which end when the next one would be drawn.
-    waiting = torch.empty_like(rates).exponential_(generator=generator) / rates
+    waiting = log_waiting(rates, generator)
     order = waiting.argsort(stable=True)
     rows = order[:count].sort().values
-    chances = -torch.expm1(-rates[rows] * waiting[order[count]])
+    # Drawn is who came before the next one would have come.
+    chances = -torch.expm1(-rates[rows] * waiting[order[count]].exp())
     return rows.to(probabilities.device), (rates[rows] / chances).nan_to_num(nan=0.0).to(probabilities)
 
 
