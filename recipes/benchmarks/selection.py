@@ -40,13 +40,13 @@ from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.descent import optimise_centroids
 from vecaf_hf.selection.similarity import nearest, unit_rows
-from vecaf_hf.selection.starts import start_at
+from vecaf_hf.selection.starts import start_centroids
 from vecaf_hf.selection.weighting import loss_weights, target_distribution
 
 RECIPES = Path(__file__).parents[1]
 FOLDER = Path("runs") / "selection_benchmark"
 # Of what a row's file holds: those that hold something else are of another name.
-VERSION = 2
+VERSION = 3
 CLASSES = 1000
 # Of a selection's figures.
 ENDS_AT = "objective_end"
@@ -188,7 +188,8 @@ def measure_dense(row: Row, pool: Candidates) -> dict[str, object]:
     assert pool.embeddings is not None and pool.losses is not None
     options = SelectionOptions(allocation="global")
     embeddings, weights = unit_rows(pool.embeddings), loss_weights(pool.losses, options.loss_weighting)
-    start = start_at(embeddings, some_rows(row))
+    drawn = torch.Generator().manual_seed(0)
+    start = start_centroids(embeddings, weights, row.count, options.centroid_start, drawn)
     begun = time.perf_counter()
     first = embeddings[start.rows]
     reached = dense_descent(embeddings, target_distribution(weights), first, diversity_weight=options.diversity_weight)
