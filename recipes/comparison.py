@@ -204,17 +204,23 @@ def table(results: Results, pool: str) -> str:
 
 
 def short_table(results: Results) -> str:
-    """One row a method on a pool, of what the READMEs speak of; every pool has REFERENCE."""
-    header = ["pool", "method", "learning rate", "batches", f"{_split(results.values())} accuracy, %"]
-    header += [f"less `{REFERENCE}`'s, paired", "all-in TFLOPs"]
-    rows = [[*header, f"cost until `{REFERENCE}`'s last accuracy, of its whole run"]]
+    """One row a method on a pool, of what the READMEs speak of; every pool has REFERENCE, or none has."""
+    header = ["pool", "method", "learning rate", "batches", f"{_split(results.values())} accuracy, %", "all-in TFLOPs"]
+    compares = any(name.endswith(f"/{REFERENCE}") for name in results)
+    if compares:
+        header.insert(-1, f"less `{REFERENCE}`'s, paired")
+        header += [f"cost until `{REFERENCE}`'s last accuracy, of its whole run"]
+    rows = [header]
     for name in sorted(results, key=lambda name: (name.split("/")[0], -fmean(ends(results[name]["runs"])))):
         pool, method = name.split("/")
-        runs, its = results[name]["runs"], results[f"{pool}/{REFERENCE}"]["runs"]
+        runs = results[name]["runs"]
         batches = f"{mean_curve(runs)['step'][-1]:.0f}"
-        cells = [f"`{pool}`", f"`{method}`", rate(results[name]), batches, with_error(ends(runs))]
-        cells.append("" if method == REFERENCE else _less(runs, its))
-        rows.append([*cells, tflops(runs), str(part_of_whole(runs, its, SPENT["cost"]))])
+        cells = [f"`{pool}`", f"`{method}`", rate(results[name]), batches, with_error(ends(runs)), tflops(runs)]
+        if compares:
+            its = results[f"{pool}/{REFERENCE}"]["runs"]
+            cells.insert(-1, "" if method == REFERENCE else _less(runs, its))
+            cells.append(str(part_of_whole(runs, its, SPENT["cost"])))
+        rows.append(cells)
     return markdown(rows)
 
 
