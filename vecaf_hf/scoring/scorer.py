@@ -62,7 +62,8 @@ class Watcher(Protocol):
 
 
 class Scorer:
-    """Gives candidates their embeddings, losses, logits and labels; the same in every process.
+    """Gives candidates their embeddings, losses, logits and labels; the same in every process, but for embeddings that
+    stay in the one that made them.
 
     Args:
         pool: What is scored. Its `args` are the run's.
@@ -106,7 +107,7 @@ class Scorer:
 
     def score(self, indices: Tensor, with_losses: bool = True, keeps_shares: bool = False) -> Candidates:
         """These positions of the pool as the run scores them, without those that cannot be loaded. LongTensor [M].
-        `keeps_shares`, they are rising, and embeddings may stay in the process that made them."""
+        With `keeps_shares`, for positions that rise, embeddings may stay in the process that made them."""
         # What a learner observes, and what a trained model thinks, no folder has.
         if self.kept is not None and not self.is_trained and not self.watcher.is_learning:
             return self.kept.score(indices)
@@ -282,7 +283,7 @@ class Scorer:
                 broadcast([parameter.data for parameter in head.parameters()])
             score = partial(rescored, head, sample_loss=self.objective.sample_losses, kind=self.output_kind)
             found = in_shares(self.accelerator, score, candidates)
-        # What every process repeats counts once.
+        # What every process repeats, or does its share of, counts once.
         self.meter.add("select", flops=flops + flops_of_logits(head, candidates.held_embeddings))
         return found
 
