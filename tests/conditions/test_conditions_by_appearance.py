@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from short_runs import short_run
 from test_conditions_found import scored
 from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
@@ -55,22 +56,7 @@ def failing_in_fog(model: Any, images: Tensor) -> datasets.Dataset:
 
 
 def trainer_of(folder: Path, model: Any, dataset: datasets.Dataset) -> VeCAFTrainer:
-    args = VeCAFArguments(
-        output_dir=str(folder),
-        strategy="ods",
-        selection_budget=32,
-        num_loops=2,
-        max_steps=4,
-        rescore="full",
-        learning_rate=1e-6,
-        per_device_train_batch_size=8,
-        per_device_eval_batch_size=64,
-        use_cpu=True,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-    )
-    return VeCAFTrainer(model, args, train_dataset=dataset)
+    return short_run(folder, model, dataset, per_device_eval_batch_size=64)
 
 
 @pytest.mark.parametrize("make", [vit, resnet])

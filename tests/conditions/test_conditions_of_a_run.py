@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from short_runs import short_run
 from torch import Tensor, nn
 
-from vecaf_hf import Condition, VeCAFArguments, VeCAFTrainer
+from vecaf_hf import Condition, VeCAFTrainer
 from vecaf_hf.cli.main import main
 from vecaf_hf.conditions.stored import FOLDER, JSON_FILE, MAP_FILE
 from vecaf_hf.inspection import embedding_map
@@ -64,18 +65,7 @@ def hidden_of(dataset: datasets.Dataset) -> set[int]:
 
 
 def run(folder: Path, dataset: datasets.Dataset, **options: Any) -> VeCAFTrainer:
-    args = VeCAFArguments(
-        output_dir=str(folder),
-        **{"strategy": "ods", "selection_budget": 32, "num_loops": 2, "max_steps": 4, "rescore": "full", **options},
-        learning_rate=1e-6,
-        per_device_train_batch_size=8,
-        per_device_eval_batch_size=200,
-        use_cpu=True,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-    )
-    return VeCAFTrainer(Reader(), args, train_dataset=dataset)
+    return short_run(folder, Reader(), dataset, per_device_eval_batch_size=200, **options)
 
 
 @pytest.fixture(autouse=True)

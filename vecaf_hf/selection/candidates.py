@@ -158,7 +158,7 @@ class Candidates:
         shared = self.shared_embeddings
         if shared is not None and (embeddings is not None or shared.size != len(self)):
             raise ValueError(f"embeddings of {shared.size} samples are shared, for {len(self)}, or are there twice")
-        if shared is not None and not bool((self.indices[1:] > self.indices[:-1]).all()):
+        if shared is not None and not self._rises:
             raise ValueError("where embeddings are shared, indices must rise")
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"labels has {len(self.labels)} rows for {len(self)} samples")
@@ -177,6 +177,11 @@ class Candidates:
         if values is None:
             raise ValueError(f"the candidates have no {name}")
         return values
+
+    @property
+    def _rises(self) -> bool:
+        """Whether the candidates come in the order of the pool."""
+        return bool((self.indices[1:] > self.indices[:-1]).all())
 
     @property
     def has_embeddings(self) -> bool:
@@ -263,7 +268,7 @@ class Candidates:
 
     def in_pool_order(self) -> Candidates:
         """The same candidates by rising index: what follows cannot depend on the order they came in."""
-        if bool((self.indices[1:] > self.indices[:-1]).all()):
+        if self._rises:
             return self
         return self.take(self.indices.argsort())
 
