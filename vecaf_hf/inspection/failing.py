@@ -15,18 +15,16 @@ from vecaf_hf.conditions.condition import Condition, Seen, find_conditions
 from vecaf_hf.conditions.finding import MOST_SAMPLES, Group
 from vecaf_hf.conditions.naming import name_by_images
 from vecaf_hf.conditions.stored import MAP_FILE, write_conditions
-from vecaf_hf.data.columns import has_columns
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.data.stored_images import LoadImage, raw_images
 from vecaf_hf.inspection.embedding_map import in_the_plane
 from vecaf_hf.inspection.look import untouched
 from vecaf_hf.inspection.planned import Planned
 from vecaf_hf.loop.plan import Plan
-from vecaf_hf.loop.selector import CAPTIONS
 from vecaf_hf.reporting.condition_map import MapData, write_map
 from vecaf_hf.reporting.images import images_of
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
-from vecaf_hf.text.captions import Caption, find_captions, one_text
+from vecaf_hf.text.captions import Caption, texts_of
 from vecaf_hf.text.encoder import TextEncoder
 
 NOTHING_SCORED = (
@@ -94,16 +92,11 @@ def _scored(plan: Plan, pool: Pool) -> Candidates:
 
 
 def _captions(captions: str | Sequence[Caption] | None, dataset: Any, plan: Plan) -> list[str | None] | None:
-    """One text of each sample: what is given, CEA's for the pool, or the column `caption`."""
+    """One text of each sample: what is given, else CEA's for the pool, else the column `caption`."""
     if captions is None and dataset is plan.pool.dataset and plan.cea is not None and plan.cea.captioner is None:
         captions = plan.cea.captions
-    if captions is None and has_columns(dataset) and CAPTIONS in dataset.column_names:
-        captions = CAPTIONS
-    if captions is None:
-        return None
     labels = plan.pool.labels if dataset is plan.pool.dataset else None
-    found = find_captions(captions, dataset, labels, plan.classes.names)
-    return one_text(found)
+    return texts_of(captions, dataset, labels, plan.classes.names)
 
 
 class _Look:

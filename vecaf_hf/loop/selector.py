@@ -26,10 +26,7 @@ from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import STRATEGIES, Selection, Strategy, run_strategy
 from vecaf_hf.selection.candidates import Candidates, Turn
 from vecaf_hf.selection.jtt import mistakes
-from vecaf_hf.text.captions import Caption, find_captions, one_text
-
-# The column that captions are in unless something else says where.
-CAPTIONS = "caption"
+from vecaf_hf.text.captions import texts_of
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +79,9 @@ class Selector:
         self.remembered = Remembered(self.args)
         self.selecting_for: SelectingFor | None = None
         if self.args.select_for is not None:
-            by_words = any(isinstance(one, str) for one in self.args.select_for)
-            captions = self._captions() if by_words else None
+            captions = None
+            if any(isinstance(one, str) for one in self.args.select_for):
+                captions = texts_of(cea.pool_texts.given if cea else None, self.pool.dataset, None, [])
             self.selecting_for = SelectingFor(self.args.select_for, captions, len(self.pool))
         way, fraction = self.args.scoring_of(len(self.pool))
         balance = 0.0
@@ -100,13 +98,6 @@ class Selector:
         rescores = self.strategy.needs_forward and not self.args.single_run
         way = RESCORE[self.args.scoring_way[0]]
         return "training_losses" in self.strategy.reads or (rescores and way.reads_training_losses)
-
-    def _captions(self) -> list[str | None] | None:
-        """One text of each sample: CEA's, or the column `caption`."""
-        given: Sequence[Caption] | None = None if self.cea is None else self.cea.pool_texts.given
-        if given is None and CAPTIONS in self.pool.columns:
-            given = find_captions(CAPTIONS, self.pool.dataset, None, [])
-        return None if given is None else one_text(given)
 
     @property
     def _due(self) -> int:

@@ -23,6 +23,8 @@ TEMPLATE = "a photo of a {label}"
 Caption = str | tuple[str, ...] | None
 # In place of captions: by a captioner, or else TEMPLATE.
 AUTO = "auto"
+# The column that captions are in unless something else says where.
+COLUMN = "caption"
 
 
 def find_captions(
@@ -83,9 +85,21 @@ def _tidied(caption: Any, index: int) -> Caption:
     return tuple(texts) if len(texts) > 1 else texts[0] if texts else None
 
 
-def one_text(captions: Sequence[Caption]) -> list[str | None]:
-    """Each sample's captions as one text."""
-    return [" / ".join(one) if isinstance(one, tuple) else one for one in captions]
+def texts_of(
+    given: str | Sequence[Caption] | None, dataset: Any, labels: Tensor | None, class_names: Sequence[str]
+) -> list[str | None] | None:
+    """Each sample's captions as one text, or None if nothing says where captions are.
+
+    Args:
+        given: As `find_captions` takes them; None for the column `caption`, if there is one.
+        dataset, labels, class_names: Likewise.
+    """
+    if given is None and has_columns(dataset) and COLUMN in dataset.column_names:
+        given = COLUMN
+    if given is None:
+        return None
+    found = find_captions(given, dataset, labels, class_names)
+    return [" / ".join(one) if isinstance(one, tuple) else one for one in found]
 
 
 def drawn(captions: Sequence[Caption], loops: int, seed: int) -> list[list[str | None]]:
