@@ -20,10 +20,6 @@ DEFAULT_FRACTION = 0.1
 # Strategies that by default select all that a loop trains on.
 BY_CHANCE = ("balanced", "random")
 DEFAULT_SCORING_FRACTION = 0.25
-NO_DEEPSPEED = (
-    "DeepSpeed is not supported. FSDP2 shares out the same (`accelerate launch --config_file "
-    "recipes/configs/accelerate/fsdp2.yaml`): parameters, gradients and the optimizer's state"
-)
 ON_BAD_SAMPLE = ("raise", "check", "skip")
 
 
@@ -300,7 +296,6 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         reasons = {
             "ignore_data_skip": "a resumed loop must go on with the samples that it had not used",
             "save_on_each_node": "a checkpoint needs the generators of all processes in one folder",
-            "deepspeed": NO_DEEPSPEED,
         }
         for name, reason in reasons.items():
             if getattr(self, name, None):

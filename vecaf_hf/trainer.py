@@ -37,7 +37,7 @@ from vecaf_hf.loop.own_methods import OTHER_LOADER, tell_of_loss, tell_of_sample
 from vecaf_hf.loop.plan import Plan, begin_run, check_devices, held_out_pool
 from vecaf_hf.loop.record import LoopRecord
 from vecaf_hf.loop.schedule import LoopSchedule
-from vecaf_hf.loop.sharding import is_fsdp
+from vecaf_hf.loop.sharding import is_fsdp, zero_stage
 from vecaf_hf.loop.taking_part import take_part
 from vecaf_hf.loop.trying import try_batch
 from vecaf_hf.reporting.card import given_to_card, write_card
@@ -285,6 +285,9 @@ class VeCAFTrainer(PushingTrainer):
         self.meter = CostMeter()
         if is_fsdp(self.accelerator) and not is_sharded(self.model):
             self._share_out_model()
+        elif zero_stage(self.accelerator) is not None:
+            # Trainer leaves it where it is until DeepSpeed has it, and the first loop is selected before.
+            self.model.to(self.args.device)
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         plan = self.plan()
         self.scorer = plan.scorer

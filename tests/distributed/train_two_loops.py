@@ -44,6 +44,8 @@ from vecaf_hf.selection import Selection, strategy
 from vecaf_hf.selection.candidates import Candidates
 
 POOL, BUDGET = 61, 15
+# Sums of gradients differ with the number of processes, and in float32 that changes a selection.
+DTYPE = getattr(torch, os.environ.get("DTYPE", "float64"))
 # Seconds that a process waits for another one that does not answer. One that has died is noticed at once.
 PATIENCE = 90
 IMAGES = Path(__file__).parents[2] / "recipes" / "data" / "fashion_mnist" / "train.parquet"
@@ -83,7 +85,7 @@ def read_options(words: list[str]) -> argparse.Namespace:
 
 
 def to_pixels(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    grey = [torch.from_numpy(np.array(picture)).double() / 127.5 - 1 for picture in batch["image"]]
+    grey = [torch.from_numpy(np.array(picture)).to(DTYPE) / 127.5 - 1 for picture in batch["image"]]
     pixels = [torch.nn.functional.pad(one, (2, 2, 2, 2), value=-1.0).expand(3, -1, -1) for one in grey]
     return {"pixel_values": pixels, "labels": batch["label"]}
 
@@ -106,15 +108,14 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def make_model(options: argparse.Namespace, names: list[str]) -> Any:
-    """In float64: sums of gradients differ with the number of processes, and in float32 that changes a selection."""
     classes = {"num_labels": len(names), "id2label": dict(enumerate(names))}
     torch.manual_seed(options.model_seed)
     if options.model == "batchnorm":
         config = TimmWrapperConfig(architecture="efficientnet_lite0", model_args={}, **classes)
-        return TimmWrapperForImageClassification(config).double()
+        return TimmWrapperForImageClassification(config).to(DTYPE)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = ViTConfig(image_size=32, patch_size=16, hidden_dropout_prob=options.dropout, **sizes, **classes)
-    model = ViTForImageClassification(config).double()
+    model = ViTForImageClassification(config).to(DTYPE)
     if options.model == "lora":
         from peft import LoraConfig, get_peft_model
 

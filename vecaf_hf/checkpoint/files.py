@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # In the run's output_dir: the id of the run that writes there.
 RUN_FILE = "vecaf_run.json"
+# Of DeepSpeed: the name of the folder with its states.
+LATEST = "latest"
 # Words by which an error of torch.save's writer is known.
 TORCH_WRITER = ("inline_container", "iostream", "PytorchStreamWriter", "unexpected pos")
 
@@ -117,16 +119,14 @@ def find_damage(folder: Path) -> str | None:
     weights = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
     if not any((folder / name).is_file() for name in weights):
         return f"it has no {weights[0]}"
-    present = {path.name for path in folder.iterdir() if path.is_file()}
-    # With FSDP the optimizer's state has another name.
-    optimizer = OPTIMIZER_NAME_BIN if OPTIMIZER_NAME_BIN in present else OPTIMIZER_NAME
-    for name in (JSON_FILE, TENSORS_FILE, TRAINER_STATE_NAME, optimizer, SCHEDULER_NAME):
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    for name in (JSON_FILE, TENSORS_FILE, TRAINER_STATE_NAME):
         if name not in present:
             return f"it has no {name}"
     for name in sorted(present):
         if not is_readable(folder / name):
             return f"{name} is damaged"
-    expected = _shards(folder) | _generators(folder)
+    expected = _shards(folder) | _generators(folder) | _optimizer(folder, present)
     lacking = sorted(expected - present)
     return f"it has no {lacking[0]}" if lacking else None
 
@@ -154,10 +154,28 @@ def _shards(folder: Path) -> set[str]:
     return set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
 
 
+def _world(folder: Path) -> int:
+    return _state(folder).get("identity", {}).get("world_size", 0)
+
+
 def _generators(folder: Path) -> set[str]:
     """Files with the states of the processes' generators."""
-    world = _state(folder).get("identity", {}).get("world_size", 0)
+    world = _world(folder)
     return {"rng_state.pth"} if world == 1 else {f"rng_state_{rank}.pth" for rank in range(world)}
+
+
+def _optimizer(folder: Path, present: set[str]) -> set[str]:
+    """Files with the states of optimizer and schedule."""
+    if "zero_stage" not in _state(folder).get("identity", {}):
+        # With FSDP the optimizer's has another name.
+        return {OPTIMIZER_NAME_BIN if OPTIMIZER_NAME_BIN in present else OPTIMIZER_NAME, SCHEDULER_NAME}
+    # DeepSpeed (0.19) writes last which folder is whole; a part of the optimizer's state for each process lies there.
+    if LATEST not in present:
+        return {LATEST}
+    place = (folder / LATEST).read_text().strip()
+    parts = [f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(_world(folder))]
+    prefix = "bf16_" if f"{place}/bf16_{parts[0]}" in present else ""
+    return {f"{place}/mp_rank_00_model_states.pt", *(f"{place}/{prefix}{part}" for part in parts)}
 
 
 @contextmanager
@@ -200,7 +218,7 @@ def _is_of_disk(error: Exception) -> bool:
 
 def make_durable(folder: str) -> None:
     """Have the system write the folder's files to the disk: a machine that dies may lose what it has not."""
-    for path in Path(folder).iterdir():
+    for path in Path(folder).rglob("*"):
         _sync(path)
 
 

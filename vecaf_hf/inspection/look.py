@@ -18,7 +18,7 @@ from vecaf_hf.inspection.budget import RunSizes, UnitCosts, scored_by_loop
 from vecaf_hf.inspection.planned import Planned
 from vecaf_hf.loop.plan import Plan
 from vecaf_hf.loop.selector import Past, Selector
-from vecaf_hf.loop.sharding import refuse_fsdp
+from vecaf_hf.loop.sharding import refuse_sharding
 from vecaf_hf.scoring.rescoring import Boundary, Rescoring, part_of
 from vecaf_hf.scoring.sharded import is_sharded
 from vecaf_hf.seeding import seed_of, seeded
@@ -74,7 +74,7 @@ def look(trainer: Planned, samples: int | None) -> Look:
             none.
     """
     plan = trainer.plan().apart()
-    refuse_fsdp(plan.scorer.accelerator, "inspect()")
+    refuse_sharding(plan.scorer.accelerator, "inspect()")
     scores = _scores(plan)
     with plan.scorer.evaluated_weights(), untouched(plan), ExitStack() as restore:
         plan.scorer.look_at_embeddings("inspect()")
@@ -124,7 +124,7 @@ def untouched(plan: Plan) -> Iterator[None]:
     model, device = plan.scorer.model, plan.scorer.accelerator.device
     if not is_sharded(model):
         # Nor is it where its inputs are.
-        refuse_fsdp(plan.scorer.accelerator, "scoring before the training")
+        refuse_sharding(plan.scorer.accelerator, "scoring before the training")
     training = model.training
     with torch.random.fork_rng([device] if device.type == "cuda" else []), seeded(seed_of(plan.schedule.seed)):
         try:

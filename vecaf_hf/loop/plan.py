@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from vecaf_hf.arguments import NO_DEEPSPEED, VeCAFArguments, without_classes
+from vecaf_hf.arguments import VeCAFArguments, without_classes
 from vecaf_hf.augmentation.callback import CEACallback
 from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.cost import CostMeter
@@ -23,7 +23,13 @@ from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.divergence import tell_of_half_precision
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.selector import Selector
-from vecaf_hf.loop.sharding import check_beside, check_model, check_sharding, is_fsdp
+from vecaf_hf.loop.sharding import (
+    check_beside,
+    check_model,
+    check_sharding,
+    check_starts_again,
+    sharding_of,
+)
 from vecaf_hf.loop.state import RunState, pool_fingerprint
 from vecaf_hf.loop.threads import use_all_cores
 from vecaf_hf.scoring.classes import ModelClasses, problem_type_kept
@@ -102,6 +108,7 @@ class Plan:
         check_model(scorer.model, scorer.accelerator)
         is_learned = self.cea is not None and self.cea.options.alignment == "learned"
         check_beside(scorer.accelerator, scorer.strategy.learns, is_learned)
+        check_starts_again(args, scorer.accelerator)
         self.teaching.make(scorer.model, self.schedule, self.meter)
         if scorer.head_of_model.found is not None:
             scorer.check_head()
@@ -118,7 +125,7 @@ class Plan:
         augmentation = self.cea.identity() if self.cea else {"cea": None}
         sizes = {**self.schedule.sizes(), "samples_per_loop": self.schedule.samples_per_loop}
         # Trainer writes other files then.
-        sharding = {"fsdp": True} if is_fsdp(self.scorer.accelerator) else {}
+        sharding = sharding_of(self.scorer.accelerator)
         identity = {**sizes, "pool": pool, **self.args.identity(), **augmentation, **sharding}
         # As a checkpoint gives it back, a tuple as a list.
         return json.loads(json.dumps(identity))
@@ -257,8 +264,6 @@ def check_devices(args: VeCAFArguments, accelerator: Accelerator) -> None:
             "train on everything and write the same folder. On CPUs set use_cpu=True (accelerate launch --cpu starts "
             f"only one); for runs that are to be apart, unset {name}"
         )
-    if getattr(accelerator.state, "deepspeed_plugin", None) is not None:
-        raise ValueError(f"DeepSpeed was configured: {NO_DEEPSPEED}")
     check_sharding(args, accelerator)
     if args.n_gpu > 1:
         raise ValueError(

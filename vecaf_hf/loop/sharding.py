@@ -1,4 +1,4 @@
-"""What of FSDP goes with a run: FSDP2 with checkpoints that are whole."""
+"""What of sharding goes with a run: FSDP2 with checkpoints that are whole, and DeepSpeed's ZeRO-1 and ZeRO-2."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
+from transformers.trainer_utils import HubStrategy
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.scoring.sharded import is_sharded
+from vecaf_hf.selection import find_strategy
 
 logger = logging.getLogger(__name__)
+
+CHECKPOINTS_PUSHED = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
 
 def is_fsdp(accelerator: Accelerator) -> bool:
@@ -20,9 +24,24 @@ def is_fsdp(accelerator: Accelerator) -> bool:
     return getattr(accelerator.state, "fsdp_plugin", None) is not None
 
 
+def zero_stage(accelerator: Accelerator) -> int | None:
+    """What DeepSpeed shares out: 1, the optimizer's state; 2, gradients too; None without DeepSpeed."""
+    plugin: Any = getattr(accelerator.state, "deepspeed_plugin", None)
+    return None if plugin is None else int(plugin.zero_stage)
+
+
+def sharding_of(accelerator: Accelerator) -> dict[str, Any]:
+    """By what Trainer writes other files: a resumed run must share it."""
+    stage = zero_stage(accelerator)
+    return ({"fsdp": True} if is_fsdp(accelerator) else {}) | ({} if stage is None else {"zero_stage": stage})
+
+
 def check_sharding(args: VeCAFArguments, accelerator: Accelerator) -> None:
-    """Raise a ValueError if FSDP is configured in another way than what is supported; warn where accelerate leaves it
-    off."""
+    """Raise a ValueError if FSDP or DeepSpeed is configured in another way than what is supported; warn where
+    accelerate leaves FSDP off."""
+    if zero_stage(accelerator) is not None:
+        _check_zero(args, accelerator)
+        return
     if not is_fsdp(accelerator):
         if getattr(args, "fsdp", None) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
             # accelerate 1.15, AcceleratorState.__init__.
@@ -41,9 +60,29 @@ def check_sharding(args: VeCAFArguments, accelerator: Accelerator) -> None:
             f"fsdp_state_dict_type is {plugin.state_dict_type.name}, with which Trainer writes no model that "
             "from_pretrained reads: set FULL_STATE_DICT"
         )
+    _refuse_untried(args, "FSDP")
+
+
+def _check_zero(args: VeCAFArguments, accelerator: Accelerator) -> None:
+    if zero_stage(accelerator) == 3:
+        raise ValueError(
+            "DeepSpeed's ZeRO-3 was configured, which leaves no process whole weights to score with: set zero_stage 2, "
+            "or share out parameters with FSDP2 (accelerate launch --config_file "
+            "recipes/configs/accelerate/fsdp2.yaml)"
+        )
+    pushed = HubStrategy(args.hub_strategy)
+    if args.push_to_hub and pushed in CHECKPOINTS_PUSHED:
+        raise ValueError(
+            f"hub_strategy={pushed.value!r} pushes what a run resumes from, and DeepSpeed keeps that in "
+            "pickled objects: set hub_strategy='every_save' or 'end'"
+        )
+    _refuse_untried(args, "DeepSpeed")
+
+
+def _refuse_untried(args: VeCAFArguments, engine: str) -> None:
     for name in ("auto_find_batch_size", "torch_compile"):
         if getattr(args, name):
-            raise ValueError(f"{name} is not supported with FSDP: leave it out")
+            raise ValueError(f"{name} is not supported with {engine}: leave it out")
 
 
 def check_model(model: nn.Module, accelerator: Accelerator) -> None:
@@ -57,18 +96,28 @@ def check_model(model: nn.Module, accelerator: Accelerator) -> None:
 
 
 def check_beside(accelerator: Accelerator, learner: bool, alignment: bool) -> None:
-    """Raise a ValueError if FSDP is on, and the strategy's learner or CEA's alignment would be trained by the model's
-    optimizer: an FSDP checkpoint has the optimizer's state of the model's own parameters alone (torch 2.14,
-    `get_optimizer_state_dict`)."""
-    if is_fsdp(accelerator) and (learner or alignment):
+    """Raise a ValueError if the strategy's learner or CEA's alignment would be trained by an optimizer that is shared
+    out: an FSDP checkpoint has the optimizer's state of the model's own parameters alone (torch 2.14,
+    `get_optimizer_state_dict`), and DeepSpeed's engine (0.19) takes no others."""
+    if sharding_of(accelerator) and (learner or alignment):
         raise ValueError(
-            "with FSDP the optimizer trains the model alone: choose a strategy without a learner"
+            "with FSDP or DeepSpeed the optimizer trains the model alone: choose a strategy without a learner"
             if learner
-            else "with FSDP the optimizer trains the model alone: choose alignment='ridge' in place of 'learned'"
+            else "with FSDP or DeepSpeed the optimizer trains the model alone: choose alignment='ridge' in place of "
+            "'learned'"
         )
 
 
-def refuse_fsdp(accelerator: Accelerator, what: str) -> None:
-    """Raise a ValueError if FSDP is on."""
-    if is_fsdp(accelerator):
-        raise ValueError(f"{what} is not supported with FSDP: do it without, in one process")
+def check_starts_again(args: VeCAFArguments, accelerator: Accelerator) -> None:
+    """Raise a ValueError if the weights would be given back to a model of which DeepSpeed trains copies."""
+    if zero_stage(accelerator) is not None and args.jtt_restart and "mistaken" in find_strategy(args.strategy).reads:
+        raise ValueError(
+            f"strategy {args.strategy!r} begins its second training with the first weights, and DeepSpeed trains "
+            "copies of its own: set jtt_restart=False, which goes on from the first training"
+        )
+
+
+def refuse_sharding(accelerator: Accelerator, what: str) -> None:
+    """Raise a ValueError if FSDP or DeepSpeed is on."""
+    if sharding_of(accelerator):
+        raise ValueError(f"{what} is not supported with FSDP or DeepSpeed: do it without, in one process")
