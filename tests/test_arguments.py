@@ -81,12 +81,6 @@ def test_a_selections_options_are_all_there_with_their_defaults(make):
             {"class_balance": 0.5, "strategy": "ods", "allocation": "global"},
             "class_balance is 0.5, and allocation='global' gives classes no shares",
         ),
-        ({"sample_weights": "mas"}, "sample_weights is 'mas' .did you mean 'mass'"),
-        ({"sample_weights": len}, "sample_weights is <built-in function len>"),
-        (
-            {"sample_weights": "mass", "strategy": "infobatch"},
-            "sample_weights='mass', and strategy 'infobatch' gives no",
-        ),
         ({"strategy": "infobatch", "single_run": True}, "strategy 'infobatch' goes by the losses of training"),
         (
             {"strategy": "group_balanced"},
@@ -205,7 +199,6 @@ def test_output_dir_may_be_positional(tmp_path):
 # Options that mean something beside others only.
 NEEDED = {
     "scoring_fraction": {"rescore": "sampled"},
-    "sample_weights": {"strategy": "ods"},
     "group_column": {"strategy": "group_balanced"},
     "select_for": {"strategy": "ods"},
 }
@@ -220,7 +213,6 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "ensemble": "debias",
         "centroid_start": "weighted",
         "score_cache": "folder",
-        "sample_weights": "mass",
         "head": "classifier.1",
         "label_column": "kind",
         "jtt_restart": False,

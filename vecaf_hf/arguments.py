@@ -233,11 +233,6 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             )
         check_class_balance(self)
         strategy = find_strategy(self.strategy)
-        if self.sample_weights == "mass" and "sample_weights" not in strategy.heeds:
-            raise ValueError(
-                f"sample_weights='mass', and strategy {self.strategy!r} gives no weights by mass: choose strategy "
-                "'ods' or 'activeft', or leave sample_weights unset"
-            )
         if self.random_fraction and strategy.size != "budget":
             raise ValueError(
                 f"random_fraction is {self.random_fraction}, and strategy {self.strategy!r} itself decides how many it "

@@ -25,12 +25,12 @@ ACCELERATE = [
 TIMEOUT = 900
 # Weights of samples and accumulation: means over a step that all processes must take together. In every launch a
 # micro-batch is of 12 samples, however many processes share it.
-WEIGHTED = ["--sample_weights", "mass", "--gradient_accumulation_steps", "2"]
+WEIGHTED = ["--strategy", "weighted_ods", "--gradient_accumulation_steps", "2"]
 SMALL = ["--pool", "7", "--selection_budget", "4", "--evaluation", "7", "--per_device_eval_batch_size", "2"]
 SAMPLED = ["--rescore", "sampled", "--scoring_fraction", "0.3"]
 # Runs whose second selection follows what training has seen of each sample, in whichever process.
 RESCORED = {
-    "stale": [*WEIGHTED, "--rescore", "stale", "--scoring_fraction", "0.2", "--strategy", "ods"],
+    "stale": [*WEIGHTED, "--rescore", "stale", "--scoring_fraction", "0.2"],
     "proxy": ["--rescore", "proxy"],
     "infobatch": ["--strategy", "infobatch"],
     "jtt": ["--strategy", "jtt"],

@@ -16,7 +16,7 @@ from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.processes import ALONE
 
 STRATEGIES = {
-    "ods": {"allocation": "global", "sample_weights": "mass"},
+    "ods": {"allocation": "global"},
     "ods by class": {"allocation": "class"},
     "activeft": {},
     "k_center": {},
@@ -37,8 +37,7 @@ def pool() -> Candidates:
 def selected(name: str, processes: Any) -> dict[str, Any]:
     options = SelectionOptions(strategy=name.split()[0], **STRATEGIES[name])  # type: ignore[arg-type]
     found = run_strategy(find_strategy(options.strategy), replace(pool(), processes=processes), 70, options, 0)
-    weights = None if found.weights is None else found.weights.tolist()
-    return {"indices": found.indices.tolist(), "weights": weights, "info": found.info}
+    return {"indices": found.indices.tolist(), "info": found.info}
 
 
 def fails(together: Together) -> None:

@@ -20,7 +20,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_two_select_what_one_does(told: list[dict[str, Any]], name: str) -> None:
-    """To the last bit: weights and figures too. A third of the samples are there twice."""
+    """To the last bit: figures too. A third of the samples are there twice."""
     for rank in told:
         assert rank["world"] == 2
         shared, alone = rank[name]

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+# Also when it is run as a script.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import fsdp_on_cpus
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+from weighing import weighted_ods
 
 from vecaf_hf import CEACallback, ShardedDataset, TextEncoder, VeCAFArguments, VeCAFTrainer
 from vecaf_hf.arguments import replaced
@@ -40,7 +43,7 @@ from vecaf_hf.learners import ta_vaal
 from vecaf_hf.loop import selector as reselection
 from vecaf_hf.scoring.forward_pass import ForwardPass
 from vecaf_hf.scoring.sharded import is_sharded, whole_state
-from vecaf_hf.selection import Selection, strategy
+from vecaf_hf.selection import STRATEGIES, Selection, strategy
 from vecaf_hf.selection.candidates import Candidates
 
 POOL, BUDGET = 61, 15
@@ -67,7 +70,6 @@ def read_options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=None, help="parts of a streamed pool, on the disk of all")
     parser.add_argument("--rescore", default="full")
     parser.add_argument("--scoring_fraction", type=float, default=None)
-    parser.add_argument("--sample_weights", default="none")
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
     parser.add_argument("--per_device_train_batch_size", type=int, default=4)
     parser.add_argument("--per_device_eval_batch_size", type=int, default=20)
@@ -149,6 +151,8 @@ def strategy_of(name: str) -> Any:
     """Registered where it is asked for: whoever imports this file has the strategies that there are."""
     if name == fails_on_last.__name__:
         strategy(needs={"embeddings"}, wants={"processes"})(fails_on_last)
+    if name == weighted_ods.__name__:
+        STRATEGIES.add(name, replace(STRATEGIES["ods"], select=weighted_ods, weighs=True))
     return fails_on_main if name == "fails" else name
 
 
@@ -260,7 +264,6 @@ def make_trainer(options: argparse.Namespace, folder: Path, images: Dataset, enc
         selection_steps=4,
         rescore=options.rescore,
         scoring_fraction=options.scoring_fraction,
-        sample_weights=options.sample_weights,
         on_bad_sample=options.on_bad_sample,
         gradient_accumulation_steps=options.gradient_accumulation_steps,
         per_device_train_batch_size=options.per_device_train_batch_size,

@@ -29,6 +29,7 @@ from transformers import (
     ViTForImageClassification,
     set_seed,
 )
+from weighing import weighted_ods
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFArguments, VeCAFTrainer
 
@@ -38,7 +39,7 @@ WORKERS = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
 HALVES = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
 # The largest loss counts as the best: it is not the last checkpoint's.
 BEST = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
-WEIGHTS = {"sample_weights": "mass"}
+WEIGHTS = {"strategy": "weighted"}
 HALF_SAMPLED = {"rescore": "sampled", "scoring_fraction": 0.5}
 UNEVEN = {"max_steps": 7, "logging_steps": 3}
 EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1}
@@ -75,7 +76,7 @@ CASES: dict[str, Case] = {
     "vit-best-of-steps": Case(options={**BEST, **EVERY_STEP, "save_total_limit": 2}),
     # Ends after 4 steps of 6.
     "vit-stopped-early": Case(options={**BEST, **EVERY_STEP, "learning_rate": 0.01}, patience=3),
-    "vit-mass": Case(
+    "vit-weights": Case(
         alignment=None,
         options={**WEIGHTS, **HALF_SAMPLED, "head_warmup": True, "save_steps": 2},
     ),
@@ -88,9 +89,7 @@ CASES: dict[str, Case] = {
     "vit-uneven": Case(options={**UNEVEN, "save_steps": 3, "eval_on_start": True, "lr_scheduler_type": "cosine"}),
     "efficientnet": Case("efficientnet", options={"save_strategy": "epoch", "save_total_limit": 1}),
     "efficientnet-workers": Case("efficientnet", None, {**WORKERS, **HALVES, "logging_steps": 2, "save_steps": 2}),
-    "efficientnet-weights": Case(
-        "efficientnet", "learned", {**UNEVEN, "sample_weights": "mass", "save_total_limit": 2}
-    ),
+    "efficientnet-weights": Case("efficientnet", "learned", {**UNEVEN, **WEIGHTS, "save_total_limit": 2}),
 }
 
 
@@ -165,8 +164,8 @@ def make_trainer(case: Case, materials: Path, folder: Path, seed: int) -> VeCAFT
         **{"use_cpu": True, "report_to": "none", "disable_tqdm": True, "remove_unused_columns": False},
     }
     options = {**defaults, **case.options}
-    if options.get("strategy") == "stateful":
-        options["strategy"] = Remembering()
+    own = {"stateful": Remembering(), "weighted": weighted_ods}
+    options["strategy"] = own.get(options["strategy"], options["strategy"])
     callbacks: list[TrainerCallback] = [EarlyStoppingCallback(case.patience)] if case.patience else []
     if case.alignment is not None:
         encoder = TextEncoder(str(get_model_path()), cache_dir=materials / "texts", device="cpu")

@@ -1012,19 +1012,9 @@ OPTIONS = [
         r"ignore_data_skip does not go with VeCAF: a resumed loop",
     ),
     Case(
-        "weights that the strategy lacks",
-        lambda b: b.train(strategy="random", sample_weights="mass"),
-        r"sample_weights='mass', and strategy 'random' gives no weights",
-    ),
-    Case(
         "a random part of everything",
         lambda b: b.train(strategy="full", random_fraction=0.2),
         r"random_fraction is 0.2, and strategy 'full' itself decides how many it takes",
-    ),
-    Case(
-        "weights that the user's strategy lacks",
-        lambda b: b.train(strategy=chooses(3, 4, 5), selection_budget=3, sample_weights="mass"),
-        r"sample_weights='mass', and strategy .*choose.* gives no weights",
     ),
     Case(
         "a full disk under a checkpoint",

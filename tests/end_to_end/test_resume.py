@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
+from weighing import weighted_ods
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
 
@@ -52,7 +53,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "vit": ("vit", "ridge", {}),
     "vit-learned-accumulated": ("vit", "learned", HALVES),
     "vit-full": ("vit", "ridge", {"strategy": "full"}),
-    "vit-weights": ("vit", "ridge", {"sample_weights": "mass", "head_warmup": True, **SAMPLED}),
+    "vit-weights": ("vit", "ridge", {"strategy": weighted_ods, "head_warmup": True, **SAMPLED}),
     "vit-infobatch": ("vit", "ridge", {"strategy": "infobatch", **HALVES}),
     "vit-jtt": ("vit", "ridge", {"strategy": "jtt"}),
     "vit-jtt-going-on": ("vit", "learned", {"strategy": "jtt", "jtt_restart": False, **HALVES}),

@@ -2,13 +2,10 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 from every_case import every_case
-from torch import Tensor
-from torch.nn.functional import normalize
 
-from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy, select
+from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
 
 
 def test_uniform_losses_give_activefts_choice(make_pool):
@@ -17,7 +14,6 @@ def test_uniform_losses_give_activefts_choice(make_pool):
     theirs = run_strategy(find_strategy("activeft"), pool, 9, SelectionOptions(strategy="activeft"), 5)
     ours = run_strategy(find_strategy("ods"), pool, 9, uniform, 5)
     assert torch.equal(ours.indices, theirs.indices)
-    assert ours.weights is theirs.weights is None
     assert ours.info == theirs.info
     # Equal losses say the same whatever the weighting.
     equal = replace(pool, losses=torch.full((80,), 0.7))
@@ -90,37 +86,6 @@ def test_best_of_an_ensemble_is_at_least_as_good_as_its_first_member(make_pool):
 
     single, best = ([run(size, seed) for seed in range(5)] for size in (1, 4))
     assert all(b <= a for a, b in zip(single, best, strict=True)) and best != single
-
-
-def brute_force_mass(pool, selection, by_class: bool) -> Tensor:
-    """How many samples of the same cell have this selected sample as their nearest."""
-    e = normalize(pool.embeddings, dim=-1)
-    row = {int(index): r for r, index in enumerate(pool.indices)}
-    chosen = [row[int(index)] for index in selection.indices]
-    counts = dict.fromkeys(chosen, 0)
-    for r in range(len(pool)):
-        rivals = [c for c in chosen if not by_class or pool.labels[c] == pool.labels[r]]
-        counts[max(rivals, key=lambda c: float(e[r] @ e[c]))] += 1
-    return torch.tensor([float(counts[c]) for c in chosen])
-
-
-@every_case(("allocation", "class_balance"), [("global", 1.0), ("class", 1.0), ("class", 0.0), ("class_loss", 1.0)])
-def test_weights_are_the_mass_that_each_selected_sample_stands_for(allocation, class_balance, make_pool):
-    pool = make_pool(size=90)
-    options = SelectionOptions(
-        allocation=allocation, class_balance=class_balance, selection_steps=30, sample_weights="mass"
-    )
-    found = run_strategy(find_strategy("ods"), pool, 11, options, 0)
-    mass = brute_force_mass(pool, found, by_class=allocation != "global")
-    assert float(mass.sum()) == 90
-    assert float(found.weights.mean()) == pytest.approx(1)
-    torch.testing.assert_close(found.weights, mass / mass.mean())
-
-
-def test_every_selected_duplicate_has_weight():
-    pool = torch.tensor([[1.0, 0.0]]).repeat(10, 1)
-    found = select(pool, torch.ones(10), budget=4, sample_weights="mass")
-    assert len(found) == 4 and float(found.weights.min()) > 0
 
 
 @every_case("allocation", ["global", "class"])

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from vecaf_hf.selection import STRATEGIES, Selection, SelectionOptions, find_strategy, select
 from vecaf_hf.selection.ods import replace_options
-from vecaf_hf.selection.options import ALLOCATIONS, CENTROID_STARTS, ENSEMBLES, SAMPLE_WEIGHTS
+from vecaf_hf.selection.options import ALLOCATIONS, CENTROID_STARTS, ENSEMBLES
 from vecaf_hf.selection.weighting import LOSS_WEIGHTINGS
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -48,7 +48,6 @@ def calls(draw: st.DrawFn) -> dict:
         "centroid_start": draw(st.sampled_from(CENTROID_STARTS)),
         "diversity_weight": draw(st.sampled_from([0.0, 1.0, 10.0])),
         "selection_steps": draw(st.sampled_from([0, 1, 12])),
-        "sample_weights": draw(st.sampled_from(SAMPLE_WEIGHTS)),
     }
 
 
@@ -58,8 +57,6 @@ def test_ods_always_selects_k_distinct_samples(call):
     selection = select(strategy="ods", **call)
     assert len(selection) == selection.indices.unique().numel() == call["budget"]
     assert int(selection.indices.min()) >= 0 and int(selection.indices.max()) < len(call["losses"])
-    assert (selection.weights is None) == (call["sample_weights"] == "none")
-    assert selection.weights is None or bool(selection.weights.isfinite().all())
     assert all(np.isfinite(value) for value in selection.info.values())
 
 

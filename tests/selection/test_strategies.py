@@ -367,9 +367,6 @@ def test_the_random_part_is_rounded_and_leaves_one(budget, part, chosen, make_po
 
 
 def test_random_samples_beside_weighted_ones_are_refused(make_pool):
-    with pytest.raises(ValueError, match="random_fraction and sample_weights='mass' do not go together"):
-        Variant("ods").run(make_pool(), random_fraction=0.5, sample_weights="mass")
-
     def weighs(candidates, budget, options, generator):
         return Selection(candidates.indices[:budget], weights=torch.arange(1.0, budget + 1))
 

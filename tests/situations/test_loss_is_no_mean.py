@@ -4,6 +4,7 @@ goes by samples' losses. A weighted mean is given as a loss and a weight per sam
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, Trainer, ViTForImageClassification
 
 from vecaf_hf import VeCAFTrainer
+from vecaf_hf.selection import STRATEGIES
 
 MakeModel = Callable[..., PreTrainedModel]
 MakeTrainer = Callable[..., VeCAFTrainer]
@@ -79,12 +81,15 @@ def test_where_losses_are_read_it_is_refused_at_once(
         assert trainer.state.global_step == 0
 
 
-def test_a_strategy_that_reads_embeddings_alone_asks_for_no_mean(
-    make_vit: MakeModel, make_trainer: MakeTrainer
+def test_a_strategy_that_reads_embeddings_alone_asks_for_no_mean_unless_it_weighs(
+    make_vit: MakeModel, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_trainer(in_forward(make_vit(), weighted), strategy="activeft").train()
+    monkeypatch.setitem(STRATEGIES, "activeft", replace(STRATEGIES["activeft"], weighs=True))
+    trainer = make_trainer(in_forward(make_vit(), weighted), strategy="activeft")
     with pytest.raises(ValueError, match="is not the mean"):
-        make_trainer(in_forward(make_vit(), weighted), strategy="activeft", sample_weights="mass").train()
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 def test_what_was_accepted_is_not_asked_again(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:

@@ -139,9 +139,7 @@ def _map(candidates: Candidates, chosen: Tensor, is_drawn: Tensor, folds: OutOfF
     budget = int(ours.sum())
     seed = seed_of(plan.pool.seed, 0)
     if plan.args.strategy != "activeft" and 0 < budget < len(rows):
-        options = replace_options(
-            plan.args, strategy="activeft", random_fraction=0.0, sample_weights="none", loss_weighting="uniform"
-        )
+        options = replace_options(plan.args, strategy="activeft", random_fraction=0.0, loss_weighting="uniform")
         other = run_strategy(STRATEGIES["activeft"], looked, budget, options, seed)
         others = torch.isin(looked.indices, other.indices)
     near = None if boundary is None else boundary[rows]

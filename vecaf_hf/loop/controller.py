@@ -259,8 +259,7 @@ class LoopController(TrainerCallback):
         Raises:
             ValueError: It takes the trainer's, or the model's own forward pass.
         """
-        weighs = self.selector.strategy.weighs or self.args.sample_weights != "none" or batch.weights is not None
-        if self.teaching.is_learning or weighs:
+        if self.teaching.is_learning or self.selector.strategy.weighs or batch.weights is not None:
             raise ValueError(OTHER_LOSS.format(self.args.strategy))
         if batch.recorder is not None:
             outputs = self.shown.outputs(self.pool.label_name, len(batch.indices))
@@ -319,8 +318,6 @@ class LoopController(TrainerCallback):
 
     def _weights_of(self, selection: Selection) -> Tensor | None:
         if selection.weights is None:
-            if self.args.sample_weights == "mass":
-                raise ValueError(f"sample_weights='mass', and strategy {self.args.strategy!r} gives no weights")
             return None
         self.selector.scorer.accept_objective()
         device = self.args.device

@@ -85,8 +85,7 @@ class Selector:
             self.selecting_for = SelectingFor(self.args.select_for, captions, len(self.pool))
         way, fraction = self.args.scoring_of(len(self.pool))
         balance = 0.0
-        # Where selected samples stand for parts of the pool, what is scored must be like the pool.
-        if "allocation" in self.strategy.heeds and self.args.sample_weights != "mass":
+        if "allocation" in self.strategy.heeds:
             balance = {"class": self.args.class_balance, "class_loss": 1.0}.get(self.args.allocation, 0.0)
         self.rescoring = RESCORING[way](self.pool, budget, fraction, balance)
         accelerator = scorer.accelerator

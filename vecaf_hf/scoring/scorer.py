@@ -190,7 +190,7 @@ class Scorer:
     def reads_losses(self) -> bool:
         """Whether the run goes by samples' losses, or weighs them."""
         reads = {"losses", "training_losses", "irreducible", "learned_scores"}
-        return bool(self.strategy.reads & reads) or self.strategy.weighs or self.args.sample_weights != "none"
+        return bool(self.strategy.reads & reads) or self.strategy.weighs
 
     def accept_objective(self) -> None:
         """Samples' losses are used: once they must have been compared with what training minimises, on a few samples.

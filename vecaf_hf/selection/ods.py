@@ -6,7 +6,7 @@ which part of the pool each centroid lives, `ensemble.py` what several initialis
 
 What it costs is told in exact passes: one is the N x K similarities of the pool with the centroids, computed once. In a
 large pool the start (`starts.py`) and the steps take one together, and the last look at the whole pool another; the
-repulsion takes a fifth of one, or half where it is strong, and weights by mass one more.
+repulsion takes a fifth of one, or half where it is strong.
 """
 
 from __future__ import annotations
@@ -30,16 +30,12 @@ from vecaf_hf.selection.options import SelectionOptions
 from vecaf_hf.selection.processes import Spread, brought, dealt
 from vecaf_hf.selection.registry import strategy
 from vecaf_hf.selection.selection import Selection
-from vecaf_hf.selection.similarity import nearest, unit_rows
+from vecaf_hf.selection.similarity import unit_rows
 from vecaf_hf.selection.starts import start_centroids
 from vecaf_hf.selection.weighting import loss_weights
 
 
-@strategy(
-    needs={"embeddings", "losses"},
-    wants={"relevance", "processes"},
-    heeds={"allocation", "class_balance", "sample_weights"},
-)
+@strategy(needs={"embeddings", "losses"}, wants={"relevance", "processes"}, heeds={"allocation", "class_balance"})
 def ods(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """Select `budget` samples whose embeddings cover the pool where the finetuning loss is large."""
     weights = selection_weights(candidates, options)  # [M]
@@ -48,7 +44,6 @@ def ods(candidates: Candidates, budget: int, options: SelectionOptions, generato
     parts = _select_in_cells(cells, candidates, weights, options, generator)
     return Selection(
         candidates.indices.cpu()[torch.cat([part.rows for part in parts])],
-        weights=torch.cat([part.mass for part in parts]) if options.sample_weights == "mass" else None,
         info=_figures(parts),
         centroid_similarity=torch.cat([part.similarity for part in parts]),
     )
@@ -73,7 +68,7 @@ def _figures(parts: list[_Part]) -> dict[str, float]:
     return figures
 
 
-@strategy(needs={"embeddings"}, wants={"processes"}, heeds={"sample_weights"})
+@strategy(needs={"embeddings"}, wants={"processes"})
 def activeft(candidates: Candidates, budget: int, options: SelectionOptions, generator: torch.Generator) -> Selection:
     """ActiveFT (arXiv 2303.14382): ODS in the whole pool with the same weight for every sample.
 
@@ -104,14 +99,12 @@ class _Part:
 
     Args:
         rows: Of the candidates. LongTensor [k].
-        mass: Samples of the cell that each stands for, ones where nobody asked. [k].
         similarity: Of each to its centroid; NaN where there was nothing to choose. [k].
         flops: Work.
         descent: How it went: figures, none where there was nothing to choose.
     """
 
     rows: Tensor
-    mass: Tensor
     similarity: Tensor
     flops: float = 0.0
     descent: dict[str, float] = field(default_factory=dict)
@@ -150,7 +143,7 @@ def _with_weight(cell: Cell, weights: Tensor) -> Cell:
 
 def _all_of(rows: Tensor) -> _Part:
     """Where there is nothing to choose."""
-    return _Part(rows.cpu(), torch.ones(len(rows)), torch.full((len(rows),), torch.nan))
+    return _Part(rows.cpu(), torch.full((len(rows),), torch.nan))
 
 
 def _one_each(cells: int, generator: torch.Generator) -> list[torch.Generator]:
@@ -175,16 +168,13 @@ def _select_in_cell(
         start = start_centroids(embeddings, weights, cell.budget, options.centroid_start, generator)
         members.append(optimise_centroids(embeddings, weights, start, options, generator, advance))
     best, flops = min(members, key=lambda member: member.view.objective), sum(member.flops for member in members)
-    one_pass = embeddings.flops_with(cell.budget)
     if options.ensemble == "debias" and options.ensemble_size > 1:
         centroids = debiased([member.view.centroids for member in members])
-        best, flops = replace(best, view=View.of(embeddings, weights, centroids, options)), flops + one_pass
+        best = replace(best, view=View.of(embeddings, weights, centroids, options))
+        flops += embeddings.flops_with(cell.budget)  # one exact pass
     chosen = distinct_nearest(embeddings, best.view.centroids, best.view.survey.top).to(cell.rows.device)
-    mass = torch.ones(cell.budget)
-    if options.sample_weights == "mass":
-        mass, flops = _mass(embeddings, chosen), flops + one_pass
     similarity = (embeddings.at(chosen) * best.view.centroids).sum(dim=1).cpu()
-    return _Part(cell.rows[chosen].cpu(), mass, similarity, flops, best.figures)
+    return _Part(cell.rows[chosen].cpu(), similarity, flops, best.figures)
 
 
 def _unit_rows(
@@ -203,14 +193,6 @@ def _unit_rows(
     for number, brought_here in brought(embeddings, rows, owners, work):
         own = unit_rows(brought_here, aligned=True)
         yield number, Spread(own, (0, len(own)), added=own.shape[1] - embeddings.own.shape[1])
-
-
-def _mass(embeddings: Spread, chosen: Tensor) -> Tensor:
-    """How many samples have each chosen one as their nearest, at least itself. [N, d], LongTensor [k] -> [k]."""
-    _, assignment = nearest(embeddings.own, embeddings.at(chosen))
-    counted = embeddings.processes.sum(torch.bincount(assignment, minlength=len(chosen)))
-    # Of duplicates `nearest` credits only one.
-    return counted.clamp(min=1).float().cpu()
 
 
 def replace_options(options: SelectionOptions, **changes: object) -> SelectionOptions:

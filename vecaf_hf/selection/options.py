@@ -10,7 +10,6 @@ from vecaf_hf.validation import check_at_least, check_choice, check_positive, wh
 
 ALLOCATIONS = ("class", "class_loss", "global")
 ENSEMBLES = ("best", "debias")
-SAMPLE_WEIGHTS = ("none", "mass")
 
 
 @dataclass(kw_only=True)
@@ -98,14 +97,6 @@ class SelectionOptions:
             "this part of its change since the start. Where that looks at a part of the pool, all steps are taken."
         },
     )
-    sample_weights: str = field(
-        default="none",
-        metadata={
-            "help": "Weights that ods and activeft give selected samples in the training loss: none, or mass, the "
-            "part of the pool that each stands for."
-        },
-    )
-
     random_fraction: float = field(
         default=0.0,
         metadata={
@@ -133,7 +124,6 @@ class SelectionOptions:
         check_choice("allocation", self.allocation, ALLOCATIONS, or_callable=False)
         check_choice("ensemble", self.ensemble, ENSEMBLES, or_callable=False)
         check_choice("centroid_start", self.centroid_start, CENTROID_STARTS, or_callable=False)
-        check_choice("sample_weights", self.sample_weights, SAMPLE_WEIGHTS, or_callable=False)
         check_at_least("diversity_weight", self.diversity_weight, 0)
         check_positive("temperature", self.temperature)
         check_positive("selection_learning_rate", self.selection_learning_rate)
@@ -152,10 +142,5 @@ class SelectionOptions:
         check_at_least("jtt_upweight", self.jtt_upweight, 1)
         if self.random_fraction and self.strategy == "trimmed":
             raise ValueError("random_fraction would bring back what strategy 'trimmed' leaves out: leave it at 0")
-        if self.random_fraction and self.sample_weights == "mass":
-            raise ValueError(
-                "random_fraction and sample_weights='mass' do not go together: a sample drawn at random stands for no "
-                "part of the pool"
-            )
         self.selection_steps = whole("selection_steps", self.selection_steps, 0)
         self.ensemble_size = whole("ensemble_size", self.ensemble_size, 1)

@@ -31,7 +31,7 @@ FIELDS = frozenset(field.name for field in fields(Candidates))
 # What a forward pass over the candidates gives.
 FORWARD = frozenset({"embeddings", "losses", "logits", "learned_scores"})
 # Options that only some strategies follow.
-HEEDED = ("allocation", "class_balance", "sample_weights")
+HEEDED = ("allocation", "class_balance")
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Strategy:
         needs: Fields of `Candidates` without which it cannot select.
         wants: Fields of `Candidates` that it uses where there are any.
         size: How many it selects: the `budget`, `all` of the pool, or a number of its `own`.
-        heeds: Those of the options `allocation`, `class_balance` and `sample_weights` that it follows.
+        heeds: Those of the options `allocation` and `class_balance` that it follows.
         candidates_per_sample: How many random candidates it wants per selected sample: the others are not scored. None
             for all of the pool.
-        weighs: Whether it gives samples weights, without being told to.
+        weighs: Whether it gives samples weights.
 
     Raises:
         ValueError: There is no such field of `Candidates`, size or option.
@@ -192,7 +192,7 @@ def strategy(
         size: How many it selects: as `Strategy` says.
         heeds: Options that it follows: as `Strategy` says.
         candidates_per_sample: How many random candidates it wants per selected sample; None for all of the pool.
-        weighs: Whether it gives samples weights, without being told to.
+        weighs: Whether it gives samples weights.
 
     Returns:
         A decorator that leaves the function as it is.
@@ -220,7 +220,7 @@ def find_strategy(strategy: str | Select) -> Strategy:
     if callable(strategy):
         # Whether it weighs, its selection will show.
         scores = {"embeddings", "losses", "labels", "logits", "relevance"}
-        return STRATEGIES.around(strategy) or Strategy(strategy, wants=scores, heeds={"sample_weights"})
+        return STRATEGIES.around(strategy) or Strategy(strategy, wants=scores)
     if not isinstance(strategy, str) or strategy not in STRATEGIES:
         if broken := STRATEGIES.broken.get(str(strategy)):
             raise ValueError(broken)
