@@ -106,14 +106,6 @@ def test_a_value_without_meaning_is_refused_by_its_name(make, options, named):
         make(**options)
 
 
-def test_deepspeed_is_refused(make, monkeypatch):
-    # It is not installed here: what remains is that the option is set.
-    made = make()
-    monkeypatch.setattr(made, "deepspeed", {"zero_optimization": {"stage": 2}})
-    with pytest.raises(ValueError, match="deepspeed does not go with VeCAF"):
-        made._refuse_what_breaks_loops()
-
-
 @every_case(
     "options",
     [

@@ -37,6 +37,9 @@ class LearnsBesideModel(TrainerCallback):
             ValueError: The optimizer trains nothing but what it was made with.
         """
         learned, earlier = self.learned_parameters(), {id(parameter) for parameter in self._joined}
+        if not learned and not earlier:
+            # The stand-in for an optimizer that DeepSpeed is to make has no groups.
+            return
         for group in optimizer.param_groups:
             kept = [id(parameter) not in earlier for parameter in group["params"]]
             for key in group.keys() & {"params", "param_names"}:

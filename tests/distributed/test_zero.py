@@ -1,0 +1,122 @@
+"""A model whose gradients and optimizer's state DeepSpeed shares out between two processes (ZeRO-2) trains, scores,
+selects, is saved and goes on as under DistributedDataParallel; started with the shipped configuration.
+
+In float32, the precision that DeepSpeed casts a batch to. Its checkpoints hold its own pickled states."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launching import ACCELERATE, WEIGHTED, Read, batches_of, reader, same, start
+from own_processes import ROOT
+from transformers import ViTForImageClassification
+
+from vecaf_hf.checkpoint.files import find_damage
+
+pytest.importorskip("deepspeed", reason='the extra "zero" is not installed')
+
+CONFIG = ROOT / "recipes" / "configs" / "accelerate" / "zero2.yaml"
+ZERO = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)),
+    *("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"),
+]
+
+
+def with_arguments(name: str, *options: str, **values: Any) -> list[str]:
+    return batches_of(6, name, *options, "--more", json.dumps(values))
+
+
+BEST = {"load_best_model_at_end": True, "metric_for_best_model": "cross_entropy", "greater_is_better": False}
+RUNS = [
+    batches_of(6, "plain", *WEIGHTED),
+    batches_of(6, "uneven", "--bad", "3", "10", "11", "--on_bad_sample", "skip"),
+    with_arguments("best", correct_class_shares=True, eval_strategy="steps", eval_steps=2, **BEST),
+    batches_of(6, "stale", "--rescore", "stale", "--scoring_fraction", "0.2"),
+    with_arguments("adapter", "--model", "lora", **BEST),
+]
+NAMES = [run[1] for run in RUNS]
+REFUSED = {
+    "learner": (["--strategy", "learn_loss", "--selection_budget", "4"], "a strategy without a learner"),
+    "twice": (["--strategy", "jtt"], "jtt_restart=False"),
+    "pushed": (["--more", '{"push_to_hub": true, "hub_strategy": "checkpoint"}'], "hub_strategy='every_save'"),
+    "whole": ([*WEIGHTED, "--resume", "whole"], "zero_stage was None and is 2 now"),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return tmp_path_factory.mktemp("zero"), tmp_path_factory.mktemp("replicated")
+
+
+@pytest.fixture(scope="module")
+def replicated(folders: tuple[Path, Path]) -> Read:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DTYPE", "float32")
+        return reader(folders[1], 2, start(ACCELERATE, folders[1], *RUNS))
+
+
+@pytest.fixture(scope="module")
+def zero(folders: tuple[Path, Path], replicated: Read) -> Read:
+    runs = list(RUNS)
+    for run in (RUNS[0], RUNS[-1]):
+        checkpoint = folders[0] / run[1] / "run" / "checkpoint-2"
+        runs.append(["--name", f"{run[1]}-resumed", *run[2:], "--resume", str(checkpoint), "--model_seed", "1"])
+    others = str(folders[1] / "plain" / "run" / "checkpoint-2")
+    for name, (options, _) in REFUSED.items():
+        runs.append(batches_of(6, name, *(others if word == "whole" else word for word in options)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DTYPE", "float32")
+        ended = start(ZERO, folders[0], *runs)
+    # The last runs must fail.
+    assert ended.code != 0
+    return reader(folders[0], 2, ended)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_does_what_a_replicated_one_does(zero: Read, replicated: Read, name: str) -> None:
+    for part, one in zip(zero(name), replicated(name), strict=True):
+        for equal in ("selections", "trained", "skipped", "work"):
+            same(part[equal], one[equal])
+        # Losses and norms of gradients: where they are not divided as they should be, Adam would not tell.
+        torch.testing.assert_close(part["logs"], one["logs"], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(part["weights"], one["weights"], rtol=1e-3, atol=1e-4)
+    assert len(zero(name)[0]["selections"]) == 2
+    same(*(rank["weights"] for rank in zero(name)))
+
+
+@pytest.mark.parametrize(("name", "trained"), [("plain", 4), ("adapter", 2)])
+def test_it_goes_on_as_if_nothing_had_happened(zero: Read, name: str, trained: int) -> None:
+    """After 2 of 6 steps, in the middle of the first loop."""
+    for resumed, run in zip(zero(f"{name}-resumed"), zero(name), strict=True):
+        for part in ("weights", "aligner", "selections", "logs"):
+            same(resumed[part], run[part])
+        assert resumed["trained"] == run["trained"][trained:]
+
+
+def test_its_checkpoint_has_an_ordinary_model(zero: Read, folders: tuple[Path, Path]) -> None:
+    run = zero("plain")[0]
+    model = ViTForImageClassification.from_pretrained(folders[0] / "plain" / "run" / "checkpoint-6")
+    same(dict(model.state_dict()), run["weights"])
+
+
+@pytest.mark.parametrize("lost", ["latest", "zero_pp_rank_1_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"])
+def test_a_checkpoint_that_lost_a_state_is_not_whole(zero: Read, folders: tuple[Path, Path], lost: str) -> None:
+    zero("plain")
+    checkpoint = folders[0] / "plain" / "run" / "checkpoint-4"
+    assert find_damage(checkpoint) is None
+    (path,) = checkpoint.rglob(lost)
+    content = path.read_bytes()
+    path.unlink()
+    assert find_damage(checkpoint) == f"it has no {path.relative_to(checkpoint)}"
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_what_is_refused_says_why(zero: Read, name: str) -> None:
+    for error in zero(name, failed=True):
+        assert error.startswith("ValueError") and REFUSED[name][1] in error
