@@ -23,7 +23,7 @@ from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.divergence import tell_of_half_precision
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.selector import Selector
-from vecaf_hf.loop.sharding import check_beside, check_model, check_sharding, is_fsdp
+from vecaf_hf.loop.sharding import check_learner, check_model, check_sharding, is_fsdp
 from vecaf_hf.loop.state import RunState, pool_fingerprint
 from vecaf_hf.loop.threads import use_all_cores
 from vecaf_hf.scoring.classes import ModelClasses, problem_type_kept
@@ -100,8 +100,7 @@ class Plan:
                 find_head(scorer.model, args.head), pool.labels, scorer.objective.sample_weights is not None
             )
         check_model(scorer.model, scorer.accelerator)
-        is_learned = self.cea is not None and self.cea.options.alignment == "learned"
-        check_beside(scorer.accelerator, scorer.strategy.learns, is_learned)
+        check_learner(scorer.accelerator, scorer.strategy.learns)
         self.teaching.make(scorer.model, self.schedule, self.meter)
         if scorer.head_of_model.found is not None:
             scorer.check_head()

@@ -56,16 +56,12 @@ def check_model(model: nn.Module, accelerator: Accelerator) -> None:
         )
 
 
-def check_beside(accelerator: Accelerator, learner: bool, alignment: bool) -> None:
-    """Raise a ValueError if FSDP is on, and the strategy's learner or CEA's alignment would be trained by the model's
-    optimizer: an FSDP checkpoint has the optimizer's state of the model's own parameters alone (torch 2.14,
+def check_learner(accelerator: Accelerator, learns: bool) -> None:
+    """Raise a ValueError if FSDP is on, and the strategy has a learner, which the model's optimizer would train: an
+    FSDP checkpoint has the optimizer's state of the model's own parameters alone (torch 2.14,
     `get_optimizer_state_dict`)."""
-    if is_fsdp(accelerator) and (learner or alignment):
-        raise ValueError(
-            "with FSDP the optimizer trains the model alone: choose a strategy without a learner"
-            if learner
-            else "with FSDP the optimizer trains the model alone: choose alignment='ridge' in place of 'learned'"
-        )
+    if is_fsdp(accelerator) and learns:
+        raise ValueError("with FSDP the optimizer trains the model alone: choose a strategy without a learner")
 
 
 def refuse_fsdp(accelerator: Accelerator, what: str) -> None:
