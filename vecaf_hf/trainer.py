@@ -31,7 +31,6 @@ from vecaf_hf.inspection.failing import Naming, conditions
 from vecaf_hf.inspection.inspecting import inspect
 from vecaf_hf.inspection.inspection import Inspection
 from vecaf_hf.inspection.sampler import LookSampler
-from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.teaching import Teaching
 from vecaf_hf.loop.own_methods import OTHER_LOADER, tell_of_loss, tell_of_samplers
 from vecaf_hf.loop.plan import Plan, begin_run, check_devices, held_out_pool
@@ -451,8 +450,7 @@ class VeCAFTrainer(PushingTrainer):
             if not batch.is_seen:
                 running.see(batch, self.sample_objective)
         running.loss_watch.see(loss)
-        for learning in self._beside_model:
-            learning.after_backward(self.accelerator)
+        self.teaching.after_backward()
         return loss
 
     def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
@@ -461,13 +459,8 @@ class VeCAFTrainer(PushingTrainer):
         Trainer (transformers 5.23) calls it when there is an optimizer, before it makes a schedule and loads states.
         """
         if training:
-            for learning in self._beside_model:
-                learning.join(self.optimizer)
+            self.teaching.join(self.optimizer)
         return super()._wrap_model(model, training, *args, **kwargs)
-
-    @property
-    def _beside_model(self) -> list[LearnsBesideModel]:
-        return [self.cea, self.teaching] if self.cea else [self.teaching]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's line, and in it our figures that have none of their own."""

@@ -4,7 +4,6 @@ import math
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
-from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -283,16 +282,6 @@ def test_alignment_rows_are_captioned_and_spread_evenly():
     assert make_augmenter().alignment_rows(make_candidates([2, 6])).tolist() == []
 
 
-@every_case(("alignment", "refits"), [("ridge", True), ("dual", True), ("learned", False)])
-def test_only_a_learned_alignment_keeps_its_first_fit(alignment, refits):
-    made = make_augmenter(alignment=alignment)
-    made.fit(randn(9, DT, seed=1), randn(9, D, seed=2))
-    before = made.aligner.weight.detach().clone()
-    made.fit(randn(9, DT, seed=3), randn(9, D, seed=4))
-    assert torch.equal(before, made.aligner.weight) is not refits
-    assert made.aligner.weight.requires_grad is (alignment == "learned")
-
-
 @every_case("toward", ["instance", "learned_difference"])
 def test_classes_that_are_not_there_are_told_before_anything_is_encoded(toward):
     callback = CEACallback(StubEncoder(), ["a", "b"], toward=toward, domain_prompt=PROMPT)
@@ -357,10 +346,6 @@ def test_texts_of_some_samples_hold_each_distinct_text_once(toward):
                 rf'toward="{toward}" moves nothing where no prompt is: prompt_in is .* name a place of act_on',
             )
             for toward in ("difference", "learned_difference", "random")
-        ),
-        (
-            {"domain_prompt": PROMPT, "toward": "learned_difference", "alignment": "learned"},
-            'alignment="learned" would learn nothing: use alignment="ridge"',
         ),
         ({"domain_prompt": ["It", "snows."]}, r"domain_prompt has 2 prompts, and 'It' is a single word: .* quotes"),
     ],
@@ -502,11 +487,12 @@ def test_without_selection_in_act_on_candidates_are_left_alone():
 def test_candidates_of_a_selection_by_logits_are_left_alone():
     """The logits of moved embeddings would be others."""
     callback = make_callback(make_head())
-    candidates = make_candidates()
+    candidates, aligner = make_candidates(), callback.running.augmenter.aligner
+    unfitted = aligner.weight.clone()
     assert torch.equal(
         callback.running.before_selection(candidates, go_by_logits=True).embeddings, candidates.embeddings
     )
-    assert callback.running.augmenter.fitted
+    assert not torch.equal(aligner.weight, unfitted)
     assert not torch.equal(callback.running.before_selection(candidates).embeddings, candidates.embeddings)
 
 
@@ -610,7 +596,6 @@ def test_a_resumed_loop_moves_its_batches_alike(options):
         inputs = randn(len(rows), D, seed=9)
         with callback.batch(selected.indices[rows]), resumed.batch(selected.indices[rows]):
             assert torch.equal(passed(head, inputs), passed(resumed_head, inputs))
-    assert resumed.running.augmenter.fitted
     for name, tensor in callback.running.state_dict().items():
         assert torch.equal(resumed.running.state_dict()[name], tensor), name
 
@@ -637,16 +622,6 @@ def test_what_a_learned_map_does_is_counted_and_its_gradient_is_the_embeddings()
     assert meter.work["auxiliary"].flops - before == 2 * len(selected) * per_sample
     assert meter.work["auxiliary"].seconds > 0
     assert inputs.grad is not None and all(parameter.grad is None for parameter in network.parameters())
-
-
-def test_a_learned_alignment_is_trained_by_the_loss():
-    head, selected = make_head().train(), make_candidates()
-    callback = make_callback(head, alignment="learned")
-    callback.running.begin_loop(selected, refit=True)
-    with callback.batch(selected.indices):
-        head(selected.embeddings).square().sum().backward()
-    gradient = callback.running.augmenter.aligner.weight.grad
-    assert gradient is not None and bool(gradient.isfinite().all()) and float(gradient.abs().max()) > 0
 
 
 def test_identity_needs_no_candidates_and_refuses_other_sizes():
@@ -704,16 +679,3 @@ def test_a_dual_alignment_without_an_image_tower():
     callback = CEACallback(StubEncoder(), ["a", "b"], alignment="dual", image_column="x")
     with pytest.raises(ValueError, match="'stub' has no image tower"):
         callback.read_captions(dataset, None, [])
-
-
-def test_the_gradient_of_a_learned_alignment_is_clipped_and_cleared():
-    head, selected = make_head().train(), make_candidates()
-    callback = make_callback(head, alignment="learned")
-    callback.running.begin_loop(selected, refit=True)
-    with callback.batch(selected.indices):
-        (1e3 * head(selected.embeddings).square()).sum().backward()
-    args, parameters = SimpleNamespace(max_grad_norm=0.5), list(callback.running.augmenter.aligner.parameters())
-    callback.on_pre_optimizer_step(args, None, None)
-    assert float(nn.utils.get_total_norm([p.grad for p in parameters])) == pytest.approx(0.5, rel=1e-4)
-    callback.on_optimizer_step(args, None, None)
-    assert all(parameter.grad is None for parameter in parameters)

@@ -170,7 +170,9 @@ def test_training_again_begins_without_captions_and_makes_none_anew(make_run):
 
 
 @pytest.mark.parametrize("caption_when", ["pool", "selected"])
-@pytest.mark.parametrize("options", [{"toward": "instance"}, {"alignment": "learned"}, {"domain_prompt": "It snows."}])
+@pytest.mark.parametrize(
+    "options", [{"toward": "instance"}, {"alignment": "procrustes"}, {"domain_prompt": "It snows."}]
+)
 def test_other_options_of_cea_go_with_a_captioner(make_run, caption_when, options):
     trainer = make_run(cea={"caption_when": caption_when, **options})
     trainer.train()

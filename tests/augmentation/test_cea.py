@@ -185,7 +185,7 @@ def test_gradient_treats_target_and_attention_as_constants(toward, shrinks):
         torch.testing.assert_close(found, factor * torch.eye(4, dtype=torch.float64), **CLOSE)
 
 
-def test_the_texts_have_a_gradient_for_a_learned_alignment():
+def test_what_a_map_makes_of_embeddings_has_a_gradient():
     e, t = samples(3, 4), samples(3, 4, seed=1).requires_grad_()
     augmented(e, toward_caption(e, t), torch.ones(3, dtype=torch.float64), 0.2).sum().backward()
     for row in range(3):

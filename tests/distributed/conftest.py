@@ -37,7 +37,7 @@ def two(folder_of_two: Path) -> Read:
         batches_of(6, "broken", *WEIGHTED, "--bad", "3", "10", "11", "--on_bad_sample", "skip"),
         *(batches_of(6, name, *options) for name, options in RESCORED.items()),
         batches_of(6, "proxy-resumed", *RESCORED["proxy"], "--resume", str(folder_of_two / "proxy/run/checkpoint-2")),
-        ["--name", "batchnorm", "--model", "batchnorm", "--alignment", "learned"],
+        ["--name", "batchnorm", "--model", "batchnorm"],
     ]
     for name, (size, config) in CONFIGS.items():
         options = [*WEIGHTED, "--accelerator_config", config]

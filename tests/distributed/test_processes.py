@@ -126,7 +126,7 @@ def test_two_pass_over_the_selection_together(two: Read) -> None:
             assert set(turn) <= set(chosen)
 
 
-def test_batchnorm_and_a_learned_alignment_agree(two: Read) -> None:
+def test_batchnorm_and_the_alignment_agree(two: Read) -> None:
     """Each process has statistics of its own: all score with those of process 0."""
     one, other = two("batchnorm")
     for rank in (one, other):

@@ -44,7 +44,6 @@ RUNS = [
 ]
 REFUSED = {
     "learner": (["--strategy", "learn_loss", "--selection_budget", "4"], "a strategy without a learner"),
-    "aligned": (["--alignment", "learned"], "alignment='ridge'"),
     "whole": (["--resume", "whole"], "fsdp was None and is True now"),
 }
 

@@ -60,7 +60,6 @@ def read_options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", default="vit")
     parser.add_argument("--model_seed", type=int, default=0)
     parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--alignment", default="ridge")
     parser.add_argument("--strategy", default="ods")
     parser.add_argument("--pool", type=int, default=POOL)
     parser.add_argument("--evaluation", type=int, default=POOL, help="samples of the evaluation set")
@@ -289,7 +288,7 @@ def make_trainer(options: argparse.Namespace, folder: Path, images: Dataset, enc
         eval_dataset=images.select(range(options.evaluation)),
         data_collator=collate,
         compute_metrics=cross_entropy,
-        callbacks=[CEACallback(encoder, "a photo of a {label}", alignment=options.alignment)],
+        callbacks=[CEACallback(encoder, "a photo of a {label}")],
     )
 
 

@@ -225,8 +225,8 @@ def test_every_case_survives_many_kills(
 
 # --- A checkpoint that is not whole ---
 
-# With learned alignment, and checkpoints at steps 2, 4 and 6.
-DAMAGED = "vit-learned-accumulated"
+# With checkpoints at steps 2, 4 and 6.
+DAMAGED = "vit-accumulated"
 FILES = (
     *("config.json", "model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json"),
     *("training_args.json", "vecaf_state.json", "vecaf_state.safetensors"),

@@ -240,7 +240,7 @@ def test_it_goes_with_cea_and_a_warm_head_and_samples_that_cannot_be_loaded(
     marked = {3, 40}
     trainer = make_trainer(
         make_vit(),
-        [CEACallback(text_encoder, alignment="learned")],
+        [CEACallback(text_encoder)],
         pool=broken(train.select(range(80)), marked),
         strategy=strategy,
         head_warmup=True,

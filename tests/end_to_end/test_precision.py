@@ -17,7 +17,6 @@ from weighing import weighted_ods
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
 
 
-@pytest.mark.parametrize("alignment", ["ridge", "learned"])
 @pytest.mark.parametrize("kind", ["vit", "efficientnet"])
 def test_bf16_runs(
     make_vit: Callable[..., PreTrainedModel],
@@ -26,14 +25,13 @@ def test_bf16_runs(
     text_encoder: TextEncoder,
     labelled: dict[str, Any],
     kind: str,
-    alignment: str,
 ) -> None:
     model = make_vit()
     if kind == "efficientnet":
         config = tf.TimmWrapperConfig(architecture="efficientnet_lite0", **labelled)
         model = tf.TimmWrapperForImageClassification(config)
     entered: list[torch.dtype] = []
-    cea = CEACallback(text_encoder, "a photo of a {label}", alignment=alignment, domain_prompt="It's a snowy day.")
+    cea = CEACallback(text_encoder, "a photo of a {label}", domain_prompt="It's a snowy day.")
     trainer = make_trainer(
         model,
         [cea],

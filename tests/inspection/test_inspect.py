@@ -63,7 +63,7 @@ CASES = [(name, False) for name in RUNS] + [(name, True) for name in ("ods", "a 
 @pytest.mark.parametrize(("case", "augmented"), CASES, ids=[f"{name}, CEA {augmented}" for name, augmented in CASES])
 def test_training_after_a_look_is_training_without_one(make_vit, make_trainer, text_encoder, case, augmented):
     def train(looks: bool):
-        callbacks = [CEACallback(text_encoder, alignment="learned")] if augmented else None
+        callbacks = [CEACallback(text_encoder)] if augmented else None
         # Dropout draws from the global generators.
         trainer = make_trainer(make_vit(hidden_dropout_prob=0.1), callbacks, **RUNS[case])
         if looks:

@@ -1,5 +1,5 @@
 """An optimizer of one's own, however it was made, and its schedule train what is learned beside the model too: a
-learned alignment, or a strategy's learner."""
+strategy's learner."""
 
 from __future__ import annotations
 
@@ -9,33 +9,29 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, SequentialLR
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
-from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
+from vecaf_hf import VeCAFTrainer
 
 MakeModel = Callable[..., PreTrainedModel]
 MakeTrainer = Callable[..., VeCAFTrainer]
 
 
 class Watches(TrainerCallback):
-    """Counts the learned tensors, and those that have moved in the run."""
+    """The learned tensors, and how many have moved in the run."""
 
     trainer: VeCAFTrainer
 
-    def learned(self) -> list[nn.Parameter]:
-        return [parameter for each in self.trainer._beside_model for parameter in each.learned_parameters()]
-
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
-            self.before = [parameter.detach().clone() for parameter in self.learned()]
+            self.learned = self.trainer.teaching.learned_parameters()
+            self.before = [parameter.detach().clone() for parameter in self.learned]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.count = len(self.before)
-        self.moved = sum(not torch.equal(*pair) for pair in zip(self.before, self.learned(), strict=True))
+        self.moved = sum(not torch.equal(*pair) for pair in zip(self.before, self.learned, strict=True))
 
 
 def two_groups(model: PreTrainedModel) -> AdamW:
@@ -98,50 +94,44 @@ def overridden(trainer: VeCAFTrainer) -> None:
     "how",
     [given, one_cycle, nested, without_schedule, made_early, made_early_with_its_schedule, set_later, overridden],
 )
-@pytest.mark.parametrize("what", ["alignment", "learner"])
 def test_what_is_learned_beside_the_model_moves(
-    make_vit: MakeModel, make_trainer: MakeTrainer, text_encoder: TextEncoder, what: str, how: Callable[[Any], Any]
+    make_vit: MakeModel, make_trainer: MakeTrainer, how: Callable[[Any], Any]
 ) -> None:
     model, watches = make_vit(), Watches()
-    callbacks: list[Any] = [watches]
-    if what == "alignment":
-        callbacks.append(CEACallback(text_encoder, alignment="learned"))
     pair = {"optimizers": how(model)} if how in (given, one_cycle, nested, without_schedule) else {}
-    trainer = make_trainer(
-        model, callbacks, strategy="learn_loss" if what == "learner" else "random", trainer=pair, max_steps=6
-    )
+    trainer = make_trainer(model, [watches], strategy="learn_loss", trainer=pair, max_steps=6)
     if not pair:
         how(trainer)
     watches.trainer, optimizer = trainer, trainer.optimizer
     for _ in range(2):
         trainer.train()
         # LearnLoss compares two predictions: its last bias has no gradient.
-        assert watches.moved >= watches.count - (what == "learner") > 0
+        assert watches.moved >= len(watches.learned) - 1 > 0
         # It is still the optimizer that was given, and holds nothing of an earlier run.
         assert optimizer is None or optimizer in (trainer.optimizer, trainer.optimizer.optimizer)
         held = sum(len(group["params"]) for group in trainer.optimizer.param_groups)
-        assert held == len(list(model.parameters())) + watches.count
+        assert held == len(list(model.parameters())) + len(watches.learned)
 
 
-def test_it_goes_where_it_learns_fast_and_is_regularised_as_due(
-    make_vit: MakeModel, make_trainer: MakeTrainer, text_encoder: TextEncoder
-) -> None:
-    model, cea = make_vit(), CEACallback(text_encoder, alignment="learned")
-    trainer = make_trainer(model, [cea], strategy="random", max_steps=2, trainer={"optimizers": given(model)})
+def test_it_goes_where_it_learns_fast_and_is_regularised(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    model, watches = make_vit(), Watches()
+    norm, head = [*model.vit.layernorm.parameters()], [*model.classifier.parameters()]
+    others = {id(parameter) for parameter in norm + head}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in others]
+    groups = [{"params": rest, "lr": 1e-4}, {"params": head}, {"params": norm, "lr": 1e-1, "weight_decay": 0.0}]
+    optimizers = {"optimizers": (AdamW(groups, lr=1e-2), None)}
+    trainer = watches.trainer = make_trainer(model, [watches], strategy="learn_loss", max_steps=2, trainer=optimizers)
     trainer.train()
-    assert {id(parameter) for parameter in cea.learned_parameters()} < {
+    assert {id(parameter) for parameter in watches.learned} < {
         id(parameter) for parameter in trainer.optimizer.param_groups[1]["params"]
     }
 
 
-def test_a_resumed_run_is_the_same(
-    make_vit: MakeModel, make_trainer: MakeTrainer, text_encoder: TextEncoder, tmp_path: Path
-) -> None:
+def test_a_resumed_run_is_the_same(make_vit: MakeModel, make_trainer: MakeTrainer, tmp_path: Path) -> None:
     def run(seed: int, checkpoint: str | None) -> PreTrainedModel:
         model = make_vit(seed)
-        cea = CEACallback(text_encoder, alignment="learned")
         options = {"save_strategy": "steps", "save_steps": 3, "trainer": {"optimizers": nested(model)}}
-        make_trainer(model, [cea], strategy="learn_loss", **options).train(resume_from_checkpoint=checkpoint)
+        make_trainer(model, strategy="learn_loss", **options).train(resume_from_checkpoint=checkpoint)
         return model
 
     whole, resumed = run(0, None), run(1, str(tmp_path / "run" / "checkpoint-3"))

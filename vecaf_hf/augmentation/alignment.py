@@ -45,25 +45,18 @@ def identity(texts: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
     return torch.eye(texts.shape[1]), torch.zeros(texts.shape[1])
 
 
-# `learned` starts from the ridge map and is trained with the model; `dual` is the ridge map from the encoder's image
-# embeddings, whose intercept takes up the gap between its two modalities when text is sent through it.
-ALIGNMENTS: dict[str, Fit] = {
-    "ridge": ridge,
-    "procrustes": procrustes,
-    "identity": identity,
-    "learned": ridge,
-    "dual": ridge,
-}
+# `dual` is the ridge map from the encoder's image embeddings, whose intercept takes up the gap between its two
+# modalities when text is sent through it.
+ALIGNMENTS: dict[str, Fit] = {"ridge": ridge, "procrustes": procrustes, "identity": identity, "dual": ridge}
 
 
 class Aligner(nn.Linear):
     """The current map, t -> W t + b. [n, d_t] -> [n, d]."""
 
-    def __init__(self, text_dimension: int, dimension: int, trained: bool) -> None:
+    def __init__(self, text_dimension: int, dimension: int) -> None:
         super().__init__(text_dimension, dimension)
-        self.requires_grad_(trained)
+        self.requires_grad_(False)
 
     def set(self, weight: Tensor, bias: Tensor) -> None:
-        with torch.no_grad():
-            self.weight.copy_(weight)
-            self.bias.copy_(bias)
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)

@@ -99,8 +99,7 @@ class Augmenter:
         seed: int = 0,
     ) -> None:
         self.options, self.loop = options, 0
-        self.aligner = Aligner(table.plain.shape[1], dimension, trained=options.alignment == "learned")
-        self.fitted = False
+        self.aligner = Aligner(table.plain.shape[1], dimension)
         self.line = normalize(torch.randn(dimension, generator=torch.Generator().manual_seed(seed_of(seed))), dim=-1)
         self.mapping, self._labels, self._domains = mapping, labels, domains
         self.take(table)
@@ -134,13 +133,9 @@ class Augmenter:
         return rows[evenly_spaced(len(rows), self.options.alignment_samples)]
 
     def fit(self, sources: Tensor, embeddings: Tensor) -> None:
-        """Fit the alignment on pairs; a learned one only once, as its start. [n, d_t], [n, d]."""
-        if self.options.alignment == "learned" and self.fitted:
-            return
+        """Fit the alignment on pairs. [n, d_t], [n, d]."""
         self.aligner.set(*ALIGNMENTS[self.options.alignment](sources, embeddings))
-        self.fitted = True
 
-    @torch.no_grad()
     def fit_map(self, candidates: Candidates) -> None:
         """Train the map, if there is one and a prompt acts, on these candidates, which have captions."""
         if self.mapping is None or self._domains is None:
@@ -204,7 +199,6 @@ class Augmenter:
             moved[rows] = self.moved(held.own[rows].to(device), texts.take(rows)).cpu()
         return candidates.with_embeddings(moved)
 
-    @torch.no_grad()
     def with_affinity(self, candidates: Candidates, domains: Tensor) -> Candidates:
         """The candidates with their affinity to the domains whose prompts have these text embeddings. [D, d_t]."""
         temperature = self.options.domain_affinity
@@ -227,7 +221,6 @@ class Augmenter:
         """On the CPU. [n, d_t] -> [n, d]."""
         return self.aligner(texts.to(self.aligner.weight.device)).cpu()
 
-    @torch.no_grad()
     def _alpha(self, candidates: Candidates) -> Tensor:
         """Eq. 8 over the candidates that have a caption, 0 for the others. [n]."""
         prompted, device = "attention" in self.options.prompt_in, self.aligner.weight.device

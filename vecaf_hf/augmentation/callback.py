@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vecaf_hf.augmentation.augmenter import Augmenter
 from vecaf_hf.augmentation.counted_map import CountedMap
@@ -20,7 +20,6 @@ from vecaf_hf.augmentation.options import BY_CLASS, CEAOptions
 from vecaf_hf.augmentation.running import RunningCEA
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.stored_images import raw_images
-from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.printable import listed
 from vecaf_hf.selection import STRATEGIES, Strategy, find_strategy
 from vecaf_hf.text.captioner import Captioner
@@ -32,7 +31,7 @@ from vecaf_hf.text.pool_texts import PoolTexts
 from vecaf_hf.validation import check_options
 
 
-class CEACallback(LearnsBesideModel):
+class CEACallback(TrainerCallback):
     """Cross-attentive Embedding Augmentation (Section 3.2) and its domain prompt (Section 3.3).
 
     In training mode the embedding that enters the head is moved towards its caption's text embedding; evaluation,
@@ -51,9 +50,6 @@ class CEACallback(LearnsBesideModel):
     Raises:
         ValueError: An option is not one of its choices, or needs a `domain_prompt` or captioner that is not given.
     """
-
-    # An alignment is fitted, not regularised.
-    decays = False
 
     def __init__(
         self,
@@ -169,7 +165,6 @@ class CEACallback(LearnsBesideModel):
             seed: Of whatever is random.
         """
         options, texts = self.options, self.texts
-        self._check_learned(accelerator)
         domains = Domains.deal(options.prompts, texts.size, loops, seed) if options.reads_prompted else None
         texts.begin(accelerator, meter, domains, loops, seed)
         prompts = texts.of_prompts(options.prompts) if self.has_affinity else None
@@ -193,11 +188,6 @@ class CEACallback(LearnsBesideModel):
         running.hides_progress = bool(args.disable_tqdm) or not running.accelerator.is_local_main_process
         if self.options.caption_when == "pool":
             running.caption(torch.arange(self.texts.size))
-
-    def _check_learned(self, accelerator: Accelerator) -> None:
-        fp16 = accelerator.mixed_precision == "fp16"
-        if self.options.alignment == "learned" and fp16 and accelerator.num_processes > 1:
-            raise ValueError('alignment="learned" on several processes does not go with fp16: use bf16')
 
     def detach(self) -> None:
         """Take the hook off the head."""
@@ -226,10 +216,6 @@ class CEACallback(LearnsBesideModel):
         """Inside the block, the batch that passes the head holds these samples of the pool."""
         with self.running.batch(indices):
             yield
-
-    def learned_parameters(self) -> list[nn.Parameter]:
-        """What is trained with the model: the alignment, where that is learned."""
-        return [] if self._running is None else self._running.learned_parameters()
 
 
 def find_cea(callbacks: Iterable[object], strategy_name: Any) -> CEACallback | None:

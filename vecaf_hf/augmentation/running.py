@@ -122,7 +122,6 @@ class RunningCEA:
             "weight": self.augmenter.aligner.weight.detach(),
             "bias": self.augmenter.aligner.bias.detach(),
             "indices": held,
-            "fitted": torch.tensor(self.augmenter.fitted),
             **vars(self.held.take(self.position[held])),
             **({} if self.augmenter.mapping is None else self.augmenter.mapping.state_dict()),
             **self.pool_texts.state_dict(),
@@ -133,7 +132,6 @@ class RunningCEA:
         """Go on from what `state` gave."""
         self.augmenter.take(self.pool_texts.load_state_dict(state))
         self.augmenter.aligner.set(state["weight"], state["bias"])
-        self.augmenter.fitted = bool(state["fitted"])
         if self.augmenter.mapping is not None:
             self.augmenter.mapping.load_state_dict(state)
         self._hold(state["indices"], Texts(**{name: state[name] for name in Texts.__dataclass_fields__}))
@@ -190,7 +188,3 @@ class RunningCEA:
         with torch.autocast(embeddings.device.type, enabled=False):
             moved = self.augmenter.moved(embeddings.float(), texts)
         return (moved.to(inputs[0].dtype).reshape(inputs[0].shape), *inputs[1:])
-
-    def learned_parameters(self) -> list[nn.Parameter]:
-        """What is trained with the model: the alignment, where that is learned."""
-        return [parameter for parameter in self.augmenter.aligner.parameters() if parameter.requires_grad]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, reduce
 from torch import Tensor, nn
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.cost import CostMeter
 from vecaf_hf.learners import LEARNERS
-from vecaf_hf.learners.beside_model import LearnsBesideModel
 from vecaf_hf.learners.learner import Learner, Run
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import Selection, find_strategy
@@ -39,8 +40,11 @@ class Schedule(Protocol):
     def seed(self) -> int: ...
 
 
-class Teaching(LearnsBesideModel):
+class Teaching(TrainerCallback):
     """Teaches the strategy's learner while the model trains; does nothing for a strategy that has none.
+
+    The model's optimizer trains the learner's parameters, which are not in the model: what Accelerate,
+    DistributedDataParallel and Trainer do to the model's gradients is done here to theirs.
 
     Args:
         args: The run's options.
@@ -55,6 +59,8 @@ class Teaching(LearnsBesideModel):
         self.learner: Learner | None = None
         self._built = False
         self._sizes: Any = None
+        # In the optimizer, since the run began.
+        self._joined: Sequence[nn.Parameter] = ()
 
     # --- A run ---
 
@@ -157,18 +163,67 @@ class Teaching(LearnsBesideModel):
             own = self.learner.loss(losses.float(), step) / accumulated
         return loss + (own - own.detach())
 
-    def learned_parameters(self) -> list[nn.Parameter]:
-        return [] if self.learner is None else self.learner.parameters()
+    def after_backward(self) -> None:
+        """Before a gradient scaler looks at the gradients: it must find the same in all processes, each calls it."""
+        if self.accelerator.sync_gradients:
+            for parameter in self.learned_parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self._averaged(parameter.grad)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.max_grad_norm and self.learned_parameters():
+            nn.utils.clip_grad_norm_(self.learned_parameters(), args.max_grad_norm)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        super().on_optimizer_step(args, state, control)
         if self.learner is not None:
+            for parameter in self.learner.parameters():
+                parameter.grad = None
             self.learner.step(state.global_step)
 
     def _averaged(self, values: Tensor) -> Tensor:
         return reduce(values, reduction="mean") if self.accelerator.num_processes > 1 else values
+
+    # --- In the model's optimizer ---
+
+    def learned_parameters(self) -> list[nn.Parameter]:
+        """What the model's optimizer trains besides the model."""
+        return [] if self.learner is None else self.learner.parameters()
+
+    def join(self, optimizer: Any) -> None:
+        """Have the model's optimizer train the parameters in one of its groups, and no longer those of an earlier run.
+
+        Not in a new group: a schedule that was made before has no entry for it (torch 2.14 raises a ValueError).
+
+        Raises:
+            ValueError: The optimizer trains nothing but what it was made with.
+        """
+        learned, earlier = self.learned_parameters(), {id(parameter) for parameter in self._joined}
+        if not learned and not earlier:
+            # The stand-in for an optimizer that DeepSpeed is to make has no groups.
+            return
+        for group in optimizer.param_groups:
+            kept = [id(parameter) not in earlier for parameter in group["params"]]
+            for key in group.keys() & {"params", "param_names"}:
+                group[key] = list(compress(group[key], kept))
+        for parameter in self._joined:
+            optimizer.state.pop(parameter, None)
+        self._joined = learned
+        if not learned:
+            return
+        inner = getattr(optimizer, "optimizer", optimizer)
+        if isinstance(inner, LayerWiseDummyOptimizer) or hasattr(inner, "fused_backward"):
+            raise ValueError(
+                "optimizers that step in the backward pass (layerwise ones, LOMO) train the model's own parameters "
+                "alone, and the strategy's learner is to be trained too: choose another optim"
+            )
+        group = max(optimizer.param_groups, key=_suits)
+        group["params"] += learned
+        if "param_names" in group:
+            group["param_names"] += [f"{type(self).__name__}.{number}" for number in range(len(learned))]
 
     # --- A loop boundary ---
 
@@ -221,3 +276,10 @@ class Teaching(LearnsBesideModel):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         if self.learner is not None:
             self.learner.load_state_dict(state)
+
+
+def _suits(group: Mapping[str, Any]) -> tuple[bool, bool, float]:
+    """How well a learner's parameters go into this group: where the run's weight decay acts. What is new learns as fast
+    as anything; groups of matrices alone may not be meant for vectors (Muon, GaLore)."""
+    has_vectors = any(parameter.dim() < 2 for parameter in group["params"])
+    return bool(group.get("weight_decay")), has_vectors, float(group["lr"] or 0)

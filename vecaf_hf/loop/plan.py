@@ -23,13 +23,7 @@ from vecaf_hf.loop.controller import LoopController
 from vecaf_hf.loop.divergence import tell_of_half_precision
 from vecaf_hf.loop.schedule import LoopSchedule
 from vecaf_hf.loop.selector import Selector
-from vecaf_hf.loop.sharding import (
-    check_beside,
-    check_model,
-    check_sharding,
-    check_starts_again,
-    sharding_of,
-)
+from vecaf_hf.loop.sharding import check_model, check_sharding, check_strategy, sharding_of
 from vecaf_hf.loop.state import RunState, pool_fingerprint
 from vecaf_hf.loop.threads import use_all_cores
 from vecaf_hf.scoring.classes import ModelClasses, problem_type_kept
@@ -106,9 +100,7 @@ class Plan:
                 find_head(scorer.model, args.head), pool.labels, scorer.objective.sample_weights is not None
             )
         check_model(scorer.model, scorer.accelerator)
-        is_learned = self.cea is not None and self.cea.options.alignment == "learned"
-        check_beside(scorer.accelerator, scorer.strategy.learns, is_learned)
-        check_starts_again(args, scorer.accelerator)
+        check_strategy(args, scorer.accelerator)
         self.teaching.make(scorer.model, self.schedule, self.meter)
         if scorer.head_of_model.found is not None:
             scorer.check_head()

@@ -95,22 +95,19 @@ def check_model(model: nn.Module, accelerator: Accelerator) -> None:
         )
 
 
-def check_beside(accelerator: Accelerator, learner: bool, alignment: bool) -> None:
-    """Raise a ValueError if the strategy's learner or CEA's alignment would be trained by an optimizer that is shared
-    out: an FSDP checkpoint has the optimizer's state of the model's own parameters alone (torch 2.14,
-    `get_optimizer_state_dict`), and DeepSpeed's engine (0.19) takes no others."""
-    if sharding_of(accelerator) and (learner or alignment):
+def check_strategy(args: VeCAFArguments, accelerator: Accelerator) -> None:
+    """Raise a ValueError if the strategy needs what sharding does not have.
+
+    A learner is trained by the model's optimizer: an FSDP checkpoint has the state of the model's own parameters alone
+    (torch 2.14, `get_optimizer_state_dict`), and DeepSpeed's engine (0.19) takes no others. Weights cannot be given
+    back to a model of which DeepSpeed trains copies.
+    """
+    strategy = find_strategy(args.strategy)
+    if sharding_of(accelerator) and strategy.learns:
         raise ValueError(
             "with FSDP or DeepSpeed the optimizer trains the model alone: choose a strategy without a learner"
-            if learner
-            else "with FSDP or DeepSpeed the optimizer trains the model alone: choose alignment='ridge' in place of "
-            "'learned'"
         )
-
-
-def check_starts_again(args: VeCAFArguments, accelerator: Accelerator) -> None:
-    """Raise a ValueError if the weights would be given back to a model of which DeepSpeed trains copies."""
-    if zero_stage(accelerator) is not None and args.jtt_restart and "mistaken" in find_strategy(args.strategy).reads:
+    if zero_stage(accelerator) is not None and args.jtt_restart and "mistaken" in strategy.reads:
         raise ValueError(
             f"strategy {args.strategy!r} begins its second training with the first weights, and DeepSpeed trains "
             "copies of its own: set jtt_restart=False, which goes on from the first training"

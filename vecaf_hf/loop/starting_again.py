@@ -18,8 +18,6 @@ def starting_weights(model: nn.Module) -> dict[str, Tensor]:
 def start_again(model: nn.Module, optimizer: Any, kept: Mapping[str, Tensor]) -> None:
     """Give the model its starting weights back; the optimizer forgets what it has gathered, not its learning rates.
 
-    What is learned beside the model (a learned alignment) stays as it is.
-
     Args:
         model: Not wrapped.
         optimizer: PyTorch's, or Accelerate's around it.
