@@ -52,7 +52,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "vit": ("vit", "ridge", {}),
     "vit-learned-accumulated": ("vit", "learned", HALVES),
     "vit-full": ("vit", "ridge", {"strategy": "full"}),
-    "vit-weights": ("vit", "ridge", {"sample_weights": "mass", "head_warmup": True, **SAMPLED}),
+    "vit-weights": ("vit", "ridge", {"sample_weights": "mass", **SAMPLED}),
     "vit-infobatch": ("vit", "ridge", {"strategy": "infobatch", **HALVES}),
     "vit-jtt": ("vit", "ridge", {"strategy": "jtt"}),
     "vit-jtt-going-on": ("vit", "learned", {"strategy": "jtt", "jtt_restart": False, **HALVES}),
