@@ -218,7 +218,6 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "scoring_batch_size": 7,
         "single_run": True,
         "on_bad_sample": "skip",
-        "head_warmup": True,
         "random_fraction": 0.25,
         "class_balance": 0.25,
         "num_loops": 6,

@@ -169,7 +169,7 @@ def test_inspects_help_is_complete_and_grouped(capsys):
     assert {"captions", "text_encoder"} | {field.name for field in fields(CEAOptions)} <= cea
     assert data | cea == {field.name for one in (RecipeArguments, CEAOptions) for field in fields(one)}
     assert {"strategy", "allocation", "random_fraction"} <= selection
-    assert {"num_loops", "rescore", "head_warmup"} <= loops
+    assert {"num_loops", "rescore", "score_cache"} <= loops
     assert training == of_trainer
     assert training | selection | loops == {field.name for field in fields(VeCAFArguments) if field.init}
 

@@ -129,12 +129,6 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "alike score it once."
         },
     )
-    head_warmup: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether the head is fitted on frozen embeddings by logistic regression before the first selection."
-        },
-    )
     on_bad_sample: str = field(
         default="raise",
         metadata={
@@ -378,7 +372,6 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             *SelectionOptions.__dataclass_fields__,
             "single_run",
             "scoring_image_size",
-            "head_warmup",
             "group_column",
             "jtt_restart",
             "label_smoothing_factor",

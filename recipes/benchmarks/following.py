@@ -28,7 +28,7 @@ from comparison import markdown
 
 from vecaf_hf.cli.building import build_trainer
 from vecaf_hf.cli.options import parse
-from vecaf_hf.scoring.warmup import fit_head, make_probe, rescored
+from vecaf_hf.scoring.linear_heads import fit_head, make_probe, rescored
 from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 from vecaf_hf.selection.figures import figures_of

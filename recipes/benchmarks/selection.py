@@ -35,7 +35,7 @@ from dense_reference import dense_descent
 
 from vecaf_hf.cli.building import build_trainer
 from vecaf_hf.cli.options import parse
-from vecaf_hf.scoring.warmup import fit_head, rescored
+from vecaf_hf.scoring.linear_heads import fit_head, make_probe, rescored
 from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.descent import optimise_centroids
@@ -97,8 +97,9 @@ def fashion_mnist(folder: Path) -> Candidates:
         options += f"--test_split none --text_encoder none --output_dir {FOLDER / 'trainer'}"
         trainer, _ = build_trainer(*parse({}, options.split()))
         scored = trainer.scorer.score(torch.arange(len(trainer.train_dataset)))
-        fit_head(trainer.scorer.head, scored)
-        fitted = rescored(trainer.scorer.head, scored, trainer.sample_objective.sample_losses)
+        head = make_probe(trainer.scorer.head, scored.given("embeddings"))
+        fit_head(head, scored)
+        fitted = rescored(head, scored, trainer.sample_objective.sample_losses)
         assert fitted.embeddings is not None and fitted.losses is not None and fitted.labels is not None
         save_file({"embeddings": fitted.embeddings, "losses": fitted.losses, "labels": fitted.labels}, file)
     fields: dict[str, Any] = dict(load_file(file))

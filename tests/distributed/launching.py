@@ -61,13 +61,14 @@ class Ended:
     time: float
 
 
-def start(launcher: list[str], folder: Path, *runs: list[str]) -> Ended:
-    """These runs, one after another in the same processes, all of which have ended with the launcher."""
+def start(launcher: list[str], folder: Path, *runs: list[str], **variables: str) -> Ended:
+    """These runs, one after another in the same processes, all of which have ended with the launcher; with these
+    variables in their environment."""
     folder.mkdir(exist_ok=True)
     words = [word for options in runs for word in ("+", *options)][1:]
     running = subprocess.Popen(
         [*launcher, str(SCRIPT), str(folder), *words],
-        env=environment(folder),
+        env=environment(folder) | variables,
         cwd=folder,
         text=True,
         stdout=subprocess.PIPE,

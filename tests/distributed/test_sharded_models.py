@@ -36,7 +36,7 @@ RUNS = [
     batches_of(6, "plain", *WEIGHTED),
     # Of a batch of one, a process may have nothing to score.
     with_arguments("uneven", "--bad", "3", "10", "11", "--on_bad_sample", "skip", scoring_batch_size=1),
-    with_arguments("warm", head_warmup=True, correct_class_shares=True, eval_strategy="steps", eval_steps=2, **BEST),
+    with_arguments("corrected", correct_class_shares=True, eval_strategy="steps", eval_steps=2, **BEST),
     with_arguments("twice", "--strategy", "jtt", jtt_restart=True),
     batches_of(6, "proxy", "--rescore", "proxy"),
     batches_of(6, "head", "--strategy", "alfa_mix"),
@@ -78,7 +78,7 @@ def sharded(folders: tuple[Path, Path], whole: Read) -> Read:
     return reader(folders[0], 2, ended)
 
 
-@pytest.mark.parametrize("name", ["plain", "uneven", "warm", "twice", "proxy", "head", "adapter", "kept"])
+@pytest.mark.parametrize("name", ["plain", "uneven", "corrected", "twice", "proxy", "head", "adapter", "kept"])
 def test_it_does_what_a_whole_one_does(sharded: Read, whole: Read, name: str) -> None:
     for part, one in zip(sharded(name), whole(name), strict=True):
         assert part["sharded"] and not one["sharded"]

@@ -55,9 +55,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def replicated(folders: tuple[Path, Path]) -> Read:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DTYPE", "float32")
-        return reader(folders[1], 2, start(ACCELERATE, folders[1], *RUNS))
+    return reader(folders[1], 2, start(ACCELERATE, folders[1], *RUNS, DTYPE="float32"))
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +67,8 @@ def zero(folders: tuple[Path, Path], replicated: Read) -> Read:
     others = str(folders[1] / "plain" / "run" / "checkpoint-2")
     for name, (options, _) in REFUSED.items():
         runs.append(batches_of(6, name, *(others if word == "whole" else word for word in options)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DTYPE", "float32")
-        ended = start(ZERO, folders[0], *runs)
+    # With it, accelerate leaves DeepSpeed off, which finds by itself that there are only CPUs.
+    ended = start(ZERO, folders[0], *runs, DTYPE="float32", ACCELERATE_USE_CPU="false")
     # The last runs must fail.
     assert ended.code != 0
     return reader(folders[0], 2, ended)

@@ -71,7 +71,7 @@ def test_cea_moves_what_the_learning_head_takes(
     assert not torch.allclose(trained(0.0), trained(0.5))
 
 
-@pytest.mark.parametrize("option", [{"head_warmup": True}, {"rescore": "proxy"}, {"strategy": "alfa_mix"}], ids=str)
+@pytest.mark.parametrize("option", [{"rescore": "proxy"}, {"strategy": "alfa_mix"}], ids=str)
 def test_the_head_that_peft_has_copied_is_still_linear(
     make_lora: Callable[..., PeftModel], make_trainer: MakeTrainer, option: dict[str, Any]
 ) -> None:

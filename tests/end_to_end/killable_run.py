@@ -76,10 +76,7 @@ CASES: dict[str, Case] = {
     "vit-best-of-steps": Case(options={**BEST, **EVERY_STEP, "save_total_limit": 2}),
     # Ends after 4 steps of 6.
     "vit-stopped-early": Case(options={**BEST, **EVERY_STEP, "learning_rate": 0.01}, patience=3),
-    "vit-weights": Case(
-        has_cea=False,
-        options={**WEIGHTS, **HALF_SAMPLED, "head_warmup": True, "save_steps": 2},
-    ),
+    "vit-weights": Case(has_cea=False, options={**WEIGHTS, **HALF_SAMPLED, "save_steps": 2}),
     "vit-stateful": Case(options={"strategy": "stateful", "num_loops": 3, "save_total_limit": 2}),
     # Images are shaken: what training saw of a sample cannot be had again.
     "vit-stale": Case(options={**HALVES, "rescore": "stale", "num_loops": 3}),

@@ -666,11 +666,6 @@ CLASSES = [
         lambda b: b.train(columns(b, labels=[[0.0, 1.0] * 5] * POOL), strategy="trimmed", trainer=plain()),
         r"strategy 'trimmed' needs labels that are one class per sample",
     ),
-    Case(
-        "labels of several classes, head warm-up",
-        lambda b: b.train(columns(b, labels=[[0.0, 1.0] * 5] * POOL), head_warmup=True, trainer=plain()),
-        r"head_warmup needs one class per sample: leave head_warmup off",
-    ),
 ]
 
 

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, TrainerCallback
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
 from vecaf_hf.data.indexed import Unloadable
 from vecaf_hf.data.ledger import SampleLedger
-from vecaf_hf.scoring.rescoring import Sampled
 
 MakeModel = Callable[..., PreTrainedModel]
 MakeTrainer = Callable[..., VeCAFTrainer]
@@ -187,25 +186,6 @@ def test_skipped_however_the_pool_is_scored(
     assert trainer.skipped_samples.keys() <= BAD if rescore == "sampled" else trainer.skipped_samples.keys() == BAD
     assert all(not BAD & set(selection.indices.tolist()) for selection in trainer.selection_history)
     assert [len(selection) for selection in trainer.selection_history] == [20, 20, 20]
-
-
-def test_a_part_of_the_pool_is_filled_up_under_the_head_that_was_fitted(
-    make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def checked(candidates: Any, budget: int, options: Any, generator: torch.Generator) -> torch.Tensor:
-        before = trainer.meter.work["score"].samples
-        torch.testing.assert_close(candidates.losses, trainer.scorer.score(candidates.indices).losses)
-        trainer.meter.work["score"].samples = before
-        return candidates.indices[:budget]
-
-    options: dict[str, Any] = {"rescore": "sampled", "scoring_fraction": 0.6, "head_warmup": True, "strategy": checked}
-    # So few that one which cannot be loaded is missed.
-    monkeypatch.setattr(Sampled, "scored_later", classmethod(lambda *_: 30))
-    options |= {"selection_budget": 30, "num_loops": 1, "max_steps": 1, "on_bad_sample": "skip"}
-    trainer = make_trainer(make_vit(), pool=pool, **options)
-    trainer.train()
-    # The first thirty have one at least that cannot be loaded; with the others that is the whole pool.
-    assert trainer.meter.work["score"].samples > SIZE - len(BAD) - 3
 
 
 @pytest.mark.parametrize("rescore", ["sampled", "stale", "proxy"])

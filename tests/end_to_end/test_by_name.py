@@ -161,7 +161,7 @@ def test_rho_loss_leaves_noise_alone(make_vit: MakeModel, make_trainer: MakeTrai
 
     def mislabelled(strategy: str) -> int:
         trainer = make_trainer(
-            make_vit(), pool=Pool(), strategy=strategy, selection_budget=12, num_loops=1, max_steps=1, head_warmup=False
+            make_vit(), pool=Pool(), strategy=strategy, selection_budget=12, num_loops=1, max_steps=1
         )
         trainer.train()
         return int((trainer.selection.indices >= 60).sum())

@@ -28,26 +28,17 @@ SCORED = {"full": 3 * POOL, "sampled": 3 * POOL // 4, "stale": POOL + 2 * POOL /
 
 
 @pytest.mark.parametrize(
-    ("rescore", "strategy", "head_warmup"),
-    [
-        *((rescore, *more) for rescore in RESCORING for more in (("ods", False), ("random", True))),
-        *(("full", "random", False), ("full", "topk_loss", True), ("stale", "topk_loss", True)),
-    ],
+    ("rescore", "strategy"),
+    [*((rescore, strategy) for rescore in RESCORING for strategy in ("ods", "random")), ("stale", "topk_loss")],
 )
-def test_what_each_mode_pays(
-    make_vit: MakeModel, make_trainer: MakeTrainer, rescore: str, strategy: str, head_warmup: bool
-) -> None:
-    options = {"rescore": rescore, "strategy": strategy, "head_warmup": head_warmup}
+def test_what_each_mode_pays(make_vit: MakeModel, make_trainer: MakeTrainer, rescore: str, strategy: str) -> None:
+    options = {"rescore": rescore, "strategy": strategy}
     trainer = make_trainer(make_vit(), num_loops=LOOPS, max_steps=6, eval_strategy="no", **options)
     trainer.train()
     assert [len(selection) for selection in trainer.selection_history] == 3 * [20]
-    expected = SCORED[rescore]
-    if strategy == "random":
-        expected = (SCORED["sampled"] // 3 if rescore == "sampled" else POOL) if head_warmup else 0
-    assert trainer.meter.work["score"].samples == expected
     scored = strategy != "random"
-    assert all((record.pool_loss is not None) == (scored or head_warmup) for record in trainer.loop_records[:1])
-    assert all((record.pool_loss is not None) == scored for record in trainer.loop_records[1:])
+    assert trainer.meter.work["score"].samples == (SCORED[rescore] if scored else 0)
+    assert all((record.pool_loss is not None) == scored for record in trainer.loop_records)
 
 
 def test_the_proxy_follows_training(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
@@ -102,7 +93,7 @@ def test_fits_are_counted_and_checked_samples_timed(make_vit: MakeModel, make_tr
         ({"rescore": "stale"}, 2),
         ({"rescore": "proxy"}, 2),
         ({"rescore": "stale", "single_run": True}, 0),
-        ({"rescore": "proxy", "strategy": "random", "head_warmup": True}, 0),
+        ({"rescore": "proxy", "strategy": "random"}, 0),
         ({"rescore": "sampled"}, 0),
         ({"strategy": "infobatch"}, 2),
     ],
@@ -179,32 +170,23 @@ class Tensors(Tuples):
         return super().forward(pixel_values)[0]
 
 
-FITTED: list[dict[str, Any]] = [{"rescore": "proxy"}, {"head_warmup": True}]
-
-
-@pytest.mark.parametrize("options", FITTED, ids=str)
 @pytest.mark.parametrize("kind", ["attribute", "tensor", "tuple"])
-def test_an_objective_is_given_what_the_model_gives(
-    make_vit: MakeModel, make_trainer: MakeTrainer, kind: str, options: dict[str, Any]
-) -> None:
+def test_an_objective_is_given_what_the_model_gives(make_vit: MakeModel, make_trainer: MakeTrainer, kind: str) -> None:
     def losses(outputs: Any, labels: Tensor) -> Tensor:
         logits = {"attribute": lambda: outputs.logits, "tensor": lambda: outputs, "tuple": lambda: outputs[0]}[kind]()
         return cross_entropy(logits, labels, reduction="none")
 
     model: Any = {"attribute": make_vit, "tensor": Tensors, "tuple": Tuples}[kind]()
-    trainer = make_trainer(model, trainer={"sample_loss_func": losses}, eval_strategy="no", **options)
+    trainer = make_trainer(model, trainer={"sample_loss_func": losses}, eval_strategy="no", rescore="proxy")
     trainer.train()
     assert trainer.state.global_step == 8
 
 
-@pytest.mark.parametrize("options", FITTED, ids=str)
-def test_an_objective_that_needs_more_than_logits_is_told_before_training(
-    make_trainer: MakeTrainer, options: dict[str, Any]
-) -> None:
+def test_an_objective_that_needs_more_than_logits_is_told_before_training(make_trainer: MakeTrainer) -> None:
     def losses(outputs: Any, labels: Tensor) -> Tensor:
         return cross_entropy(outputs[0], labels, reduction="none") + outputs[1].square().mean(dim=1)
 
-    trainer = make_trainer(Features(), trainer={"sample_loss_func": losses}, eval_strategy="no", **options)
+    trainer = make_trainer(Features(), trainer={"sample_loss_func": losses}, eval_strategy="no", rescore="proxy")
     with pytest.raises(IndexError):
         trainer.train()
     assert not trainer.selection_history and trainer.meter.work["score"].samples == 0

@@ -229,7 +229,7 @@ def test_ta_vaals_networks_are_counted(make_vit: MakeModel, make_trainer: MakeTr
 
 
 @learning
-def test_it_goes_with_cea_and_a_warm_head_and_samples_that_cannot_be_loaded(
+def test_it_goes_with_cea_and_samples_that_cannot_be_loaded(
     make_vit: MakeModel,
     make_trainer: MakeTrainer,
     train: Dataset,
@@ -243,7 +243,6 @@ def test_it_goes_with_cea_and_a_warm_head_and_samples_that_cannot_be_loaded(
         [CEACallback(text_encoder)],
         pool=broken(train.select(range(80)), marked),
         strategy=strategy,
-        head_warmup=True,
         selection_budget=30,
         num_loops=3,
         max_steps=6,

@@ -137,9 +137,9 @@ def test_a_head_of_a_wrong_name_or_place_is_refused(make_trainer: MakeTrainer) -
         make_trainer(Unusual(), head="stages.first")
     with pytest.raises(ValueError, match=r"does not turn the embedding into the model's logits"):
         make_trainer(Unusual(), head="body.2").train()
-    # A warmed-up head makes the logits alone.
+    # A probe in a head's place makes the logits alone.
     with pytest.raises(ValueError, match=r"something follows it"):
-        make_trainer(Unusual(scale=3.0), head="stages.last", head_warmup=True).train()
+        make_trainer(Unusual(scale=3.0), head="stages.last", rescore="proxy").train()
 
 
 def test_a_feature_map_into_the_head_is_refused(make_trainer: MakeTrainer) -> None:

@@ -53,7 +53,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("vit", {}),
     "vit-accumulated": ("vit", HALVES),
     "vit-full": ("vit", {"strategy": "full"}),
-    "vit-weights": ("vit", {"strategy": weighted_ods, "head_warmup": True, **SAMPLED}),
+    "vit-weights": ("vit", {"strategy": weighted_ods, **SAMPLED}),
     "vit-infobatch": ("vit", {"strategy": "infobatch", **HALVES}),
     "vit-jtt": ("vit", {"strategy": "jtt"}),
     "vit-jtt-going-on": ("vit", {"strategy": "jtt", "jtt_restart": False, **HALVES}),

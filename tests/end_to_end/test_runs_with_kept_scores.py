@@ -74,7 +74,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "full": {},
     "stale": {"rescore": "stale"},
     "proxy": {"rescore": "proxy"},
-    "warmup": {"head_warmup": True},
     "logits": {"strategy": "margin"},
     "badge": {"strategy": "badge"},
     "single": {"single_run": True},

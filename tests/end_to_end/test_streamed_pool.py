@@ -86,9 +86,7 @@ def test_with_cea_and_a_transform_for_scoring(files, make_vit, make_trainer, tex
 
 def test_a_boundary_reads_its_shards_once_and_training_none(files, read, make_vit, make_trainer, tmp_path):
     given = pool(files, tmp_path / "kept")
-    trainer = make_trainer(
-        make_vit(), pool=given, rescore="sampled", scoring_fraction=0.3, num_loops=3, max_steps=9, head_warmup=False
-    )
+    trainer = make_trainer(make_vit(), pool=given, rescore="sampled", scoring_fraction=0.3, num_loops=3, max_steps=9)
     trainer.train()
     # Three loops of three shards each, all others; and the first one, which is tried before, perhaps once more.
     assert all(times == 1 for shard, times in read.items() if shard) and read[0] in (1, 2) and len(read) in (9, 10)

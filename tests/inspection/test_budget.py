@@ -15,7 +15,6 @@ RUNS = {
     "once": {"rescore": "proxy", "num_loops": 3},
     "one selection": {"single_run": True},
     "nothing": {"strategy": "random"},
-    "nothing but a warm-up": {"strategy": "balanced", "head_warmup": True},
     "by training's losses": {"strategy": "loss_balanced"},
     "everything is selected": {"strategy": "full"},
     "by groups": {"strategy": "group_balanced", "group_column": "label"},

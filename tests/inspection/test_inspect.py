@@ -48,7 +48,6 @@ def outcome(trainer) -> dict[str, object]:
 
 RUNS = {
     "ods": {},
-    "a warm-up of the head": {"head_warmup": True},
     "random": {"strategy": "random"},
     "a learner": {"strategy": "learn_loss", "selection_budget": 8},
     "training's losses": {"strategy": "infobatch"},
@@ -57,7 +56,7 @@ RUNS = {
 }
 
 
-CASES = [(name, False) for name in RUNS] + [(name, True) for name in ("ods", "a warm-up of the head", "random")]
+CASES = [(name, False) for name in RUNS] + [(name, True) for name in ("ods", "random")]
 
 
 @pytest.mark.parametrize(("case", "augmented"), CASES, ids=[f"{name}, CEA {augmented}" for name, augmented in CASES])

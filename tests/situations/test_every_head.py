@@ -218,7 +218,7 @@ def test_a_scale_that_is_learned_may_change(
     trainer = make_trainer(Clipped(), [CEACallback(text_encoder, captions)], pool=pool, strategy="ods", **RUN)
     trainer.train()
     assert trainer.model.scale.item() != 3 and trainer.scorer.head is trainer.model.classifier
-    for needs in ({"strategy": "alfa_mix"}, {"strategy": "ods", "head_warmup": True}):
+    for needs in ({"strategy": "alfa_mix"}, {"strategy": "ods", "rescore": "proxy"}):
         with pytest.raises(ValueError, match="does not turn the embedding into the model's logits"):
             make_trainer(Clipped(), pool=pool, **RUN | needs).train()
 

@@ -155,9 +155,9 @@ def scored_by_loop(args: VeCAFArguments, schedule: LoopSchedule, sizes: RunSizes
         twice = "mistaken" in strategy.reads and loop >= second_training(schedule.num_loops)
         # In the first loop a learner has learned nothing: chance selects.
         acting = STRATEGIES["random"] if strategy.learns and loop == 0 else strategy
-        if selects(args, loop) and (acting.needs_forward or (args.head_warmup and loop == 0)):
+        if selects(args, loop) and acting.needs_forward:
             scored = RESCORING[way].scored_later if loop else RESCORING[way].scored_first
-            counts.append(scored(pool, schedule.budget, fraction))
+            counts.append(scored(pool, fraction))
         else:
             # CEA needs the embeddings of what it augments.
             selected = schedule.budget if twice else sizes.selected

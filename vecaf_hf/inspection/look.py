@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from vecaf_hf.data.indexed import POOL_INDEX, UNFIT, UNLOADABLE, Draw
 from vecaf_hf.inspection.budget import RunSizes, UnitCosts, scored_by_loop
 from vecaf_hf.inspection.planned import Planned
 from vecaf_hf.loop.plan import Plan
-from vecaf_hf.loop.selector import Past, Selector
+from vecaf_hf.loop.selector import Past
 from vecaf_hf.loop.sharding import refuse_sharding
 from vecaf_hf.scoring.rescoring import Boundary, Rescoring, part_of
 from vecaf_hf.scoring.sharded import is_sharded
@@ -76,11 +76,10 @@ def look(trainer: Planned, samples: int | None) -> Look:
     plan = trainer.plan().apart()
     refuse_sharding(plan.scorer.accelerator, "inspect()")
     scores = _scores(plan)
-    with plan.scorer.evaluated_weights(), untouched(plan), ExitStack() as restore:
+    with plan.scorer.evaluated_weights(), untouched(plan):
         plan.scorer.look_at_embeddings("inspect()")
         try:
-            selector = _begin(plan, restore)
-            selection, candidates, part = _first_selection(plan, selector, scores, samples)
+            selection, candidates, part = _first_selection(plan, scores, samples)
         finally:
             if plan.cea is not None:
                 plan.cea.detach()
@@ -104,9 +103,9 @@ def look(trainer: Planned, samples: int | None) -> Look:
 
 def first_selection(plan: Plan) -> Selection:
     """What the run's first loop will train on, and nothing else is found out; the plan is made apart."""
-    with plan.scorer.evaluated_weights(), untouched(plan), ExitStack() as restore:
+    with plan.scorer.evaluated_weights(), untouched(plan):
         try:
-            return _first_selection(plan, _begin(plan, restore), _scores(plan), None)[0]
+            return _first_selection(plan, _scores(plan), None)[0]
         finally:
             if plan.cea is not None:
                 plan.cea.detach()
@@ -115,7 +114,7 @@ def first_selection(plan: Plan) -> Selection:
 def _scores(plan: Plan) -> bool:
     """Whether the first selection scores; a learner has learned nothing when the first loop begins: chance selects."""
     strategy = plan.scorer.strategy
-    return (strategy.needs_forward and not strategy.learns) or plan.args.head_warmup
+    return strategy.needs_forward and not strategy.learns
 
 
 @contextmanager
@@ -133,19 +132,9 @@ def untouched(plan: Plan) -> Iterator[None]:
             model.train(training)
 
 
-def _begin(plan: Plan, restore: ExitStack) -> Selector:
-    """The run begun; the head, which a warm-up fits, is given its weights again when the stack ends."""
+def _first_selection(plan: Plan, scores: bool, samples: int | None) -> tuple[Selection, Candidates, int | None]:
+    """The run begun: the selection, its candidates, and how many these are where the run has more."""
     selector = plan.begin()
-    if plan.args.head_warmup:
-        head = plan.scorer.head
-        restore.callback(head.load_state_dict, {name: values.clone() for name, values in head.state_dict().items()})
-    return selector
-
-
-def _first_selection(
-    plan: Plan, selector: Selector, scores: bool, samples: int | None
-) -> tuple[Selection, Candidates, int | None]:
-    """The selection, its candidates, and how many these are where the run has more."""
     pool, budget, part = plan.pool, plan.schedule.budget, None
     if not scores and plan.cea is not None and not plan.cea.has_affinity:
         # What nothing scores, CEA does not move, but it may weigh it; in training it is at work all the same.

@@ -143,7 +143,7 @@ class Plan:
         """
         scorer, strategy = self.scorer, self.scorer.strategy
         scores = strategy.needs_forward or "mistaken" in strategy.reads
-        if scores or self.args.head_warmup or self.cea is not None:
+        if scores or self.cea is not None:
             self.pool.check_collator()
         with problem_type_kept(scorer.model):
             probe = scorer.probe()

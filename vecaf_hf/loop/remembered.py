@@ -10,8 +10,8 @@ from torch import nn
 from vecaf_hf.arguments import VeCAFArguments
 from vecaf_hf.conditions.condition import Seen
 from vecaf_hf.conditions.finding import MOST_SAMPLES
+from vecaf_hf.scoring.linear_heads import linear_of
 from vecaf_hf.scoring.scorer import OF_THE_MODEL
-from vecaf_hf.scoring.warmup import linear_of
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 
 # What is kept.
@@ -44,9 +44,8 @@ class Remembered:
         candidates = candidates.whole()
         some = Candidates(**{name: getattr(candidates, name) for name in FIELDS})
         if some.logits is None:
-            try:
-                layer = linear_of(head or nn.Identity())
-            except ValueError:
+            layer = None if head is None else linear_of(head)
+            if layer is None:
                 return
             logits = layer(some.given("embeddings").to(layer.weight)).float().cpu()
             some = replace(some, logits=logits)

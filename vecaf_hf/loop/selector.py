@@ -244,20 +244,14 @@ class Selector:
         return candidates if usable.all() else candidates.take(usable)
 
     def _candidates(self, past: Past, seed: int) -> Candidates:
-        """What the strategy chooses from: scored only if it, or a warm-up of the head, needs that."""
-        is_fresh, strategy = self.args.head_warmup and past.loop == 0, self._strategy_of(past.loop)
-        if not (strategy.needs_forward or is_fresh):
+        """What the strategy chooses from: scored only if it needs that."""
+        strategy = self._strategy_of(past.loop)
+        if not strategy.needs_forward:
             return self._unscored()
-        # What a head is fitted on is in all processes.
-        shares = "processes" in strategy.reads and self.args.scoring_way[0] in IN_SHARES and not is_fresh
+        shares = "processes" in strategy.reads and self.args.scoring_way[0] in IN_SHARES
 
         def score(indices: Tensor) -> Candidates:
-            nonlocal is_fresh
-            candidates = self._usable(self.scorer.score(indices, keeps_shares=shares))
-            if not is_fresh or not len(candidates):
-                return candidates
-            is_fresh = False
-            return self.scorer.warmed_up(candidates)
+            return self._usable(self.scorer.score(indices, keeps_shares=shares))
 
         boundary = Boundary(past.loop, seed, score, past.trained, self._losses_of_training, self.scorer.probed)
         return not_empty(self._usable(self.rescoring.candidates(boundary)))

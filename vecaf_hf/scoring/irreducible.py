@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vecaf_hf.scoring.linear_heads import fit_head, flops_of_logits, rescored
 from vecaf_hf.scoring.losses import SampleLoss
-from vecaf_hf.scoring.warmup import fit_head, flops_of_logits, rescored
 from vecaf_hf.selection.candidates import Candidates
 
 

@@ -20,9 +20,9 @@ from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import UNLOADABLE
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.content_hash import batches_hash, dataset_hash, model_hash
+from vecaf_hf.scoring.linear_heads import rescored
 from vecaf_hf.scoring.objective import Objective
 from vecaf_hf.scoring.score_cache import ScoreCache
-from vecaf_hf.scoring.warmup import rescored
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 
@@ -70,7 +70,7 @@ class KeptScores:
 
     Args:
         folder: Of the entries.
-        source: Scores the pool by a forward pass, with an untrained model; its head's weights may change.
+        source: Scores the pool by a forward pass, with an untrained model.
         probe: A few samples of the pool, as the model scores them now.
 
     Attributes:

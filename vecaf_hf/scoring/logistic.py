@@ -22,7 +22,7 @@ MAX_SAMPLES = 4096
 
 
 def logistic_regression(
-    embeddings: Tensor, labels: Tensor, classes: int, fit_intercept: bool = True, tolerance: float = TOLERANCE
+    embeddings: Tensor, labels: Tensor, classes: int, tolerance: float = TOLERANCE
 ) -> tuple[Tensor, Tensor, int]:
     """The minimum of scikit-learn's objective: the sum of the losses and half the squared length of the weights.
 
@@ -32,20 +32,19 @@ def logistic_regression(
         embeddings: Not far from a scale of 1. [n, d].
         labels: LongTensor [n], each of the classes at least once.
         classes: C; weights and bias of a single one are zeros.
-        fit_intercept: Whether there is a bias, which is not penalised.
         tolerance: Largest derivative of the mean loss at which the solver ends, each of a variable that moves logits by
             about 1.
 
     Returns:
-        Weights [C, d], a bias [C] (zeros without one), both summing up to zero over the classes, and how often losses
-        and gradient were computed.
+        Weights [C, d], a bias [C], which is not penalised, both summing up to zero over the classes, and how often
+        losses and gradient were computed.
     """
     embeddings = embeddings.float()
     count, dimension = embeddings.shape
     # Of two classes scikit-learn fits one logit: half of it to each side gives the same probabilities, for half of its
     # squared length.
     penalty = (2 if classes == 2 else 1) / count
-    mean = embeddings.mean(dim=0) if fit_intercept else torch.zeros(dimension)
+    mean = embeddings.mean(dim=0)
     whitening = _whitening(embeddings, mean, classes, penalty)
     ones = torch.nn.functional.one_hot(labels, classes).to(embeddings)
     # A bias moves logits as much as a whitened embedding of length 1 does.
@@ -68,8 +67,7 @@ def logistic_regression(
         residuals = logits.sub_(log_sum).exp_().sub_(ones).div_(count)  # [n, C]
         by_bias = residuals.sum(dim=0)
         by_weight = residuals.T @ embeddings - torch.outer(by_bias, mean) + penalty * weight
-        by_bias = scale * by_bias if fit_intercept else torch.zeros_like(by_bias)
-        solution.grad = torch.cat([by_weight @ whitening.T, by_bias[:, None]], dim=1)
+        solution.grad = torch.cat([by_weight @ whitening.T, scale * by_bias[:, None]], dim=1)
         return loss
 
     solver = torch.optim.LBFGS(

@@ -67,18 +67,18 @@ class Rescoring:
 
     def __init__(self, pool: Pool, budget: int, fraction: float | None, class_balance: float = 0.0) -> None:
         self.pool, self.budget, self.class_balance = pool, budget, class_balance
-        self.count = self.scored_later(len(pool), budget, fraction)
+        self.count = self.scored_later(len(pool), fraction)
         self.kept: Candidates | None = None
 
     @classmethod
-    def scored_later(cls, pool_size: int, budget: int, fraction: float | None) -> int:
+    def scored_later(cls, pool_size: int, fraction: float | None) -> int:
         """Samples that pass the model when a loop begins that is not the first, where all can be loaded."""
         return pool_size
 
     @classmethod
-    def scored_first(cls, pool_size: int, budget: int, fraction: float | None) -> int:
+    def scored_first(cls, pool_size: int, fraction: float | None) -> int:
         """The same of the first loop."""
-        return pool_size if cls.begins_with_all else cls.scored_later(pool_size, budget, fraction)
+        return pool_size if cls.begins_with_all else cls.scored_later(pool_size, fraction)
 
     def candidates(self, boundary: Boundary) -> Candidates:
         """All that the loop's selection may choose from, those that cannot be loaded perhaps among them; none, without
@@ -127,16 +127,13 @@ class Full(Rescoring):
 
 
 class Sampled(Rescoring):
-    """A fresh random part of the pool is scored, never fewer than the budget, and selected from.
-
-    No more than the budget only where a warm-up alone needs scores: `VeCAFArguments.check_part_scored`.
-    """
+    """A fresh random part of the pool is scored, and selected from."""
 
     begins_with_all = False
 
     @classmethod
-    def scored_later(cls, pool_size: int, budget: int, fraction: float | None) -> int:
-        return min(pool_size, max(budget, _part(pool_size, fraction)))
+    def scored_later(cls, pool_size: int, fraction: float | None) -> int:
+        return min(pool_size, _part(pool_size, fraction))
 
     def candidates(self, boundary: Boundary) -> Candidates:
         asked = self.drawn(boundary.loop)
@@ -165,7 +162,7 @@ class Stale(Rescoring):
     """
 
     @classmethod
-    def scored_later(cls, pool_size: int, budget: int, fraction: float | None) -> int:
+    def scored_later(cls, pool_size: int, fraction: float | None) -> int:
         return min(pool_size, max(1, _part(pool_size, fraction)))
 
     def candidates(self, boundary: Boundary) -> Candidates:
@@ -186,7 +183,7 @@ class Proxy(Rescoring):
     """
 
     @classmethod
-    def scored_later(cls, pool_size: int, budget: int, fraction: float | None) -> int:
+    def scored_later(cls, pool_size: int, fraction: float | None) -> int:
         return 0
 
     def candidates(self, boundary: Boundary) -> Candidates:

@@ -22,19 +22,17 @@ from vecaf_hf.scoring.entering import Head
 from vecaf_hf.scoring.forward_pass import ForwardPass
 from vecaf_hf.scoring.irreducible import irreducible_losses
 from vecaf_hf.scoring.kept_scores import KeptScores
-from vecaf_hf.scoring.logistic import TOLERANCE
-from vecaf_hf.scoring.memory import FittingBatches
-from vecaf_hf.scoring.objective import Objective
-from vecaf_hf.scoring.sharded import give_back, is_sharded, whole_copy
-from vecaf_hf.scoring.warmup import (
+from vecaf_hf.scoring.linear_heads import (
     PROBE_TOLERANCE,
     fit_head,
     flops_of_logits,
     linear_head,
-    linear_of,
     make_probe,
     rescored,
 )
+from vecaf_hf.scoring.memory import FittingBatches
+from vecaf_hf.scoring.objective import Objective
+from vecaf_hf.scoring.sharded import is_sharded, whole_copy
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import find_strategy
 from vecaf_hf.selection.candidates import Candidates, LinearHead
@@ -46,8 +44,7 @@ OF_THE_MODEL = ("full", "sampled")
 IN_SHARES = (*OF_THE_MODEL, "proxy")
 # Samples that a run tries before it trains.
 PROBED_SAMPLES = 16
-NO_CLASSES = "{} needs one class per sample: {}"
-PROXY_WITHOUT_CLASSES = NO_CLASSES.format('rescore="proxy"', 'choose rescore="stale" or "full"')
+PROXY_WITHOUT_CLASSES = 'rescore="proxy" needs one class per sample: choose rescore="stale" or "full"'
 
 
 class Watcher(Protocol):
@@ -181,8 +178,6 @@ class Scorer:
                 "fsdp_auto_wrap_policy shares out the head by itself, and embeddings are taken before it: choose "
                 "TRANSFORMER_BASED_WRAP, with the class of the model's blocks as fsdp_transformer_layer_cls_to_wrap"
             )
-        if self.args.head_warmup:
-            linear_of(self.head)
         if "head" in self.strategy.reads:
             self.linear_head()
 
@@ -216,7 +211,7 @@ class Scorer:
         # At full size too: these forwards, which are not counted, tell what training and evaluation cost.
         check_loss = self.reads_losses and not self.objective.is_accepted
         # Where nobody looks at samples' losses, there may be none.
-        looks = check_loss or self.strategy.needs_forward or self.args.head_warmup or self.args.score_cache is not None
+        looks = check_loss or self.strategy.needs_forward or self.args.score_cache is not None
         probe = not_empty(self.score_at(indices, None, with_losses=looks, check_loss=check_loss))
         self.objective.is_accepted |= check_loss
         if self.head_of_model.reader:
@@ -224,8 +219,6 @@ class Scorer:
         if size is not None:
             probe = not_empty(self.score_at(indices, size, image_size_is_new=True, with_losses=looks))
         check_same_classes(pool.labels, probe)
-        if probe.classes is None and self.args.head_warmup:
-            raise ValueError(NO_CLASSES.format("head_warmup", "leave head_warmup off"))
         if probe.classes is None and self.args.scoring_way[0] == "proxy":
             raise ValueError(PROXY_WITHOUT_CLASSES)
         if "mistaken" in self.strategy.reads:
@@ -247,8 +240,8 @@ class Scorer:
     # --- By a head on embeddings ---
 
     def try_out(self, probe: Candidates) -> None:
-        """Whatever the objective makes of a fitted head's output shows on these few candidates, before training."""
-        if not self.args.head_warmup and not (self.args.scoring_way[0] == "proxy" and self.strategy.needs_forward):
+        """Whatever the objective makes of a probe's output shows on these few candidates, before training."""
+        if self.args.scoring_way[0] != "proxy" or not self.strategy.needs_forward:
             return
         with seeded(self.pool.seed):
             head = make_probe(self.whole_head, probe.given("embeddings"))
@@ -260,31 +253,18 @@ class Scorer:
         """The head, for a strategy that turns embeddings into logits; a ValueError where it is not linear."""
         return linear_head(self.whole_head, self.args.strategy)
 
-    def warmed_up(self, candidates: Candidates) -> Candidates:
-        """The candidates under the model's head, which is fitted on them first."""
-        head = self.whole_head
-        found = self._fitted(head, candidates, candidates)
-        give_back(self.model, self.head, head)
-        return found
-
     def probed(self, seen: Candidates, candidates: Candidates) -> Candidates:
-        """The candidates under a linear probe that is fitted on those seen in training."""
+        """The candidates under a linear probe that is fitted, the same in all processes, on those seen in training."""
         seen = seen.whole()
         probe = make_probe(self.whole_head, seen.given("embeddings"))
-        return self._fitted(probe, seen, candidates, PROBE_TOLERANCE)
-
-    def _fitted(
-        self, head: nn.Module, seen: Candidates, candidates: Candidates, tolerance: float = TOLERANCE
-    ) -> Candidates:
-        """The candidates under a linear head that is fitted, the same in all processes, on those seen."""
         with self.meter.timed("select"):
-            flops = decided_by_main(self.accelerator, partial(fit_head, head, seen, tolerance))
+            flops = decided_by_main(self.accelerator, partial(fit_head, probe, seen, PROBE_TOLERANCE))
             if self.accelerator.num_processes > 1:
-                broadcast([parameter.data for parameter in head.parameters()])
-            score = partial(rescored, head, sample_loss=self.objective.sample_losses, kind=self.output_kind)
+                broadcast([parameter.data for parameter in probe.parameters()])
+            score = partial(rescored, probe, sample_loss=self.objective.sample_losses, kind=self.output_kind)
             found = in_shares(self.accelerator, score, candidates)
         # What every process repeats, or does its share of, counts once.
-        self.meter.add("select", flops=flops + flops_of_logits(head, candidates.held_embeddings))
+        self.meter.add("select", flops=flops + flops_of_logits(probe, candidates.held_embeddings))
         return found
 
     def irreducible_losses(self, held_out: Pool, num_classes: int) -> Tensor:
@@ -314,7 +294,6 @@ def _reader(args: VeCAFArguments, has_cea: bool) -> str:
     readers = {
         f"strategy {args.strategy!r}": bool(strategy.reads & {"embeddings", "head", "irreducible"}),
         "CEA": has_cea,
-        "head_warmup": args.head_warmup,
         'rescore="proxy"': args.scoring_way[0] == "proxy" and strategy.needs_forward,
         "score_cache": args.score_cache is not None and strategy.needs_forward,
     }
@@ -324,7 +303,7 @@ def _reader(args: VeCAFArguments, has_cea: bool) -> str:
 def _makes_logits(args: VeCAFArguments) -> bool:
     """Whether logits are made by the head alone, without the rest of the model."""
     reads = find_strategy(args.strategy).reads & {"head", "irreducible"}
-    return bool(reads) or args.head_warmup or args.scoring_way[0] == "proxy" or args.score_cache is not None
+    return bool(reads) or args.scoring_way[0] == "proxy" or args.score_cache is not None
 
 
 def not_empty(scored: Candidates) -> Candidates:

@@ -1,4 +1,4 @@
-"""Linear heads fitted on embeddings: the model's own before the first selection, and a probe in its place."""
+"""Linear heads on embeddings: the model's own, and those fitted in its place."""
 
 from __future__ import annotations
 
@@ -26,25 +26,15 @@ ROWS = 2**14
 PASSING = (nn.Identity, nn.Dropout, nn.Flatten)
 
 
-def linear_of(
-    head: nn.Module, wanted: str = "head_warmup fits a linear head", advice: str = "leave head_warmup off"
-) -> nn.Linear:
-    """The linear layer that a head is, but for layers that pass an embedding on as it is.
-
-    Raises:
-        ValueError: The head has other layers; the message says what wanted a linear one, and what to do.
-    """
+def linear_of(head: nn.Module) -> nn.Linear | None:
+    """The linear layer that a head is, but for layers that pass an embedding on as it is; None if it has others."""
     layers = [
         module
         for module in head.modules()
         if not isinstance(module, PASSING)
         and (any(True for _ in module.parameters(recurse=False)) or not any(True for _ in module.children()))
     ]
-    if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
-        # PEFT's classes have the names of torch's.
-        by_peft = ", adapted by PEFT" if type(head).__module__.startswith("peft.") else ""
-        raise ValueError(f"{wanted}, and this one is {type(head).__name__}{by_peft}: {advice}")
-    return layers[0]
+    return layers[0] if len(layers) == 1 and isinstance(layers[0], nn.Linear) else None
 
 
 def linear_head(head: nn.Module, strategy: object) -> LinearHead:
@@ -53,15 +43,22 @@ def linear_head(head: nn.Module, strategy: object) -> LinearHead:
     Raises:
         ValueError: The head has other layers than a linear one.
     """
-    layer = linear_of(head, f"strategy {strategy!r} needs a linear head", "choose another strategy")
+    layer = linear_of(head)
+    if layer is None:
+        # PEFT's classes have the names of torch's.
+        by_peft = ", adapted by PEFT" if type(head).__module__.startswith("peft.") else ""
+        raise ValueError(
+            f"strategy {strategy!r} needs a linear head, and this one is {type(head).__name__}{by_peft}: choose "
+            "another strategy"
+        )
     # Copies: the layer goes on learning.
     weight = layer.weight.detach().to(torch.float32, copy=True)
     bias = torch.zeros_like(weight[:, 0]) if layer.bias is None else layer.bias.detach().to(torch.float32, copy=True)
     return LinearHead(weight, bias)
 
 
-def fit_head(head: nn.Module, candidates: Candidates, tolerance: float = TOLERANCE) -> float:
-    """Set a linear head to the multinomial logistic regression on the candidates' embeddings.
+def fit_head(head: nn.Linear, candidates: Candidates, tolerance: float = TOLERANCE) -> float:
+    """Set a linear head to the multinomial logistic regression on the candidates' embeddings and classes.
 
     Costs no forward pass. Fitted on at most MAX_SAMPLES candidates, evenly spaced. Embeddings are standardised by one
     common scale for the solver; classes that the candidates lack keep their rows. The tolerance is that of
@@ -69,32 +66,24 @@ def fit_head(head: nn.Module, candidates: Candidates, tolerance: float = TOLERAN
 
     Returns:
         FLOPs: two products of embeddings and classes, for losses and gradient, each time that the solver asks.
-
-    Raises:
-        ValueError: The head is not linear, or the labels are not one class per sample.
     """
-    layer = linear_of(head)
-    labels, embeddings = candidates.classes, candidates.given("embeddings")
-    if labels is None:
-        raise ValueError("head_warmup needs one class per sample: leave head_warmup off")
+    labels, embeddings = candidates.given("classes"), candidates.given("embeddings")
     kept = evenly_spaced(len(labels), MAX_SAMPLES)
     labels, embeddings = labels[kept], embeddings[kept].float()
     scale = embeddings.std(correction=0)
     # Numbers that are all the same have no scale.
     scale = torch.where(scale > 1e-12, scale, 1.0)
     classes, places = labels.unique(return_inverse=True)
-    has_bias = layer.bias is not None
-    weight, bias, passes = logistic_regression(embeddings / scale, places, len(classes), has_bias, tolerance)
+    weight, bias, passes = logistic_regression(embeddings / scale, places, len(classes), tolerance)
     with torch.no_grad():
-        layer.weight[classes.to(layer.weight.device)] = (weight / scale).to(layer.weight)
-        if layer.bias is not None:
-            layer.bias[classes.to(layer.bias.device)] = bias.to(layer.bias)
+        head.weight[classes.to(head.weight.device)] = (weight / scale).to(head.weight)
+        head.bias[classes.to(head.bias.device)] = bias.to(head.bias)
     return 4.0 * embeddings.numel() * len(classes) * passes
 
 
-def flops_of_logits(head: nn.Module, embeddings: Tensor | Spread) -> float:
+def flops_of_logits(head: nn.Linear, embeddings: Tensor | Spread) -> float:
     """FLOPs of a linear head on these embeddings."""
-    return Spread.of(embeddings).flops_with(linear_of(head).out_features)
+    return Spread.of(embeddings).flops_with(head.out_features)
 
 
 def make_probe(head: nn.Module, embeddings: Tensor) -> nn.Linear:

@@ -1,4 +1,4 @@
-"""A fresh head is set to sklearn's logistic regression."""
+"""A head that is fitted is sklearn's logistic regression."""
 
 from dataclasses import replace
 
@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vecaf_hf.scoring.linear_heads import fit_head, linear_head, linear_of, make_probe, rescored
 from vecaf_hf.scoring.logistic import logistic_regression
 from vecaf_hf.scoring.losses import OUTPUTS, classification_losses, kind_of_output
-from vecaf_hf.scoring.warmup import fit_head, linear_head, linear_of, make_probe, rescored
 from vecaf_hf.selection.candidates import Candidates
 
 # Of probabilities, between a solver that ends early and one that does not.
@@ -36,7 +36,7 @@ def sklearns(candidates: Candidates) -> torch.Tensor:
 @every_case("classes", [[0, 1, 2, 3], [0, 1]])
 def test_the_heads_probabilities_are_sklearns(classes, scale):
     candidates = make_candidates(classes, scale=scale)
-    head = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(5, len(classes))).eval()
+    head = nn.Linear(5, len(classes))
     fit_head(head, candidates)
     probabilities = head(candidates.embeddings).softmax(dim=1).detach()
     torch.testing.assert_close(probabilities, sklearns(candidates), rtol=0, atol=TOLERANCE)
@@ -70,21 +70,6 @@ def test_the_fit_hardly_depends_on_how_many_threads_there_are():
     assert torch.equal(found[1], found[2])
 
 
-def test_a_head_without_a_bias():
-    candidates = make_candidates([0, 1, 2])
-    head = nn.Linear(5, 3, bias=False)
-    fit_head(head, candidates)
-    accuracy = (head(candidates.embeddings).argmax(dim=1) == candidates.labels).float().mean()
-    assert float(accuracy) > 0.6
-
-
-def test_the_heads_own_type_is_kept():
-    head = nn.Linear(5, 3).bfloat16()
-    fit_head(head, make_candidates([0, 1, 2]))
-    assert head.weight.dtype == head.bias.dtype == torch.bfloat16
-    assert head.weight.requires_grad and head.weight.is_leaf
-
-
 @every_case(
     "head",
     [
@@ -98,16 +83,10 @@ def test_the_heads_own_type_is_kept():
     ids=lambda head: type(head[0] if isinstance(head, nn.Sequential) else head).__name__,
 )
 def test_a_head_that_is_not_linear_is_refused(head):
-    name = type(head).__name__
-    with pytest.raises(ValueError, match=f"fits a linear head, and this one is {name}: leave head_warmup off"):
-        fit_head(head, make_candidates([0, 1, 2]))
-
-
-@every_case("labels", [None, torch.zeros(60), torch.zeros(60, 3)])
-def test_labels_that_are_not_one_class_a_sample(labels):
-    candidates = Candidates(torch.arange(60), embeddings=torch.randn(60, 5), labels=labels)
-    with pytest.raises(ValueError, match="needs one class per sample: leave head_warmup off"):
-        fit_head(nn.Linear(5, 3), candidates)
+    message = f"'alfa_mix' needs a linear head, and this one is {type(head).__name__}: choose another strategy"
+    assert linear_of(head) is None
+    with pytest.raises(ValueError, match=message):
+        linear_head(head, "alfa_mix")
 
 
 def test_the_linear_layer_behind_layers_without_parameters():
@@ -118,10 +97,9 @@ def test_the_linear_layer_behind_layers_without_parameters():
 
 @pytest.mark.parametrize("rows", [7, 60, 1000])
 def test_rescored_losses_are_those_of_a_forward(monkeypatch, rows):
-    monkeypatch.setattr("vecaf_hf.scoring.warmup.ROWS", rows)
+    monkeypatch.setattr("vecaf_hf.scoring.linear_heads.ROWS", rows)
     candidates = replace(make_candidates([0, 1, 2]), logits=torch.zeros(60, 3))
     head = nn.Sequential(nn.Flatten(), nn.Linear(5, 3))
-    fit_head(head, candidates)
     found = rescored(head, candidates, classification_losses)
     logits = head(candidates.embeddings[:, :, None, None]).detach()
     torch.testing.assert_close(found.logits, logits)
@@ -138,11 +116,6 @@ def test_a_linear_heads_weights(bias):
     head = linear_head(nn.Sequential(nn.Flatten(), layer), "alfa_mix")
     assert head.weight.dtype == torch.float32 and not head.weight.requires_grad
     torch.testing.assert_close(head.logits(embeddings), layer.float()(embeddings).detach())
-
-
-def test_a_strategy_that_needs_a_linear_head_is_refused_another():
-    with pytest.raises(ValueError, match="'alfa_mix' needs a linear head, and this one is Sequential: choose another"):
-        linear_head(nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)), "alfa_mix")
 
 
 def test_rescored_candidates_get_no_logits_that_nobody_asked_for():
@@ -198,12 +171,11 @@ def test_the_fits_flops_follow_the_solvers_passes(classes):
     assert told <= counter.get_total_flops() <= 1.2 * told
 
 
-@every_case("bias", [True, False])
 @every_case(("count", "dimension"), [(1, 1), (1, 5), (2, 1), (3, 1)])
-def test_the_fewest_samples_and_features(count, dimension, bias):
+def test_the_fewest_samples_and_features(count, dimension):
     labels = torch.arange(count) % 2
     embeddings = 3 + labels[:, None].float().expand(count, dimension)
-    head = nn.Linear(dimension, 2, bias=bias)
+    head = nn.Linear(dimension, 2)
     fit_head(head, Candidates(torch.arange(count), embeddings=embeddings, labels=labels))
     assert all(bool(values.isfinite().all()) for values in head.parameters())
 
