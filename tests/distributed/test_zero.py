@@ -61,9 +61,9 @@ def replicated(folders: tuple[Path, Path]) -> Read:
 @pytest.fixture(scope="module")
 def zero(folders: tuple[Path, Path], replicated: Read) -> Read:
     runs = list(RUNS)
-    for run in (RUNS[0], RUNS[-1]):
-        checkpoint = folders[0] / run[1] / "run" / "checkpoint-2"
-        runs.append(["--name", f"{run[1]}-resumed", *run[2:], "--resume", str(checkpoint), "--model_seed", "1"])
+    plain, adapter = (folders[0] / name / "run" / "checkpoint-2" for name in ("plain", "adapter"))
+    runs.append(batches_of(6, "plain-resumed", *WEIGHTED, "--resume", str(plain), "--model_seed", "1"))
+    runs.append(with_arguments("adapter-resumed", "--model", "lora", "--resume", str(adapter), **BEST))
     others = str(folders[1] / "plain" / "run" / "checkpoint-2")
     for name, (options, _) in REFUSED.items():
         runs.append(batches_of(6, name, *(others if word == "whole" else word for word in options)))

@@ -38,17 +38,20 @@ def sharding_of(accelerator: Accelerator) -> dict[str, Any]:
 
 def check_sharding(args: VeCAFArguments, accelerator: Accelerator) -> None:
     """Raise a ValueError if FSDP or DeepSpeed is configured in another way than what is supported; warn where
-    accelerate leaves FSDP off."""
+    accelerate leaves it off."""
     if zero_stage(accelerator) is not None:
         _check_zero(args, accelerator)
-        return
-    if not is_fsdp(accelerator):
-        if getattr(args, "fsdp", None) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-            # accelerate 1.15, AcceleratorState.__init__.
-            logger.warning(
-                "FSDP was configured, and accelerate turns it on with GPUs alone: each process has a whole model"
-            )
-        return
+    elif is_fsdp(accelerator):
+        _check_fsdp(args, accelerator)
+    else:
+        for name in ("FSDP", "DeepSpeed"):
+            on = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() == "true"
+            if on or getattr(args, name.lower(), None):
+                # accelerate 1.15, AcceleratorState.__init__.
+                logger.warning("%s was configured, and accelerate leaves it off: each process has a whole model", name)
+
+
+def _check_fsdp(args: VeCAFArguments, accelerator: Accelerator) -> None:
     plugin: Any = accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise ValueError(
