@@ -205,6 +205,7 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "ensemble": "debias",
         "centroid_start": "weighted",
         "score_cache": "folder",
+        "half_embeddings": True,
         "head": "classifier.1",
         "label_column": "kind",
         "jtt_restart": False,

@@ -129,6 +129,13 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "alike score it once."
         },
     )
+    half_embeddings: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether the pool's embeddings are kept in half precision (float16), which takes half of their "
+            "memory."
+        },
+    )
     on_bad_sample: str = field(
         default="raise",
         metadata={
@@ -376,6 +383,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "jtt_restart",
             "label_smoothing_factor",
             *([] if self.select_for is None else ["select_for"]),
+            *(["half_embeddings"] if self.half_embeddings else []),
         ]
         # By what acts: to write down a default, or what the strategy does not heed, is no other run.
         way, part = self.scoring_way

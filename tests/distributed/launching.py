@@ -32,6 +32,7 @@ SAMPLED = ["--rescore", "sampled", "--scoring_fraction", "0.3"]
 RESCORED = {
     "stale": [*WEIGHTED, "--rescore", "stale", "--scoring_fraction", "0.2"],
     "proxy": ["--rescore", "proxy"],
+    "half": ["--more", '{"half_embeddings": true}'],
     "infobatch": ["--strategy", "infobatch"],
     "jtt": ["--strategy", "jtt"],
 }

@@ -60,6 +60,7 @@ def test_embeddings_stay_where_they_were_made(two: Read, three: Read, alone: Rea
     assert [rank["held"] for rank in alone("plain")] == [[61, 61]]
     assert [rank["held"] for rank in two("plain")] == [[31, 31], [30, 30]]
     assert [rank["held"] for rank in two("proxy")] == [[31, 31], [30, 30]]
+    assert [rank["held"] for rank in two("half")] == [[31, 31], [30, 30]]
     assert [rank["held"] for rank in two("stale")] == [[61, 61]] * 2
     # Of 7 and of 2 samples, which blocks of 3 and of 1 hold.
     assert [rank["held"] for rank in three("small")] == [[3, 3], [3, 3], [1, 1]]

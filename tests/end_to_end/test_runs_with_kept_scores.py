@@ -79,6 +79,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "single": {"single_run": True},
     "size": {"scoring_image_size": 16},
     "bf16": {"bf16": True},
+    "half": {"half_embeddings": True, "rescore": "proxy"},
     "workers": {"dataloader_num_workers": 1},
 }
 

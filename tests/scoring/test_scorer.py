@@ -166,6 +166,18 @@ def test_a_nan_names_the_sample(field):
         scorer.score(model, Head(model, "head", "a test"), order)
 
 
+def test_embeddings_in_half_precision():
+    model = Model()
+    head = Head(model, "head", "a test")
+    half = make_scorer(half_embeddings=True).score(model, head, torch.arange(N))
+    whole = make_scorer().score(model, head, torch.arange(N))
+    assert torch.equal(half.embeddings, whole.embeddings.half())
+    assert torch.equal(half.losses, whole.losses) and torch.equal(half.logits, whole.logits)
+    model.body[0].weight.data *= 1e6
+    with pytest.raises(ValueError, match="half precision ends at 65504: leave half_embeddings off"):
+        make_scorer(half_embeddings=True).score(model, head, torch.arange(N))
+
+
 def test_a_model_that_trains_another_objective():
     model = Model(factor=1.5)
     with pytest.raises(ValueError, match=r"is not the mean .*Pass the objective as sample_loss_func"):

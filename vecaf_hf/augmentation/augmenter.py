@@ -146,7 +146,7 @@ class Augmenter:
         # A class without captions has no text that an image could be compared with.
         classes = labels[self.table.rows >= 0].unique()
         known = Known(
-            embeddings=candidates.given("embeddings"),
+            embeddings=candidates.given("embeddings").float(),
             shifts=prompted - plain,
             domains=self._domains.in_loop(self.loop)[indices],
             classes=self._aligned(class_texts[classes]),
@@ -196,7 +196,7 @@ class Augmenter:
         moved = torch.empty_like(held.own)
         for start in range(0, len(moved), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            moved[rows] = self.moved(held.own[rows].to(device), texts.take(rows)).cpu()
+            moved[rows] = self.moved(held.own[rows].float().to(device), texts.take(rows)).to(moved)
         return candidates.with_embeddings(moved)
 
     def with_affinity(self, candidates: Candidates, domains: Tensor) -> Candidates:
@@ -208,7 +208,7 @@ class Augmenter:
             similarities = self._similarity_of_captions(candidates.indices, domains)
         else:
             held = candidates.held_embeddings
-            similarities = held.whole(domain_similarity(held.own, self._aligned(domains)))
+            similarities = held.whole(domain_similarity(held.own.float(), self._aligned(domains)))
         return replace(candidates, relevance=domain_affinity(similarities, temperature))
 
     def _similarity_of_captions(self, indices: Tensor, domains: Tensor) -> Tensor:
@@ -231,7 +231,8 @@ class Augmenter:
         indices, own = candidates.indices[held.share], captioned[held.share].nonzero().squeeze(1)
         cosines = [
             cosine_similarity(
-                held.own[part].to(device), self.aligner(self.table.of(indices[part], prompted, self.loop).to(device))
+                held.own[part].float().to(device),
+                self.aligner(self.table.of(indices[part], prompted, self.loop).to(device)),
             ).cpu()
             for part in own.split(CHUNK_ROWS)
         ]

@@ -106,7 +106,7 @@ class RunningCEA:
         self._hold(selected.indices, texts)
         shown = torch.arange(len(selected))[:FIGURE_SAMPLES]
         with torch.no_grad():
-            embeddings = selected.given("embeddings")[shown].to(self.accelerator.device)
+            embeddings = selected.given("embeddings")[shown].float().to(self.accelerator.device)
             shift = (augmenter.moved(embeddings, texts.take(shown).to(embeddings.device)) - embeddings).norm(dim=1)
         return {
             "cea_alpha_max": float(texts.alpha.max()),
@@ -146,7 +146,7 @@ class RunningCEA:
         if self.options.alignment == "dual":
             sources = self.pool_texts.of_images(candidates.indices[rows])
         shown = candidates.take(rows).whole()
-        augmenter.fit(sources, shown.given("embeddings"))
+        augmenter.fit(sources, shown.given("embeddings").float())
         augmenter.fit_map(shown)
 
     def _hold(self, indices: Tensor, texts: Texts) -> None:

@@ -54,6 +54,7 @@ class ForwardPass:
         with_losses: Whether candidates get their losses.
         check_loss: Whether the first batch's mean loss is checked against the objective's reference.
         keeps_shares: Whether each process keeps the embeddings of its own block alone, as `shared_embeddings`.
+        half_embeddings: Whether embeddings are float16.
         observed: (inputs, count) -> a block for the forward pass, which gives a dictionary of further fields of the
             candidates, complete when the block has ended.
 
@@ -77,6 +78,7 @@ class ForwardPass:
         with_losses: bool = True,
         check_loss: bool = True,
         keeps_shares: bool = False,
+        half_embeddings: bool = False,
         observed: Callable[[Mapping[str, Any], int], AbstractContextManager[dict[str, Tensor]]] | None = None,
     ) -> None:
         self.accelerator, self.objective = accelerator, objective
@@ -85,6 +87,7 @@ class ForwardPass:
         self.image_size_is_new = image_size_is_new
         self.with_losses, self.check_loss = with_losses, check_loss
         self.keeps_shares = keeps_shares and accelerator.num_processes > 1
+        self.half_embeddings = half_embeddings
         self.output_kind: str | None = None
         self.fitting = FittingBatches() if fitting is None else fitting
         self.observed = observed or (lambda inputs, count: nullcontext({}))
@@ -208,7 +211,10 @@ class ForwardPass:
         labels = one_per_sample(labels) if isinstance(labels, Tensor) else None
         if labels is not None and _are_rows(labels, logits):
             whole["labels"] = labels.cpu()
-        return whole | {name: values.float().cpu() for name, values in fields.items()}
+        found = {name: values.float() for name, values in fields.items()}
+        if self.half_embeddings and "embeddings" in found:
+            found["embeddings"] = halved(found["embeddings"])
+        return whole | {name: values.cpu() for name, values in found.items()}
 
     def _losses(self, outputs: Any, labels: Any, count: int) -> Tensor:
         losses = self.objective.sample_losses(outputs, labels)
@@ -236,6 +242,21 @@ class ForwardPass:
             gathered = self.accelerator.gather(block.to(device)).cpu().unflatten(0, (world, len(block)))
             rows[:, start : start + len(block)] = gathered
         return rows.flatten(0, 1)
+
+
+def halved(embeddings: Tensor) -> Tensor:
+    """In float16. [n, d].
+
+    Raises:
+        ValueError: It does not hold them.
+    """
+    found = embeddings.half()
+    if (found.isinf() & embeddings.isfinite()).any():
+        raise ValueError(
+            f"half_embeddings: an embedding has a value of {float(embeddings.abs().max()):g}, and half precision ends "
+            f"at {torch.finfo(torch.half).max:g}: leave half_embeddings off"
+        )
+    return found
 
 
 def _rows_like(values: Tensor, count: int) -> Tensor:

@@ -111,9 +111,12 @@ class KeptScores:
             else:
                 # All of them could be loaded when the entry was made.
                 self.pool.note_scored(indices, {})
-                fields: dict[str, Any] = dict(kept)
-                scored = Candidates(indices, **fields)
+                scored = Candidates(indices, self._as_scored(kept["embeddings"]), labels=kept["labels"])
             return self._completed(scored) if len(scored) else scored
+
+    def _as_scored(self, embeddings: Tensor) -> Tensor:
+        """In the precision that they were kept of. [N, d]."""
+        return embeddings.half() if self.pool.args.half_embeddings else embeddings
 
     def _completed(self, scored: Candidates) -> Candidates:
         """With losses, and logits, of the head on the embeddings."""
@@ -163,6 +166,7 @@ class KeptScores:
         parts = [
             *(VERSION, torch.__version__, transformers.__version__),
             *(weights, dataset_hash(dataset), pixels),
+            *(["half"] if self.pool.args.half_embeddings else []),
             *(self.image_size, self.accelerator.mixed_precision, torch.get_float32_matmul_precision()),
             # What is batched otherwise differs in its last bits.
             *(self.accelerator.device.type, self.pool.scoring_batch_size, self.accelerator.num_processes),

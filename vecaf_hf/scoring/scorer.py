@@ -138,6 +138,7 @@ class Scorer:
             with_losses=with_losses,
             check_loss=check_loss,
             keeps_shares=keeps_shares,
+            half_embeddings=self.args.half_embeddings,
             observed=self._observed,
         )
         self.watcher.before_scoring()

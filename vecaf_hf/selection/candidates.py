@@ -86,7 +86,7 @@ class Candidates:
 
     Args:
         indices: Positions in the pool, distinct. LongTensor [M].
-        embeddings: What enters the classification head. [M, d].
+        embeddings: What enters the classification head, in float32 or half precision. [M, d].
         losses: Finetuning loss of each sample, at least 0. [M].
         labels: Class of each sample, LongTensor [M]; or a multi-label target [M, C].
         logits: Output of the head. [M, C].
@@ -201,8 +201,8 @@ class Candidates:
         return Spread.evenly(self.given("embeddings"), self.processes)
 
     def with_embeddings(self, own: Tensor) -> Candidates:
-        """The same with these in place of the embeddings that this process holds. [n, d]."""
-        shared = self.shared_embeddings
+        """The same with these in place of the embeddings that this process holds, in their precision. [n, d]."""
+        shared, own = self.shared_embeddings, own.to(self.held_embeddings.own.dtype)
         if shared is None:
             return replace(self, embeddings=own)
         check_finite("embeddings", shared.whole(own.isfinite().all(dim=1)), self.indices)
