@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from vecaf_hf.cost import FULL_SIZE, CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, Draw, IndexedCollator, IndexedDataset
 from vecaf_hf.scoring.entering import Head
-from vecaf_hf.scoring.forward_pass import ForwardPass
+from vecaf_hf.scoring.forward_pass import ForwardPass, Wanted
 from vecaf_hf.scoring.losses import classification_losses
 from vecaf_hf.scoring.objective import Objective
 
@@ -71,27 +72,25 @@ def make_scorer(
     sample_loss=classification_losses,
     reference_loss=own_loss,
     meter=None,
-    keep_logits=True,
     pool=None,
-    num_classes=C,
-    **options,
+    fitting=None,
+    observed=None,
+    **wanted,
 ) -> ForwardPass:
     def load(indices):
         draws = [Draw(index) for index in indices]
         dataset = IndexedDataset(pool or Pool(), seed=0)
         return DataLoader(dataset, batch_size=5, sampler=draws, collate_fn=IndexedCollator(collator))
 
-    return ForwardPass(
-        accelerator=Accelerator(cpu=True),
-        objective=Objective(sample_loss, reference_loss, reference_from_model=reference_loss is not None),
-        load=load,
+    of_pool = SimpleNamespace(
+        batches=load,
         note_scored=lambda indices, unloadable: noted.append((indices.tolist(), dict(unloadable))),
         label_name="labels",
-        meter=meter or CostMeter(),
-        keep_logits=keep_logits,
-        disable_tqdm=True,
-        **options,
+        args=SimpleNamespace(disable_tqdm=True),
     )
+    objective = Objective(sample_loss, reference_loss, reference_from_model=reference_loss is not None)
+    asked = Wanted(**{"logits": True, "check_loss": True, **wanted})
+    return ForwardPass(Accelerator(cpu=True), objective, of_pool, meter or CostMeter(), asked, fitting, observed)
 
 
 @every_case("reference_loss", [own_loss, None])
@@ -187,7 +186,7 @@ def test_a_model_that_trains_another_objective():
 
 def test_logits_are_kept_only_where_they_are_needed():
     model = Model()
-    assert make_scorer(keep_logits=False).score(model, Head(model, "head", "a test"), torch.arange(N)).logits is None
+    assert make_scorer(logits=False).score(model, Head(model, "head", "a test"), torch.arange(N)).logits is None
 
 
 def test_a_module_that_is_not_the_head():

@@ -23,6 +23,7 @@ from vecaf_hf.inspection.planned import Planned
 from vecaf_hf.loop.plan import Plan
 from vecaf_hf.reporting.condition_map import MapData, write_map
 from vecaf_hf.reporting.images import images_of
+from vecaf_hf.scoring.forward_pass import Wanted
 from vecaf_hf.selection.candidates import Candidates, evenly_spaced
 from vecaf_hf.text.captions import Caption, texts_of
 from vecaf_hf.text.encoder import TextEncoder
@@ -88,7 +89,7 @@ def _scored(plan: Plan, pool: Pool) -> Candidates:
     scorer.look_at_embeddings("conditions()")
     scorer.keeps_logits = scorer.keeps_appearance = True
     with scorer.evaluated_weights(), untouched(looking):
-        return scorer.score_at(evenly_spaced(len(pool), MOST_SAMPLES), None, pool)
+        return scorer.score_at(evenly_spaced(len(pool), MOST_SAMPLES), Wanted(), pool)
 
 
 def _captions(captions: str | Sequence[Caption] | None, dataset: Any, plan: Plan) -> list[str | None] | None:

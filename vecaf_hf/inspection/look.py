@@ -19,6 +19,7 @@ from vecaf_hf.inspection.planned import Planned
 from vecaf_hf.loop.plan import Plan
 from vecaf_hf.loop.selector import Past
 from vecaf_hf.loop.sharding import refuse_sharding
+from vecaf_hf.scoring.forward_pass import Wanted
 from vecaf_hf.scoring.rescoring import Boundary, Rescoring, part_of
 from vecaf_hf.scoring.sharded import is_sharded
 from vecaf_hf.seeding import seed_of, seeded
@@ -180,12 +181,12 @@ def _unit_costs(plan: Plan, selection: Selection, trainer: Planned) -> UnitCosts
     if not work["score"].samples:
         # Scores that were kept took some to read.
         work["score"].seconds = 0.0
-        scorer.score_at(some, size)
+        scorer.score_at(some, Wanted(image_size=size))
     scoring = world * work["score"].seconds / work["score"].samples
     evaluating = scoring
     if size is not None:
         begun = time.perf_counter()
-        scorer.score_at(some, None)
+        scorer.score_at(some, Wanted())
         evaluating = world * (time.perf_counter() - begun) / len(some)
     return UnitCosts(
         forward_flops=flops[FULL_SIZE],

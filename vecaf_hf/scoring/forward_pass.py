@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, signature
 from typing import Any
@@ -18,6 +19,7 @@ from vecaf_hf.agreement import Together
 from vecaf_hf.cost import FULL_SIZE, CostMeter
 from vecaf_hf.data.indexed import POOL_INDEX, UNLOADABLE, Unloadable
 from vecaf_hf.data.labels import is_ignored, one_per_sample
+from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.entering import Head
 from vecaf_hf.scoring.head import without_wrappers
 from vecaf_hf.scoring.losses import has_half_precision, kind_of_output, logits_of
@@ -34,6 +36,29 @@ GATHER_ROWS = 2**16
 FEW = 16
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a forward pass is to find out, and of which images.
+
+    Args:
+        losses: Whether candidates get their losses.
+        logits: Whether they get their logits [M, C], the largest of all fields with many classes.
+        image_size: Height and width that images are resized to before the forward pass; None to leave them.
+        image_size_is_new: Whether what fails at `image_size` is put down to it: the batches go well as they come.
+        check_loss: Whether the first batch's mean loss is checked against the objective's reference.
+        shares: Whether each process keeps the embeddings of its own block alone, as `shared_embeddings`.
+        half_embeddings: Whether embeddings are float16.
+    """
+
+    losses: bool = True
+    logits: bool = False
+    image_size: int | None = None
+    image_size_is_new: bool = False
+    check_loss: bool = False
+    shares: bool = False
+    half_embeddings: bool = False
+
+
 class ForwardPass:
     """Scores samples with the current model, a block of them in each process; every process gets all results, but for
     embeddings that stay where they are.
@@ -41,20 +66,11 @@ class ForwardPass:
     Args:
         accelerator: Moves batches, casts under its mixed precision and gathers.
         objective: Gives each sample's loss.
-        load: Batches of these positions of the pool (a list), with POOL_INDEX and labels.
-        note_scored: Told, in every process, which positions were asked for and which of this process's share could
-            not be loaded; what it lets pass has no candidates.
-        label_name: The batch's key for the labels.
+        pool: What is scored. It is told, in every process, which positions were asked for and which of this process's
+            share could not be loaded; what it lets pass has no candidates.
         meter: Counts the forward passes.
-        keep_logits: Whether candidates get their logits [M, C], the largest of all fields with many classes.
-        disable_tqdm: Whether to hide the progress bar.
-        image_size: Height and width that images are resized to before the forward pass; None to leave them.
-        image_size_is_new: Whether what fails at `image_size` is put down to it: the batches go well as they come.
+        wanted: What to find out.
         fitting: Cuts batches to what fits in memory.
-        with_losses: Whether candidates get their losses.
-        check_loss: Whether the first batch's mean loss is checked against the objective's reference.
-        keeps_shares: Whether each process keeps the embeddings of its own block alone, as `shared_embeddings`.
-        half_embeddings: Whether embeddings are float16.
         observed: (inputs, count) -> a block for the forward pass, which gives a dictionary of further fields of the
             candidates, complete when the block has ended.
 
@@ -66,34 +82,20 @@ class ForwardPass:
         self,
         accelerator: Accelerator,
         objective: Objective,
-        load: Callable[[list[int]], Iterable[dict[str, Any]]],
-        note_scored: Callable[[Tensor, Mapping[int, Unloadable]], None],
-        label_name: str,
+        pool: Pool,
         meter: CostMeter,
-        keep_logits: bool,
-        disable_tqdm: bool,
-        image_size: int | None = None,
-        image_size_is_new: bool = False,
+        wanted: Wanted,
         fitting: FittingBatches | None = None,
-        with_losses: bool = True,
-        check_loss: bool = True,
-        keeps_shares: bool = False,
-        half_embeddings: bool = False,
         observed: Callable[[Mapping[str, Any], int], AbstractContextManager[dict[str, Tensor]]] | None = None,
     ) -> None:
-        self.accelerator, self.objective = accelerator, objective
-        self.load, self.note_scored, self.label_name, self.meter = load, note_scored, label_name, meter
-        self.keep_logits, self.disable_tqdm, self.image_size = keep_logits, disable_tqdm, image_size
-        self.image_size_is_new = image_size_is_new
-        self.with_losses, self.check_loss = with_losses, check_loss
-        self.keeps_shares = keeps_shares and accelerator.num_processes > 1
-        self.half_embeddings = half_embeddings
+        self.accelerator, self.objective, self.pool, self.meter = accelerator, objective, pool, meter
+        self.wanted, self.keeps_shares = wanted, wanted.shares and accelerator.num_processes > 1
         self.output_kind: str | None = None
         self.fitting = FittingBatches() if fitting is None else fitting
         self.observed = observed or (lambda inputs, count: nullcontext({}))
 
     def score(self, model: nn.Module, head: Head, indices: Tensor) -> Candidates:
-        """Candidates for these positions of the pool, rising where `keeps_shares`, LongTensor [M]; without any field
+        """Candidates for these positions of the pool, rising where shares are kept, LongTensor [M]; without any field
         where none could be loaded, and without embeddings where nobody reads what enters the head.
 
         Raises:
@@ -113,7 +115,7 @@ class ForwardPass:
                 fields, unloadable = self._forward(model, head, mine)
         finally:
             model.train(training)
-        self.note_scored(indices, unloadable)
+        self.pool.note_scored(indices, unloadable)
         # A process that could load none of its share learns from another one what it has no rows of.
         shapes = {name: (values.shape[1:], values.dtype) for name, values in fields.items()}
         forms = gather_object([(shapes, self.output_kind, head.state())])
@@ -149,10 +151,10 @@ class ForwardPass:
         fields: dict[str, Tensor] = {}
         unloadable: dict[int, Unloadable] = {}
         done = 0
-        hidden = self.disable_tqdm or len(indices) <= FEW
+        hidden = self.pool.args.disable_tqdm or not self.accelerator.is_local_main_process or len(indices) <= FEW
         progress = tqdm(total=len(indices), desc="Scoring", unit="sample", disable=hidden, leave=False)
         with progress:
-            for batch in self.load(indices.tolist()):
+            for batch in self.pool.batches(indices.tolist()):
                 failed = batch.pop(UNLOADABLE, {})
                 unloadable |= failed
                 rows = slice(done, done + len(batch[POOL_INDEX]) + len(failed))
@@ -173,14 +175,14 @@ class ForwardPass:
         inputs = dict(batch)
         indices = inputs.pop(POOL_INDEX)
         inputs = send_to_device(inputs, self.accelerator.device)
-        labels = inputs.get(self.label_name)
-        reference = self.objective.reference if first and self.check_loss else None
-        reads = bool(head.reader) or self.keep_logits or self.with_losses
+        labels = inputs.get(self.pool.label_name)
+        reference = self.objective.reference if first and self.wanted.check_loss else None
+        reads = bool(head.reader) or self.wanted.logits or self.wanted.losses
         own_loss = reference is not None and self.objective.reference_from_model
         # As Trainer gives them, where nothing is read of what comes out.
-        gives_labels = own_loss or not reads or _demands(model, self.label_name)
+        gives_labels = own_loss or not reads or _demands(model, self.pool.label_name)
         if not gives_labels:
-            inputs.pop(self.label_name, None)
+            inputs.pop(self.pool.label_name, None)
         # Not in inference mode: a model may keep what it has made once, and then train on it.
         with (
             torch.no_grad(),
@@ -191,17 +193,17 @@ class ForwardPass:
             outputs = self._outputs(model, inputs, len(indices))
         if first:
             self.output_kind = kind_of_output(outputs)
-        fields, reads_logits = dict(further), bool(head.reader) or self.keep_logits
+        fields, reads_logits = dict(further), bool(head.reader) or self.wanted.logits
         logits = logits_of(outputs, gives_labels) if reads_logits else None
         with torch.inference_mode():
             if head.reader and logits is not None:
                 mask = inputs.get("attention_mask")
                 with self.accelerator.autocast():
                     fields["embeddings"] = head.embeddings(calls, logits, first, mask)
-            if self.keep_logits and logits is not None:
+            if self.wanted.logits and logits is not None:
                 _check_rows(logits, len(indices))
                 fields["logits"] = logits
-            if self.with_losses:
+            if self.wanted.losses:
                 # A tuple begins with the model's loss when it was given labels.
                 rest = outputs[1:] if gives_labels and isinstance(outputs, tuple) else outputs
                 fields["losses"] = losses = self._losses(rest, labels, len(indices))
@@ -212,7 +214,7 @@ class ForwardPass:
         if labels is not None and _are_rows(labels, logits):
             whole["labels"] = labels.cpu()
         found = {name: values.float() for name, values in fields.items()}
-        if self.half_embeddings and "embeddings" in found:
+        if self.wanted.half_embeddings and "embeddings" in found:
             found["embeddings"] = halved(found["embeddings"])
         return whole | {name: values.cpu() for name, values in found.items()}
 
@@ -223,13 +225,13 @@ class ForwardPass:
 
     def _outputs(self, model: nn.Module, inputs: dict[str, Any], count: int) -> Any:
         """The model's, counted, for images of the size that is due."""
-        size, processes = self.image_size, self.accelerator.num_processes
+        size, processes = self.wanted.image_size, self.accelerator.num_processes
         if size is None:
             with self.meter.forward("score", count, processes, FULL_SIZE):
                 return model(**inputs)
         inputs = at_image_size(model, inputs, size)
         with self.meter.forward("score", count, processes, str(size)):
-            return first_forward_at(model, inputs, size) if self.image_size_is_new else model(**inputs)
+            return first_forward_at(model, inputs, size) if self.wanted.image_size_is_new else model(**inputs)
 
     def _gather(self, values: Tensor) -> Tensor:
         """All processes' rows, block after block."""

@@ -20,6 +20,7 @@ from vecaf_hf.cost import CostMeter
 from vecaf_hf.data.indexed import UNLOADABLE
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.content_hash import batches_hash, dataset_hash, model_hash
+from vecaf_hf.scoring.forward_pass import Wanted
 from vecaf_hf.scoring.linear_heads import rescored
 from vecaf_hf.scoring.objective import Objective
 from vecaf_hf.scoring.score_cache import ScoreCache
@@ -54,7 +55,7 @@ class Source(Protocol):
     @property
     def whole_head(self) -> nn.Module: ...
 
-    def score_at(self, indices: Tensor, image_size: int | None) -> Candidates: ...
+    def score_at(self, indices: Tensor, wanted: Wanted) -> Candidates: ...
 
 
 class KeptScores:
@@ -92,18 +93,18 @@ class KeptScores:
     def score(self, indices: Tensor) -> Candidates:
         """Candidates of these positions of the pool, LongTensor [M]; without those that cannot be loaded."""
         if not torch.equal(indices, torch.arange(len(self.pool))):
-            return self.source.score_at(indices, self.image_size)
+            return self.source.score_at(indices, Wanted(image_size=self.image_size))
         # What a pass draws from the global generators, a warm folder would not.
         with seeded(seed_of(self.pool.seed)):
             with self.meter.timed("score"):
                 key = self._named()
                 kept = None if key is None else tensors_of_main(self.accelerator, lambda: self._found(key))
             if key is None:
-                return self.source.score_at(indices, self.image_size)
+                return self.source.score_at(indices, Wanted(image_size=self.image_size))
             if self.hit is None:
                 self.hit = kept is not None
             if kept is None:
-                scored = self.source.score_at(indices, self.image_size)
+                scored = self.source.score_at(indices, Wanted(image_size=self.image_size))
                 if len(scored) == len(self.pool) and self.accelerator.is_main_process:
                     whole = scored.in_pool_order()
                     assert torch.equal(whole.indices, indices)

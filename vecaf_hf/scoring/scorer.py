@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from vecaf_hf.data.checks import check_same_classes
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.appearance import appearance_in
 from vecaf_hf.scoring.entering import Head
-from vecaf_hf.scoring.forward_pass import ForwardPass
+from vecaf_hf.scoring.forward_pass import ForwardPass, Wanted
 from vecaf_hf.scoring.irreducible import irreducible_losses
 from vecaf_hf.scoring.kept_scores import KeptScores
 from vecaf_hf.scoring.linear_heads import (
@@ -109,38 +110,13 @@ class Scorer:
         if self.kept is not None and not self.is_trained and not self.watcher.is_learning:
             return self.kept.score(indices)
         size = self.args.scoring_image_size
-        return self.score_at(indices, size, with_losses=with_losses, keeps_shares=keeps_shares)
+        return self.score_at(indices, Wanted(with_losses, image_size=size, shares=keeps_shares))
 
-    def score_at(
-        self,
-        indices: Tensor,
-        image_size: int | None,
-        pool: Pool | None = None,
-        image_size_is_new: bool = False,
-        with_losses: bool = True,
-        check_loss: bool = False,
-        keeps_shares: bool = False,
-    ) -> Candidates:
-        """By a forward pass on images of this size, None for as they come; of another pool, if one is given."""
+    def score_at(self, indices: Tensor, wanted: Wanted, pool: Pool | None = None) -> Candidates:
+        """By a forward pass; of another pool, if one is given. Logits and precision are as the run has them."""
         pool = self.pool if pool is None else pool
-        forward = ForwardPass(
-            accelerator=self.accelerator,
-            objective=self.objective,
-            load=pool.batches,
-            note_scored=pool.note_scored,
-            label_name=pool.label_name,
-            meter=self.meter,
-            keep_logits=self.keeps_logits,
-            disable_tqdm=bool(self.args.disable_tqdm) or not self.accelerator.is_local_main_process,
-            image_size=image_size,
-            image_size_is_new=image_size_is_new,
-            fitting=self._fitting,
-            with_losses=with_losses,
-            check_loss=check_loss,
-            keeps_shares=keeps_shares,
-            half_embeddings=self.args.half_embeddings,
-            observed=self._observed,
-        )
+        wanted = replace(wanted, logits=self.keeps_logits, half_embeddings=self.args.half_embeddings)
+        forward = ForwardPass(self.accelerator, self.objective, pool, self.meter, wanted, self._fitting, self._observed)
         self.watcher.before_scoring()
         scored = forward.score(self.model, self.head_of_model, indices)
         self.output_kind = forward.output_kind or self.output_kind
@@ -195,7 +171,7 @@ class Scorer:
             ValueError: The objective is no mean of samples' losses.
         """
         if not self.objective.is_accepted and self.objective.reference is not None:
-            self.score_at(self._some(), None, check_loss=True)
+            self.score_at(self._some(), Wanted(check_loss=True))
         self.objective.is_accepted = True
 
     def probe(self) -> Candidates:
@@ -213,12 +189,12 @@ class Scorer:
         check_loss = self.reads_losses and not self.objective.is_accepted
         # Where nobody looks at samples' losses, there may be none.
         looks = check_loss or self.strategy.needs_forward or self.args.score_cache is not None
-        probe = not_empty(self.score_at(indices, None, with_losses=looks, check_loss=check_loss))
+        probe = not_empty(self.score_at(indices, Wanted(looks, check_loss=check_loss)))
         self.objective.is_accepted |= check_loss
         if self.head_of_model.reader:
             self.check_head()
         if size is not None:
-            probe = not_empty(self.score_at(indices, size, image_size_is_new=True, with_losses=looks))
+            probe = not_empty(self.score_at(indices, Wanted(looks, image_size=size, image_size_is_new=True)))
         check_same_classes(pool.labels, probe)
         if probe.classes is None and self.args.scoring_way[0] == "proxy":
             raise ValueError(PROXY_WITHOUT_CLASSES)
@@ -273,7 +249,8 @@ class Scorer:
         pool = self.pool
         # Transforms may draw from the global generators: not at the training's expense.
         with seeded(seed_of(pool.seed)):
-            known = self.score_at(torch.arange(len(held_out)), self.args.scoring_image_size, held_out)
+            wanted = Wanted(image_size=self.args.scoring_image_size)
+            known = self.score_at(torch.arange(len(held_out)), wanted, held_out)
             scored = self.score(torch.arange(len(pool)))
         fit = partial(irreducible_losses, known, scored, self.objective.sample_losses, num_classes, self.output_kind)
         with self.meter.timed("select"):
