@@ -78,25 +78,36 @@ def test_a_process_that_did_not_write_its_generators(tmp_path):
     assert find_damage(folder) == "it has no rng_state_2.pth"
 
 
-@pytest.mark.parametrize("prefix", ["", "bf16_"])
-def test_states_that_deepspeed_keeps(tmp_path, prefix):
+@pytest.mark.parametrize(("precision", "prefix"), [("no", ""), ("bf16", "bf16_")])
+def test_states_that_deepspeed_keeps(tmp_path, precision, prefix):
     """In a folder of its own, a part for each process; the schedule's too, if it is DeepSpeed's."""
     folder = make(tmp_path / "checkpoint-4", world_size=2)
-    (folder / "vecaf_state.json").write_text(json.dumps({"identity": {"world_size": 2, "zero_stage": 2}}))
+    identity = {"world_size": 2, "zero_stage": 2, "zero_precision": precision, "zero_schedules": False}
+
+    def write_identity(**changes):
+        (folder / "vecaf_state.json").write_text(json.dumps({"identity": identity | changes}))
+
+    write_identity()
     assert find_damage(folder) == "it has no latest"
     (folder / "optimizer.pt").unlink()
-    (folder / "scheduler.pt").unlink()
     (folder / "latest").write_text("global_step4")
     (folder / "global_step4").mkdir()
     parts = [f"{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(2)]
     for name in ("mp_rank_00_model_states.pt", *parts):
         torch.save({"a": torch.arange(100)}, folder / "global_step4" / name)
     assert find_damage(folder) is None
+    (folder / "scheduler.pt").unlink()
+    assert find_damage(folder) == "it has no scheduler.pt"
+    write_identity(zero_schedules=True)
+    assert find_damage(folder) is None
     halve(folder / "global_step4" / parts[0])
     assert find_damage(folder) == f"global_step4/{parts[0]} is damaged"
     (folder / "global_step4" / parts[1]).unlink()
     torch.save({"a": torch.arange(100)}, folder / "global_step4" / parts[0])
     assert find_damage(folder) == f"it has no global_step4/{parts[1]}"
+    # Where nothing is shared out, the optimizer's state is the model's neighbour.
+    write_identity(zero_schedules=True, zero_stage=0)
+    assert find_damage(folder) is None
 
 
 def test_weights_in_shards(tmp_path):

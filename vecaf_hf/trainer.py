@@ -285,8 +285,9 @@ class VeCAFTrainer(PushingTrainer):
         if is_fsdp(self.accelerator) and not is_sharded(self.model):
             self._share_out_model()
         elif zero_stage(self.accelerator) is not None:
-            # Trainer leaves it where it is until DeepSpeed has it, and the first loop is selected before.
-            self.model.to(self.args.device)
+            # Trainer leaves it where it is until DeepSpeed has it, and the first loop is selected before. The engine of
+            # an earlier run is one no more.
+            self.model_wrapped = self.model.to(self.args.device)
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         plan = self.plan()
         self.scorer = plan.scorer

@@ -44,7 +44,7 @@ RUNS = [
 ]
 REFUSED = {
     "learner": (["--strategy", "learn_loss", "--selection_budget", "4"], "a strategy without a learner"),
-    "whole": (["--resume", "whole"], "fsdp was None and is True now"),
+    "whole": (["--resume", "whole"], "fsdp was not set and is True now"),
 }
 
 

@@ -1,7 +1,7 @@
 """A model whose gradients and optimizer's state DeepSpeed shares out between two processes (ZeRO-2) trains, scores,
 selects, is saved and goes on as under DistributedDataParallel; started with the shipped configuration.
 
-In float32, the precision that DeepSpeed casts a batch to. Its checkpoints hold its own pickled states."""
+In float32, since DeepSpeed casts batches to its own precision. Its checkpoints hold its own pickled states."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ pytest.importorskip("deepspeed", reason='the extra "zero" is not installed')
 CONFIG = ROOT / "recipes" / "configs" / "accelerate" / "zero2.yaml"
 ZERO = [
     *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)),
-    *("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"),
+    *("--num_processes", "2", "--main_process_port", "0"),
 ]
+# With the variable, accelerate leaves DeepSpeed off, which finds by itself that there are only CPUs.
+VARIABLES = {"DTYPE": "float32", "ACCELERATE_USE_CPU": "false"}
 
 
 def with_arguments(name: str, *options: str, **values: Any) -> list[str]:
@@ -44,7 +46,7 @@ REFUSED = {
     "learner": (["--strategy", "learn_loss", "--selection_budget", "4"], "a strategy without a learner"),
     "twice": (["--strategy", "jtt"], "jtt_restart=False"),
     "pushed": (["--more", '{"push_to_hub": true, "hub_strategy": "checkpoint"}'], "hub_strategy='every_save'"),
-    "whole": ([*WEIGHTED, "--resume", "whole"], "zero_stage was None and is 2 now"),
+    "whole": ([*WEIGHTED, "--resume", "whole"], "zero_stage was not set and is 2 now"),
 }
 
 
@@ -65,10 +67,10 @@ def zero(folders: tuple[Path, Path], replicated: Read) -> Read:
     runs.append(batches_of(6, "plain-resumed", *WEIGHTED, "--resume", str(plain), "--model_seed", "1"))
     runs.append(with_arguments("adapter-resumed", "--model", "lora", "--resume", str(adapter), **BEST))
     others = str(folders[1] / "plain" / "run" / "checkpoint-2")
+    runs.append(batches_of(6, "again", "--again"))
     for name, (options, _) in REFUSED.items():
         runs.append(batches_of(6, name, *(others if word == "whole" else word for word in options)))
-    # With it, accelerate leaves DeepSpeed off, which finds by itself that there are only CPUs.
-    ended = start(ZERO, folders[0], *runs, DTYPE="float32", ACCELERATE_USE_CPU="false")
+    ended = start(ZERO, folders[0], *runs, **VARIABLES)
     # The last runs must fail.
     assert ended.code != 0
     return reader(folders[0], 2, ended)
@@ -95,13 +97,22 @@ def test_it_goes_on_as_if_nothing_had_happened(zero: Read, name: str, trained: i
         assert resumed["trained"] == run["trained"][trained:]
 
 
+def test_it_is_trained_a_second_time(zero: Read) -> None:
+    ranks = zero("again")
+    same(*(rank["weights"] for rank in ranks))
+    for rank in ranks:
+        assert len(rank["selections"]) == 2 and len(rank["trained"]) == 2 * 6
+
+
 def test_its_checkpoint_has_an_ordinary_model(zero: Read, folders: tuple[Path, Path]) -> None:
     run = zero("plain")[0]
     model = ViTForImageClassification.from_pretrained(folders[0] / "plain" / "run" / "checkpoint-6")
     same(dict(model.state_dict()), run["weights"])
 
 
-@pytest.mark.parametrize("lost", ["latest", "zero_pp_rank_1_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"])
+@pytest.mark.parametrize(
+    "lost", ["latest", "scheduler.pt", "zero_pp_rank_1_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"]
+)
 def test_a_checkpoint_that_lost_a_state_is_not_whole(zero: Read, folders: tuple[Path, Path], lost: str) -> None:
     zero("plain")
     checkpoint = folders[0] / "plain" / "run" / "checkpoint-4"
@@ -111,6 +122,17 @@ def test_a_checkpoint_that_lost_a_state_is_not_whole(zero: Read, folders: tuple[
     path.unlink()
     assert find_damage(checkpoint) == f"it has no {path.relative_to(checkpoint)}"
     path.write_bytes(content)
+
+
+def test_stage_1_in_half_precision_goes_on_too(tmp_path: Path) -> None:
+    how = (*WEIGHTED, "--more", '{"bf16": true}')
+    resumed = (*how, "--resume", str(tmp_path / "half" / "run" / "checkpoint-2"), "--model_seed", "1")
+    launcher = [*ZERO, "--mixed_precision", "bf16", "--zero_stage", "1"]
+    ended = start(launcher, tmp_path, batches_of(6, "half", *how), batches_of(6, "half-resumed", *resumed), **VARIABLES)
+    read = reader(tmp_path, 2, ended)
+    for resumed_rank, whole in zip(read("half-resumed"), read("half"), strict=True):
+        for part in ("weights", "selections", "logs"):
+            same(resumed_rank[part], whole[part])
 
 
 @pytest.mark.parametrize("name", list(REFUSED))

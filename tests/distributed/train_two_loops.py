@@ -75,6 +75,7 @@ def read_options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--accelerator_config", default=None)
     parser.add_argument("--resume", default=None, help="a checkpoint, or `last`")
     parser.add_argument("--evaluate_first", action="store_true")
+    parser.add_argument("--again", action="store_true", help="train a second time")
     parser.add_argument("--score", type=int, nargs="*", help="positions to score before the run; all if not given")
     parser.add_argument("--strays_in_loop", type=int, default=None, help="the last process changes what it selected")
     parser.add_argument("--more", type=json.loads, default={}, help="other arguments of the run, as JSON")
@@ -237,13 +238,22 @@ class Learned(TrainerCallback):
 
 def witness(model: Any, images: Dataset) -> list[list[int]]:
     """Fills with whom this process trains on, by what reaches the model: the images are all different."""
-    places = {pixels.numpy().tobytes(): index for index, pixels in enumerate(images[:]["pixel_values"])}
-    assert len(places) == len(images)
-    trained: list[list[int]] = []
+    pictures, tables, trained = images[:]["pixel_values"], {}, []
+
+    def content(pixels: Tensor, dtype: torch.dtype) -> bytes:
+        return pixels.to(dtype).double().contiguous().numpy().tobytes()
+
+    def places(dtype: torch.dtype) -> dict[bytes, int]:
+        """In the precision that an engine casts a batch to."""
+        if dtype not in tables:
+            tables[dtype] = {content(pixels, dtype): index for index, pixels in enumerate(pictures)}
+            assert len(tables[dtype]) == len(images)
+        return tables[dtype]
 
     def see(module: Any, inputs: Any, named: dict[str, Any]) -> None:
         if module.training:
-            trained.append([places[pixels.contiguous().numpy().tobytes()] for pixels in named["pixel_values"]])
+            batch = named["pixel_values"]
+            trained.append([places(batch.dtype)[content(pixels, batch.dtype)] for pixels in batch])
 
     model.register_forward_pre_hook(see, with_kwargs=True)
     return trained
@@ -327,6 +337,8 @@ def run(options: argparse.Namespace, folder: Path, images: Dataset, encoder: Tex
             else:
                 harm.enter_context(dying_in_scoring(trainer, int(after), folder))
         trainer.train(resume_from_checkpoint=options.resume == "last" or options.resume)
+        if options.again:
+            trainer.train()
     return {
         "world": trainer.args.world_size,
         "before": before,

@@ -19,8 +19,9 @@ def accelerator(**plugin: Any) -> Any:
     return SimpleNamespace(state=SimpleNamespace(**given))
 
 
-def deepspeed(stage: int) -> Any:
-    return SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage)))
+def deepspeed(stage: int, **config: Any) -> Any:
+    plugin = SimpleNamespace(zero_stage=stage, deepspeed_config=config)
+    return SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin), mixed_precision="bf16")
 
 
 def arguments(**values: Any) -> Any:
@@ -37,7 +38,9 @@ def test_fsdp2_with_whole_checkpoints_goes() -> None:
 def test_deepspeed_that_leaves_parameters_whole_goes(stage: int) -> None:
     check_sharding(arguments(hub_strategy="checkpoint"), deepspeed(stage))
     check_sharding(arguments(push_to_hub=True), deepspeed(stage))
-    assert sharding_of(deepspeed(stage)) == {"zero_stage": stage}
+    told = {"zero_stage": stage, "zero_precision": "bf16", "zero_schedules": False}
+    assert sharding_of(deepspeed(stage)) == told
+    assert sharding_of(deepspeed(stage, scheduler={})) == {**told, "zero_schedules": True}
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_whatever_differs_is_named_with_both_values(saved, name):
 def test_all_that_differs_is_named_at_once_and_what_one_of_both_lacks_too(saved):
     now = IDENTITY | {"budget": 9, "scoring_fraction": 0.5}
     del now["strategy"]
-    says = "budget was 3 and is 9 now; scoring_fraction was None and is 0.5 now; strategy was ods and is None now"
+    says = "budget was 3 and is 9 now; scoring_fraction was not set and is 0.5 now; strategy was ods and is not set now"
     with pytest.raises(ValueError, match=says):
         RunState.load(saved, now)
 

@@ -22,6 +22,15 @@ from vecaf_hf.scoring.objective import Objective
 N, D, C = 23, 6, 3
 
 
+class Scale(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, values):
+        return values * self.factor
+
+
 class Model(nn.Module):
     """A classifier with dropout and batch statistics, so that its mode matters."""
 
@@ -172,8 +181,9 @@ def test_embeddings_in_half_precision():
     whole = make_scorer().score(model, head, torch.arange(N))
     assert torch.equal(half.embeddings, whole.embeddings.half())
     assert torch.equal(half.losses, whole.losses) and torch.equal(half.logits, whole.logits)
-    model.body[0].weight.data *= 1e6
-    with pytest.raises(ValueError, match="half precision ends at 65504: leave half_embeddings off"):
+    beyond = whole.embeddings.abs().amax(dim=1).argmax()
+    model.body.append(Scale(65505 / whole.embeddings.abs().max()))
+    with pytest.raises(ValueError, match=f"sample {beyond} has a value of .*ends at 65504: leave half_embeddings off"):
         make_scorer(half_embeddings=True).score(model, head, torch.arange(N))
 
 

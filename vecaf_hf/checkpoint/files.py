@@ -166,16 +166,20 @@ def _generators(folder: Path) -> set[str]:
 
 def _optimizer(folder: Path, present: set[str]) -> set[str]:
     """Files with the states of optimizer and schedule."""
-    if "zero_stage" not in _state(folder).get("identity", {}):
+    identity = _state(folder).get("identity", {})
+    stage = identity.get("zero_stage")
+    if stage is None:
         # With FSDP the optimizer's has another name.
         return {OPTIMIZER_NAME_BIN if OPTIMIZER_NAME_BIN in present else OPTIMIZER_NAME, SCHEDULER_NAME}
-    # DeepSpeed (0.19) writes last which folder is whole; a part of the optimizer's state for each process lies there.
+    schedule = set() if identity["zero_schedules"] else {SCHEDULER_NAME}
+    # DeepSpeed (0.19) writes last which folder is whole.
     if LATEST not in present:
-        return {LATEST}
-    place = (folder / LATEST).read_text().strip()
-    parts = [f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(_world(folder))]
-    prefix = "bf16_" if f"{place}/bf16_{parts[0]}" in present else ""
-    return {f"{place}/mp_rank_00_model_states.pt", *(f"{place}/{prefix}{part}" for part in parts)}
+        return schedule | {LATEST}
+    place = (folder / LATEST).read_text(errors="replace").strip()
+    # From stage 1 on, each process has a part of the optimizer's state.
+    prefix, ranks = "bf16_" if identity["zero_precision"] == "bf16" else "", range(_world(folder) if stage else 0)
+    parts = {f"{place}/{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in ranks}
+    return schedule | parts | {f"{place}/mp_rank_00_model_states.pt"}
 
 
 @contextmanager
@@ -219,7 +223,8 @@ def _is_of_disk(error: Exception) -> bool:
 def make_durable(folder: str) -> None:
     """Have the system write the folder's files to the disk: a machine that dies may lose what it has not."""
     for path in Path(folder).rglob("*"):
-        _sync(path)
+        if path.is_file():
+            _sync(path)
 
 
 def _sync(path: Path) -> None:

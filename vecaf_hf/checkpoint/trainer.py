@@ -168,6 +168,7 @@ class ResumingTrainer(Trainer):
         place = super()._init_training_state(*args, **kwargs)
         if self._resume_folder is None:
             return place
+        self._take_up_callbacks(self._resume_folder)
         loop = self._running
         return loop.history.ended, loop.updates_taken_up * self.args.gradient_accumulation_steps
 
@@ -248,7 +249,6 @@ class ResumingTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
         self._end_training_mode()
-        self._take_up_callbacks(resume_from_checkpoint)
         if not reload_model(self.model, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 

@@ -94,8 +94,8 @@ def _scored(plan: Plan, pool: Pool) -> Candidates:
 
 def _captions(captions: str | Sequence[Caption] | None, dataset: Any, plan: Plan) -> list[str | None] | None:
     """One text of each sample: what is given, else CEA's for the pool, else the column `caption`."""
-    if captions is None and dataset is plan.pool.dataset and plan.cea is not None and plan.cea.captioner is None:
-        captions = plan.cea.captions
+    if captions is None and dataset is plan.pool.dataset and plan.cea is not None:
+        captions = plan.cea.texts.given
     labels = plan.pool.labels if dataset is plan.pool.dataset else None
     return texts_of(captions, dataset, labels, plan.classes.names)
 

@@ -18,7 +18,7 @@ from vecaf_hf.inspection.budget import RunSizes, UnitCosts, scored_by_loop
 from vecaf_hf.inspection.planned import Planned
 from vecaf_hf.loop.plan import Plan
 from vecaf_hf.loop.selector import Past
-from vecaf_hf.loop.sharding import refuse_sharding
+from vecaf_hf.loop.sharding import refuse_sharding, zero_stage
 from vecaf_hf.scoring.forward_pass import Wanted
 from vecaf_hf.scoring.rescoring import Boundary, Rescoring, part_of
 from vecaf_hf.scoring.sharded import is_sharded
@@ -121,10 +121,14 @@ def _scores(plan: Plan) -> bool:
 @contextmanager
 def untouched(plan: Plan) -> Iterator[None]:
     """Global generators and the model's mode are after the block what they were."""
-    model, device = plan.scorer.model, plan.scorer.accelerator.device
-    if not is_sharded(model):
-        # Nor is it where its inputs are.
-        refuse_sharding(plan.scorer.accelerator, "scoring before the training")
+    model, accelerator = plan.scorer.model, plan.scorer.accelerator
+    device = accelerator.device
+    if zero_stage(accelerator) is not None:
+        # Before the training, Trainer has not put it where its inputs are.
+        model.to(device)
+    elif not is_sharded(model):
+        # Nor is it, and it may have no weights.
+        refuse_sharding(accelerator, "scoring before the training")
     training = model.training
     with torch.random.fork_rng([device] if device.type == "cuda" else []), seeded(seed_of(plan.schedule.seed)):
         try:

@@ -202,8 +202,8 @@ class Teaching(TrainerCallback):
             ValueError: The optimizer trains nothing but what it was made with.
         """
         learned, earlier = self.learned_parameters(), {id(parameter) for parameter in self._joined}
+        # The stand-in for an optimizer that DeepSpeed is to make has no groups.
         if not learned and not earlier:
-            # The stand-in for an optimizer that DeepSpeed is to make has no groups.
             return
         for group in optimizer.param_groups:
             kept = [id(parameter) not in earlier for parameter in group["params"]]

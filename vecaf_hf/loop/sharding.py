@@ -32,8 +32,15 @@ def zero_stage(accelerator: Accelerator) -> int | None:
 
 def sharding_of(accelerator: Accelerator) -> dict[str, Any]:
     """By what Trainer writes other files: a resumed run must share it."""
+    if is_fsdp(accelerator):
+        return {"fsdp": True}
     stage = zero_stage(accelerator)
-    return ({"fsdp": True} if is_fsdp(accelerator) else {}) | ({} if stage is None else {"zero_stage": stage})
+    if stage is None:
+        return {}
+    plugin: Any = accelerator.state.deepspeed_plugin
+    # Whose the schedule is, and the precision, are in the files that it writes.
+    schedules = "scheduler" in plugin.deepspeed_config
+    return {"zero_stage": stage, "zero_precision": accelerator.mixed_precision, "zero_schedules": schedules}
 
 
 def check_sharding(args: VeCAFArguments, accelerator: Accelerator) -> None:

@@ -186,7 +186,8 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise a ValueError that names whatever differs between a checkpoint's run and this one, with both values."""
     names = [name for name in {**now, **saved} if saved.get(name) != now.get(name)]
     if names:
-        listed = "; ".join(f"{name} was {saved.get(name)} and is {now.get(name)} now" for name in names)
+        then, today = ({name: values.get(name, "not set") for name in names} for values in (saved, now))
+        listed = "; ".join(f"{name} was {then[name]} and is {today[name]} now" for name in names)
         raise ValueError(
             f"cannot resume a run that differs from the one that wrote the checkpoint: {listed}. Start with the same "
             "arguments and data, or start anew"

@@ -133,6 +133,8 @@ class ForwardPass:
         gathered = gathered if loaded.all() else {name: values[loaded] for name, values in gathered.items()}
         if not torch.equal(gathered["indices"], indices[loaded]):
             raise RuntimeError("scores came back for other samples than were asked for; this is a bug in vecaf_hf")
+        if "largest" in gathered:
+            _check_largest(gathered.pop("largest"), gathered["indices"])
         if own is None:
             return Candidates(**gathered)  # type: ignore[arg-type]  # no head is among them
         check_finite("embeddings", gathered.pop("finite").bool(), gathered["indices"])
@@ -215,7 +217,8 @@ class ForwardPass:
             whole["labels"] = labels.cpu()
         found = {name: values.float() for name, values in fields.items()}
         if self.wanted.half_embeddings and "embeddings" in found:
-            found["embeddings"] = halved(found["embeddings"])
+            exact, found["embeddings"] = found["embeddings"], found["embeddings"].half()
+            found["largest"] = exact.abs().amax(dim=1)
         return whole | {name: values.cpu() for name, values in found.items()}
 
     def _losses(self, outputs: Any, labels: Any, count: int) -> Tensor:
@@ -246,19 +249,16 @@ class ForwardPass:
         return rows.flatten(0, 1)
 
 
-def halved(embeddings: Tensor) -> Tensor:
-    """In float16. [n, d].
-
-    Raises:
-        ValueError: It does not hold them.
-    """
-    found = embeddings.half()
-    if (found.isinf() & embeddings.isfinite()).any():
+def _check_largest(largest: Tensor, indices: Tensor) -> None:
+    """Raise a ValueError that names the first sample whose embedding half precision does not hold. [M], [M]."""
+    most = torch.finfo(torch.half).max
+    beyond = ((largest > most) & largest.isfinite()).nonzero()
+    if len(beyond):
+        row = int(beyond[0, 0])
         raise ValueError(
-            f"half_embeddings: an embedding has a value of {float(embeddings.abs().max()):g}, and half precision ends "
-            f"at {torch.finfo(torch.half).max:g}: leave half_embeddings off"
+            f"half_embeddings: the embedding of sample {int(indices[row])} has a value of {float(largest[row]):g}, and "
+            f"half precision ends at {most:g}: leave half_embeddings off"
         )
-    return found
 
 
 def _rows_like(values: Tensor, count: int) -> Tensor:

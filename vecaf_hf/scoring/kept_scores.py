@@ -116,7 +116,7 @@ class KeptScores:
             return self._completed(scored) if len(scored) else scored
 
     def _as_scored(self, embeddings: Tensor) -> Tensor:
-        """In the precision that they were kept of. [N, d]."""
+        """In the precision that the run keeps embeddings in. [N, d]."""
         return embeddings.half() if self.pool.args.half_embeddings else embeddings
 
     def _completed(self, scored: Candidates) -> Candidates:
@@ -194,7 +194,7 @@ class KeptScores:
         return None
 
     def _agree(self, embeddings: Tensor) -> bool:
-        expected = self.probe.given("embeddings")
+        expected = self.probe.given("embeddings").float()
         found = embeddings[self.probe.indices]
         if found.shape != expected.shape:
             return False

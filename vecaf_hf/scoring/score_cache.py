@@ -60,7 +60,7 @@ class ScoreCache:
         return {**tensors, "embeddings": tensors["embeddings"].float()}
 
     def write(self, key: str, embeddings: Tensor, labels: Tensor) -> None:
-        """Keep `embeddings` [N, d], in float32, and `labels` of a pool; or warn that this cannot be done."""
+        """Keep `embeddings` [N, d] and `labels` of a pool; or warn that this cannot be done."""
         tensors = {"embeddings": narrowest(embeddings).contiguous(), "labels": labels.contiguous()}
         metadata = {CHECKSUM: checksum(key, tensors)}
         path = self.path(key)
