@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from vecaf_hf.checkpoint import files
 from vecaf_hf.checkpoint.files import claim, find_checkpoint, find_damage, make_durable, writing
 
 FILES = (
@@ -86,6 +87,24 @@ def test_weights_in_shards(tmp_path):
     assert find_damage(folder) == "it has no model-00002-of-00002.safetensors"
     save_file({"b": torch.arange(3)}, folder / "model-00002-of-00002.safetensors")
     assert find_damage(folder) is None
+
+
+@pytest.mark.parametrize("prefix", ["", "bf16_"])
+@pytest.mark.parametrize("lost", ["latest", "mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_optim_states.pt"])
+def test_of_deepspeed_each_process_has_a_part_of_the_optimizers_state(tmp_path, lost, prefix):
+    folder = make(tmp_path / "checkpoint-4", world_size=2)
+    identity = {"world_size": 2, "zero_stage": 2}
+    (folder / "vecaf_state.json").write_text(json.dumps({"run": "a", "identity": identity}))
+    (folder / "optimizer.pt").unlink()
+    (folder / "latest").write_text("global_step4\n")
+    (folder / "global_step4").mkdir()
+    parts = [f"{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(2)]
+    for name in ("mp_rank_00_model_states.pt", *parts):
+        torch.save({"a": torch.arange(100)}, folder / "global_step4" / name)
+    assert find_damage(folder) is None
+    (path,) = folder.rglob(f"*{lost}")
+    path.unlink()
+    assert find_damage(folder) == f"it has no {path.relative_to(folder)}"
 
 
 def test_steps_are_numbers_not_words(tmp_path):
@@ -193,8 +212,13 @@ def test_torchs_writer_is_known_by_its_words(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_file_can_be_made_durable(tmp_path):
-    make_durable(str(make(tmp_path / "checkpoint-4")))
+def test_every_file_is_made_durable_in_folders_too(tmp_path, monkeypatch):
+    folder, synced, sync = make(tmp_path / "checkpoint-4"), [], files._sync
+    (folder / "global_step4").mkdir()
+    (folder / "global_step4" / "mp_rank_00_model_states.pt").write_bytes(b"states")
+    monkeypatch.setattr(files, "_sync", lambda path: synced.append(path) or sync(path))
+    make_durable(str(folder))
+    assert set(synced) == set(folder.rglob("*"))
 
 
 def test_what_could_not_be_written_is_removed_and_the_message_says_what_to_do(tmp_path):

@@ -1,4 +1,4 @@
-"""Which ways of FSDP go with a run, and what is said of the others."""
+"""Which ways of FSDP and DeepSpeed go with a run, and what is said of the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 
-from vecaf_hf.loop.sharding import check_model, check_sharding, refuse_fsdp
+from vecaf_hf.loop.sharding import check_model, check_sharding, refuse_sharding, sharding_of
 
 GOES: dict[str, Any] = {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}
 
@@ -19,8 +19,14 @@ def accelerator(**plugin: Any) -> Any:
     return SimpleNamespace(state=SimpleNamespace(**given))
 
 
+def zero(stage: int) -> Any:
+    """An accelerator with DeepSpeed."""
+    return SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage)))
+
+
 def arguments(**values: Any) -> Any:
-    return SimpleNamespace(**{"fsdp": None, "auto_find_batch_size": False, "torch_compile": False, **values})
+    plain = {"fsdp": None, "deepspeed": None, "auto_find_batch_size": False, "torch_compile": False}
+    return SimpleNamespace(**{**plain, "push_to_hub": False, "hub_strategy": "every_save", **values})
 
 
 def test_fsdp2_with_whole_checkpoints_goes() -> None:
@@ -39,6 +45,36 @@ def test_fsdp2_with_whole_checkpoints_goes() -> None:
 def test_what_does_not_go_says_what_does(plugin: dict[str, Any], values: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         check_sharding(arguments(**values), accelerator(**plugin))
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"push_to_hub": True}, {"hub_strategy": "checkpoint"}, {"push_to_hub": True, "hub_strategy": "end"}],
+    ids=["plain", "pushes", "would push checkpoints", "pushes at the end"],
+)
+def test_zero_1_and_2_go_where_no_state_is_pushed(stage: int, values: dict[str, Any]) -> None:
+    check_sharding(arguments(**values), zero(stage))
+
+
+@pytest.mark.parametrize(
+    ("stage", "values", "said"),
+    [
+        (3, {}, "ZeRO-3.*set zero_stage 2"),
+        (2, {"push_to_hub": True, "hub_strategy": "checkpoint"}, "hub_strategy='checkpoint' pushes"),
+        (2, {"push_to_hub": True, "hub_strategy": "all_checkpoints"}, "hub_strategy='all_checkpoints' pushes"),
+        (1, {"auto_find_batch_size": True}, "auto_find_batch_size is not supported with DeepSpeed"),
+        (1, {"torch_compile": True}, "torch_compile is not supported with DeepSpeed"),
+    ],
+)
+def test_what_zero_does_not_go_with_is_refused(stage: int, values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_sharding(arguments(**values), zero(stage))
+
+
+def test_a_resumed_run_must_share_the_way_of_sharding() -> None:
+    found = [sharding_of(one) for one in (accelerator(), accelerator(**GOES), zero(1), zero(2))]
+    assert found == [{}, {"fsdp": True}, {"zero_stage": 1}, {"zero_stage": 2}]
 
 
 def test_that_accelerate_leaves_it_off_is_told(
@@ -65,6 +101,7 @@ def test_a_model_that_was_shared_out_before_is_refused() -> None:
 
 
 def test_what_copies_the_model_is_refused() -> None:
-    refuse_fsdp(accelerator(), "inspect()")
-    with pytest.raises(ValueError, match=r"inspect\(\) is not supported with FSDP"):
-        refuse_fsdp(accelerator(**GOES), "inspect()")
+    refuse_sharding(accelerator(), "inspect()")
+    for one in (accelerator(**GOES), zero(2)):
+        with pytest.raises(ValueError, match=r"inspect\(\) is not supported with FSDP or DeepSpeed"):
+            refuse_sharding(one, "inspect()")
