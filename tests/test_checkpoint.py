@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from vecaf_hf.checkpoint import files
 from vecaf_hf.checkpoint.files import claim, find_checkpoint, find_damage, make_durable, writing
 
 FILES = (
@@ -225,8 +226,13 @@ def test_torchs_writer_is_known_by_its_words(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_file_can_be_made_durable(tmp_path):
-    make_durable(str(make(tmp_path / "checkpoint-4")))
+def test_every_file_is_made_durable_in_folders_too(tmp_path, monkeypatch):
+    folder, synced, sync = make(tmp_path / "checkpoint-4"), [], files._sync
+    (folder / "global_step4").mkdir()
+    (folder / "global_step4" / "mp_rank_00_model_states.pt").write_bytes(b"states")
+    monkeypatch.setattr(files, "_sync", lambda path: synced.append(path) or sync(path))
+    make_durable(str(folder))
+    assert set(synced) == set(folder.rglob("*"))
 
 
 def test_what_could_not_be_written_is_removed_and_the_message_says_what_to_do(tmp_path):

@@ -496,6 +496,19 @@ def test_candidates_of_a_selection_by_logits_are_left_alone():
     assert not torch.equal(callback.running.before_selection(candidates).embeddings, candidates.embeddings)
 
 
+def test_the_alignment_is_fitted_on_the_captions_of_its_loop():
+    """Of several captions of a sample, another one is drawn in each."""
+    callback = make_callback(make_head(), [(f"caption {i}", f"words {i}") for i in range(N)])
+    running = callback.prepare(make_head(), D, Accelerator(cpu=True), CostMeter(), loops=3, seed=1)
+    candidates, fitted = make_candidates(), []
+    running.augmenter.fit = lambda sources, embeddings: fitted.append(sources)
+    for loop in range(3):
+        running.enter_loop(loop)
+        running.before_selection(candidates)
+        assert torch.equal(fitted[loop], running.augmenter.table.of(candidates.indices, prompted=False, loop=loop))
+    assert not torch.equal(fitted[0], fitted[1])
+
+
 def test_affinity_comes_with_a_selection():
     callback = make_callback(make_head(), domain_prompt=PROMPTS, domain_affinity=0.3)
     candidates = callback.running.before_selection(make_candidates())

@@ -6,7 +6,7 @@ import torch
 from datasets import Features, Image, Value
 from every_case import every_case
 
-from vecaf_hf.text.captions import CaptionTable, caption_table, find_captions, with_captions, with_prompt
+from vecaf_hf.text.captions import CaptionTable, caption_table, find_captions, texts_of, with_captions, with_prompt
 from vecaf_hf.text.domains import Domains
 
 NAMES = ["cat", "dog"]
@@ -137,6 +137,14 @@ def test_a_pool_in_which_no_caption_is_left(captions):
 
 
 # --- Their embeddings ---
+
+
+def test_texts_are_of_the_captions_given_and_else_of_the_column_caption():
+    dataset = images_with(["a dog", None])
+    assert texts_of(None, dataset, None, []) == ["a dog", None]
+    assert texts_of([("a cat", "asleep"), ""], dataset, None, []) == ["a cat / asleep", None]
+    assert texts_of("a {label}", dataset, torch.tensor([1, 0]), NAMES) == [f"a {NAMES[1]}", f"a {NAMES[0]}"]
+    assert texts_of(None, dataset.remove_columns("caption"), None, []) is texts_of(None, range(2), None, []) is None
 
 
 def test_each_distinct_caption_is_encoded_once():

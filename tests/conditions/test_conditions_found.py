@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecaf_hf.conditions.finding import find_groups
+from vecaf_hf.conditions.finding import Group, _apart, find_groups
 from vecaf_hf.selection.candidates import Candidates
 
 CLASSES, DIMENSION, SAMPLES = 4, 24, 2400
@@ -48,6 +48,14 @@ def test_a_condition_of_one_class_is_found_as_one() -> None:
 def test_where_samples_fail_alike_none_is_shown() -> None:
     for seed in range(3):
         assert find_groups(scored(seed)) == []
+
+
+def test_a_part_of_a_more_important_group_is_not_shown_nor_what_has_it_for_a_part() -> None:
+    def group(begin: int, end: int) -> Group:
+        return Group(torch.arange(begin, end), 0.0, 1.0, 2.0, 1.0, {}, 1.0)
+
+    first, part, beside, around = group(0, 100), group(0, 40), group(90, 130), group(0, 400)
+    assert _apart([first, part, beside, around]) == [first, beside]
 
 
 def test_the_same_seed_finds_the_same() -> None:

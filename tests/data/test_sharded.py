@@ -68,6 +68,17 @@ def assert_same(sharded: ShardedDataset, samples: Dataset, positions: list[int])
         assert np.array_equal(np.array(item["image"]), np.array(expected["image"]))
 
 
+def test_a_stream_is_told_from_others_by_its_first_and_last_shard(samples, tmp_path):
+    order = list(range(NUMBER))
+    orders = {"plain": order, "first": [1, 0, *order[2:]], "last": [*order[:-2], NUMBER - 1, NUMBER - 2]}
+    found = {}
+    for name, rows in orders.items():
+        (tmp_path / name).mkdir()
+        stream = streamed(samples.select(rows), tmp_path / name)
+        found[name] = ShardedDataset(stream, tmp_path / name / "kept").shards.fingerprint
+    assert len(set(found.values())) == 3
+
+
 POSITIONS = [19, 0, 6, 7, 9, 10, 10, 3]
 
 

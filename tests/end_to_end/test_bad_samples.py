@@ -310,6 +310,26 @@ def test_a_sample_that_could_not_be_loaded_for_a_while_is_back(
     assert trainer.loop_records[0].info.keys() == trainer.loop_records[1].info.keys()
 
 
+def test_what_was_mended_after_a_run_is_trained_on_in_the_next(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
+) -> None:
+    clean, broken = train.format["format_kwargs"]["transform"], {5, 20}
+    numbered = train.select(range(SIZE)).add_column("number", list(range(SIZE)))
+
+    def load(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if broken & set(batch["number"]):
+            raise OSError("the server does not answer")
+        return clean(batch)
+
+    options = {"strategy": "full", "num_loops": 1, "max_steps": 8, "eval_strategy": "no", "on_bad_sample": "skip"}
+    trainer = make_trainer(make_vit(), pool=numbered.with_transform(load), **options)
+    trainer.train()
+    assert trainer.skipped_samples.keys() == {5, 20} and len(trainer.selection) == SIZE - 2
+    broken.clear()
+    trainer.train()
+    assert trainer.skipped_samples == {} and len(trainer.selection) == SIZE
+
+
 def test_a_storage_that_is_gone_is_no_pool_to_skip(
     make_vit: MakeModel, make_trainer: MakeTrainer, pool: Dataset, folder: Path
 ) -> None:

@@ -94,3 +94,30 @@ def test_a_part_of_the_pool_is_selected_from_by_the_pools_own_sizes(
     trainer.train()
     for selection in trainer.selection_history:
         assert torch.bincount(labels[torch.cat(rows)[selection.indices]]).tolist() == [8, 4, 2]
+
+
+def test_shares_follow_the_samples_that_can_be_loaded(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
+) -> None:
+    """Classes of 32, 16 and 4, the first of which half cannot be: by the square root, 4 : 4 : 2."""
+    labels, clean = labels_of(train), train.format["format_kwargs"]["transform"]
+    rows = [(labels == label).nonzero().squeeze(1)[:4].repeat(count) for label, count in ((0, 8), (1, 4), (2, 1))]
+    pool = train.select(torch.cat(rows).tolist()).add_column("number", list(range(52)))
+
+    def load(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if min(batch["number"]) < 16:
+            raise OSError("truncated")
+        return clean(batch)
+
+    trainer = make_trainer(
+        make_vit(),
+        pool=pool.with_transform(load),
+        strategy="ods",
+        class_balance=0.5,
+        selection_budget=10,
+        on_bad_sample="skip",
+        eval_strategy="no",
+    )
+    trainer.train()
+    for selection in trainer.selection_history:
+        assert torch.bincount(labels[torch.cat(rows)[selection.indices]]).tolist() == [4, 4, 2]

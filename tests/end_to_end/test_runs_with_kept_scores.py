@@ -218,6 +218,7 @@ OTHERS: dict[str, Callable[[MakeModel, Dataset], dict[str, Any]]] = {
     "shorter": lambda make, pool: {"pool": pool.select(range(119))},
     "size": lambda make, pool: {"scoring_image_size": 16},
     "precision": lambda make, pool: {"bf16": True},
+    "half": lambda make, pool: {"half_embeddings": True},
     "batch": lambda make, pool: {"scoring_batch_size": 50},
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from local_hub import OWNER, TOKEN
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, TrainerCallback
 
 from vecaf_hf.hub.push import PushError, push_run
 
@@ -116,6 +116,22 @@ def test_another_kind_of_failure_is_told_too(hub, make_vit, make_trainer, caplog
     said = [record.getMessage() for record in caplog.records if "cannot push" in record.getMessage()]
     assert ["403" in said[0], "409" in said[1], len(said)] == [True, True, 2]
     assert hub.commits == ["Training in progress, step 8"]
+
+
+def test_a_failure_after_a_push_that_arrived_is_told_again(hub, make_vit, make_trainer, caplog):
+    class EverySecond(TrainerCallback):
+        def on_push_begin(self, args, state, control, **kwargs):
+            if trainer.push_in_progress is not None:
+                trainer.push_in_progress.wait_until_done()
+            if state.global_step in (2, 6):
+                hub.fail("commit", 403)
+
+    options = {"push_to_hub": True, "hub_always_push": True, "save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(make_vit(), [EverySecond()], **options)
+    trainer.train()
+    said = [record.getMessage() for record in caplog.records if "cannot push" in record.getMessage()]
+    assert len(said) == 2 and all("403" in one for one in said)
+    assert hub.commits == ["Training in progress, step 4", "Training in progress, step 8"]
 
 
 def test_a_card_that_cannot_be_written_ends_no_training(hub, make_vit, make_trainer, monkeypatch, caplog):

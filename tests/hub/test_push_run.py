@@ -88,10 +88,12 @@ def test_a_checkpoint_alone_is_pushed_without_a_card(hub, make_vit, make_trainer
     assert files == {"config.json", "model.safetensors", "training_args.json"}
 
 
-def test_an_earlier_runs_checkpoint_stays_here(hub, make_vit, make_trainer):
+def test_the_last_checkpoint_goes_along_and_an_earlier_runs_stays_here(hub, make_vit, make_trainer):
     trainer = make_trainer(make_vit(), save_strategy="steps", save_steps=4, hub_strategy="checkpoint")
     trainer.train()
     trainer.save_model()
+    push_run(trainer.args.output_dir)
+    assert json.loads(hub.repos[f"{OWNER}/run"]["last-checkpoint/trainer_state.json"])["global_step"] == 8
     state = Path(trainer.args.output_dir) / "checkpoint-8" / "vecaf_state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"run": "earlier"}))
     push_run(trainer.args.output_dir)

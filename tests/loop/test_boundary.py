@@ -65,6 +65,18 @@ def test_a_loops_last_checkpoint_comes_after_its_evaluation(controller, step):
     assert control.should_save
 
 
+def test_a_checkpoint_that_was_put_off_is_written_once(controller):
+    asked = []
+    for step in (4, 8):
+        args, state, control = at(step)
+        control.should_save = step == 4
+        controller.on_step_end(args, state, control)
+        controller.on_epoch_end(args, state, control, model=torch.nn.Identity())
+        asked.append(control.should_save)
+        controller.meter.start("train")
+    assert asked == [True, False]
+
+
 def test_other_checkpoints_are_written_where_they_are_due(controller):
     args, state, control = at(3)
     control.should_save = True

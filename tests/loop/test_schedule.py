@@ -81,6 +81,15 @@ def test_a_pool_smaller_than_a_batch(tmp_path):
         of_run(tmp_path, pool_size=4, batch_size=5, max_steps=3, dataloader_drop_last=True)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_of_a_pool_smaller_than_a_batch_each_process_has_a_share(tmp_path, monkeypatch, split):
+    """Five samples for two processes: three each, the first one again."""
+    monkeypatch.setattr(VeCAFArguments, "world_size", 2)
+    made = of_run(tmp_path, pool_size=5, batch_size=8, split=split, max_steps=3)
+    assert made.samples_per_update == made.samples_per_loop == 6
+    assert made.batch_size == (6 if split else 3)
+
+
 def test_more_loops_than_steps(tmp_path):
     assert of_run(tmp_path, num_train_epochs=1, num_loops=6).num_loops == 5
 

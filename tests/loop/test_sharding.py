@@ -49,6 +49,7 @@ def test_deepspeed_that_leaves_parameters_whole_goes(stage: int) -> None:
         (3, {}, "set zero_stage 2, or share out parameters with FSDP2"),
         (2, {"push_to_hub": True, "hub_strategy": "checkpoint"}, "set hub_strategy='every_save' or 'end'"),
         (2, {"push_to_hub": True, "hub_strategy": "all_checkpoints"}, "set hub_strategy='every_save' or 'end'"),
+        (1, {"auto_find_batch_size": True}, "auto_find_batch_size is not supported with DeepSpeed"),
         (1, {"torch_compile": True}, "torch_compile is not supported with DeepSpeed"),
     ],
 )

@@ -118,6 +118,14 @@ def test_a_linear_heads_weights(bias):
     torch.testing.assert_close(head.logits(embeddings), layer.float()(embeddings).detach())
 
 
+def test_a_linear_heads_weights_stay_while_the_layer_learns():
+    layer = nn.Linear(5, 3)
+    head, before = linear_head(layer, "alfa_mix"), [values.detach().clone() for values in layer.parameters()]
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    assert torch.equal(head.weight, before[0]) and torch.equal(head.bias, before[1])
+
+
 def test_rescored_candidates_get_no_logits_that_nobody_asked_for():
     assert rescored(nn.Linear(5, 3), make_candidates([0, 1, 2]), classification_losses).logits is None
 

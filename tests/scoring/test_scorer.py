@@ -187,6 +187,17 @@ def test_embeddings_in_half_precision():
         make_scorer(half_embeddings=True).score(model, head, torch.arange(N))
 
 
+def test_an_infinity_is_not_put_down_to_half_precision():
+    def broken(samples):
+        batch = stack(samples)
+        batch["pixel_values"][(batch["pixel_values"] == Pool().pixels[13]).all(dim=1), 0] = torch.inf
+        return batch
+
+    model = Model()
+    with pytest.raises(ValueError, match="embeddings of sample 13 is not finite"):
+        make_scorer(broken, half_embeddings=True).score(model, Head(model, "head", "a test"), torch.arange(N))
+
+
 def test_a_model_that_trains_another_objective():
     model = Model(factor=1.5)
     with pytest.raises(ValueError, match=r"is not the mean .*Pass the objective as sample_loss_func"):

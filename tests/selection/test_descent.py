@@ -306,3 +306,13 @@ def test_no_step_is_longer_than_the_learning_rate():
         steps.step(step)
         angles = (steps.centroids * before).sum(dim=1).clamp(max=1).acos()
         assert float(angles.max()) <= 0.2 * (1 - step / 36) + 1e-6
+
+
+def test_a_step_keeps_most_of_the_last_ones_direction():
+    embeddings, weights, start = problem_with_rows(400, 10, 8)
+    steps = descent_of(embeddings, weights, start, diversity_weight=1.0)
+    steps._move(embeddings[some_rows(400, 10, seed=5)], 0.1)
+    last = steps.velocity
+    # Nowhere else to go.
+    steps._move(steps.centroids, 0.1)
+    torch.testing.assert_close(steps.velocity, descent.MOMENTUM * last, rtol=0, atol=1e-6)

@@ -90,3 +90,15 @@ def test_large_pieces_are_for_all_and_the_others_dealt_out_the_largest_first():
     assert dealt([2.0], 3) == [None]
     assert dealt([2.0, 1.0], 1) == [None, 0]
     assert dealt([], 2) == []
+
+
+@every_case("bounds", [(0, 2, 9, 11), (0, 0, 7, 11), (0, 11, 11, 11)])
+def test_the_first_is_handed_all_rows_however_many_each_holds(bounds, monkeypatch):
+    monkeypatch.setattr("vecaf_hf.selection.processes.BLOCK_ROWS", 3)
+    rows = torch.arange(22.0).unflatten(0, (11, 2))
+
+    def in_first(one):
+        return Spread(rows[bounds[one.rank] : bounds[one.rank + 1]], bounds, one).in_first()
+
+    first, *others = in_threads(3, in_first)
+    assert torch.equal(first, rows) and not any(len(other) for other in others)

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from every_case import every_case
 from own_processes import in_two_processes
 from tiny_classifiers import TINY, tiny_classifier
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 from transformers import PreTrainedModel, Trainer
 
 from vecaf_hf import VeCAFArguments, VeCAFTrainer
+from vecaf_hf.scoring.divisor import heeds_divisor
 from vecaf_hf.scoring.losses import classification_losses
 from vecaf_hf.selection import Selection
 
@@ -211,3 +214,15 @@ def test_what_cannot_be_told_is_left_to_trainer(loss: Any, tmp_path: Path, pools
         model = in_evaluation(tiny_classifier("vit"))
         found.append(logged(make(model, options(tmp_path, 4), train_dataset=pools["classes"], compute_loss_func=loss)))
     assert found[0] == pytest.approx(found[1], rel=2e-3)
+
+
+def test_to_find_it_out_leaves_each_module_in_its_mode() -> None:
+    """What is frozen in evaluation stays there."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model[1].eval()
+
+    def divided(number: Tensor) -> Tensor:
+        return (model(torch.eye(2)).exp().sum() / number).squeeze()
+
+    assert heeds_divisor(model, divided, torch.tensor(4), Accelerator(cpu=True))
+    assert [module.training for module in model.modules()] == [True, True, False]

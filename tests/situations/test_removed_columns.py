@@ -12,6 +12,8 @@ from pixels import collate, to_pixels
 from transformers import PreTrainedModel, TrainingArguments
 
 from vecaf_hf import VeCAFTrainer
+from vecaf_hf.data.indexed import Draw, IndexedDataset
+from vecaf_hf.data.unused_columns import UnusedColumns
 
 MakeModel = Callable[..., PreTrainedModel]
 MakeTrainer = Callable[..., VeCAFTrainer]
@@ -86,3 +88,14 @@ def test_a_collator_that_misses_a_column_is_told_which_option_keeps_it(
     with pytest.raises(ValueError, match=r"reads 'image', and the columns .*were removed.*remove_unused_columns=False"):
         make_trainer(make_vit(), pool=fashion, trainer=given, **options).train()
     make_trainer(make_vit(), pool=fashion, trainer=given, **{**options, "remove_unused_columns": False}).train()
+
+
+def test_a_transform_that_asks_for_a_seed_of_each_samples_own_has_it_still() -> None:
+    def alone(batch: dict[str, list[int]]) -> dict[str, list[int]]:
+        return {"labels": batch["label"], "given": [len(batch["hidden"])] * len(batch["label"])}
+
+    alone.one_by_one = True  # type: ignore[attr-defined]
+    stored = Dataset.from_dict({"label": [0, 1], "hidden": [5, 6]}).with_transform(alone)
+    pool = UnusedColumns().removed(stored, lambda dataset: dataset.remove_columns("hidden"))
+    items = [item for _, item in IndexedDataset(pool, 0).__getitems__([Draw(0), Draw(1)])]
+    assert items == [{"labels": 0, "given": 1}, {"labels": 1, "given": 1}]

@@ -42,6 +42,21 @@ def test_what_was_learned_of_balanced_classes_is_taken_to_the_pools() -> None:
     torch.testing.assert_close(head(torch.randn(4, 2)).softmax(1), trained.expand(4, 3))
 
 
+@pytest.mark.parametrize(("load_best", "step"), [(False, 8), (True, 4)])
+def test_the_best_model_is_corrected_by_what_it_was_trained_on(load_best: bool, step: int) -> None:
+    asked, head = [], nn.Linear(2, 3)
+
+    def shares(classes: int, step: int) -> tuple[Tensor, Tensor]:
+        asked.append(step)
+        return torch.ones(classes), torch.ones(classes)
+
+    args = TrainingArguments("unused")
+    args.load_best_model_at_end = load_best
+    state = TrainerState(global_step=8, best_global_step=4, best_model_checkpoint="checkpoint-4")
+    HeadCorrection(head, head, shares).on_train_end(args, state, TrainerControl())
+    assert asked == [step]
+
+
 def run(model: PreTrainedModel, dataset: Dataset, folder: Path, **options: Any) -> VeCAFTrainer:
     run_options = {"remove_unused_columns": False, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
     args = VeCAFArguments(
