@@ -285,8 +285,8 @@ class VeCAFTrainer(PushingTrainer):
         if is_fsdp(self.accelerator) and not is_sharded(self.model):
             self._share_out_model()
         elif zero_stage(self.accelerator) is not None:
-            # Trainer leaves it where it is until DeepSpeed has it, and the first loop is selected before. The engine of
-            # an earlier run is one no more.
+            # Trainer leaves it where it is until DeepSpeed has it, and the first loop is selected before. An earlier
+            # run's engine, which Trainer (5.23) keeps, trains no more.
             self.model_wrapped = self.model.to(self.args.device)
         # Anew: a hyperparameter search may have changed arguments and model since construction.
         plan = self.plan()
