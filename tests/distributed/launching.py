@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -44,6 +45,8 @@ CONFIGS = {
     "split-dispatched": ("12", '{"split_batches": true, "dispatch_batches": true}'),
     "even": ("6", '{"even_batches": true}'),
 }
+# The best of a run's models is its last word.
+BEST = {"load_best_model_at_end": True, "metric_for_best_model": "cross_entropy", "greater_is_better": False}
 OTHERS_CHECKPOINT = "resumed-from-two"
 
 Read = Callable[..., list[Any]]
@@ -114,6 +117,10 @@ def batches_of(size: int, name: str, *options: str) -> list[str]:
     return ["--name", name, "--per_device_train_batch_size", str(size), *options]
 
 
+def with_arguments(name: str, *options: str, **values: Any) -> list[str]:
+    return batches_of(6, name, *options, "--more", json.dumps(values))
+
+
 def reader(folder: Path, processes: int, ended: Ended) -> Read:
     """What the processes wrote of a run, by its name; with `failed`, why they could not end it."""
 
@@ -125,3 +132,11 @@ def reader(folder: Path, processes: int, ended: Ended) -> Read:
 
 def same(one: Any, other: Any) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def assert_goes_on(read: Read, name: str, trained: int) -> None:
+    """After 2 of 6 steps, in the middle of the first loop, as if nothing had happened."""
+    for resumed, run in zip(read(f"{name}-resumed"), read(name), strict=True):
+        for part in ("weights", "aligner", "selections", "logs"):
+            same(resumed[part], run[part])
+        assert resumed["trained"] == run["trained"][trained:]

@@ -3,15 +3,13 @@ them has whole; started with the shipped configuration."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from launching import ACCELERATE, WEIGHTED, Read, batches_of, reader, same, start
+from launching import ACCELERATE, BEST, WEIGHTED, Read, assert_goes_on, batches_of, reader, same, start, with_arguments
 from own_processes import ROOT
 from train_two_loops import IMAGES, POOL, scored_alone, to_pixels
 from transformers import ViTForImageClassification
@@ -26,11 +24,6 @@ FSDP = [
 ]
 
 
-def with_arguments(name: str, *options: str, **values: Any) -> list[str]:
-    return batches_of(6, name, *options, "--more", json.dumps(values))
-
-
-BEST = {"load_best_model_at_end": True, "metric_for_best_model": "cross_entropy", "greater_is_better": False}
 # Each reads or writes the model in a way of its own.
 RUNS = [
     batches_of(6, "plain", *WEIGHTED),
@@ -92,11 +85,7 @@ def test_it_does_what_a_whole_one_does(sharded: Read, whole: Read, name: str) ->
 
 @pytest.mark.parametrize(("name", "trained"), [("plain", 4), ("adapter", 2)])
 def test_it_goes_on_as_if_nothing_had_happened(sharded: Read, name: str, trained: int) -> None:
-    """After 2 of 6 steps, in the middle of the first loop."""
-    for resumed, run in zip(sharded(f"{name}-resumed"), sharded(name), strict=True):
-        for part in ("weights", "aligner", "selections", "logs"):
-            same(resumed[part], run[part])
-        assert resumed["trained"] == run["trained"][trained:]
+    assert_goes_on(sharded, name, trained)
 
 
 def test_its_checkpoint_is_an_ordinary_one(sharded: Read, folders: tuple[Path, Path]) -> None:

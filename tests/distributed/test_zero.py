@@ -5,14 +5,12 @@ In float32, since DeepSpeed casts batches to its own precision. Its checkpoints 
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from launching import ACCELERATE, WEIGHTED, Read, batches_of, reader, same, start
+from launching import ACCELERATE, BEST, WEIGHTED, Read, assert_goes_on, batches_of, reader, same, start, with_arguments
 from own_processes import ROOT
 from transformers import ViTForImageClassification
 
@@ -29,11 +27,6 @@ ZERO = [
 VARIABLES = {"DTYPE": "float32", "ACCELERATE_USE_CPU": "false"}
 
 
-def with_arguments(name: str, *options: str, **values: Any) -> list[str]:
-    return batches_of(6, name, *options, "--more", json.dumps(values))
-
-
-BEST = {"load_best_model_at_end": True, "metric_for_best_model": "cross_entropy", "greater_is_better": False}
 RUNS = [
     batches_of(6, "plain", *WEIGHTED),
     batches_of(6, "uneven", "--bad", "3", "10", "11", "--on_bad_sample", "skip"),
@@ -90,11 +83,7 @@ def test_it_does_what_a_replicated_one_does(zero: Read, replicated: Read, name: 
 
 @pytest.mark.parametrize(("name", "trained"), [("plain", 4), ("adapter", 2)])
 def test_it_goes_on_as_if_nothing_had_happened(zero: Read, name: str, trained: int) -> None:
-    """After 2 of 6 steps, in the middle of the first loop."""
-    for resumed, run in zip(zero(f"{name}-resumed"), zero(name), strict=True):
-        for part in ("weights", "aligner", "selections", "logs"):
-            same(resumed[part], run[part])
-        assert resumed["trained"] == run["trained"][trained:]
+    assert_goes_on(zero, name, trained)
 
 
 def test_it_is_trained_a_second_time(zero: Read) -> None:

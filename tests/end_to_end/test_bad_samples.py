@@ -289,22 +289,28 @@ def test_a_training_transform_that_fails_on_some(
     assert all(not narrow & set(selection.indices.tolist()) for selection in trainer.selection_history)
 
 
-def test_a_sample_that_could_not_be_loaded_for_a_while_is_back(
-    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
-) -> None:
-    clean, broken = train.format["format_kwargs"]["transform"], {5, 20}
-    numbered = train.select(range(SIZE)).add_column("number", list(range(SIZE)))
+def pool_without(train: Dataset, broken: set[int]) -> Dataset:
+    """A pool of which these samples cannot be loaded, as long as they are in the set."""
+    clean = train.format["format_kwargs"]["transform"]
 
     def load(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if broken & set(batch["number"]):
             raise OSError("the server does not answer")
         return clean(batch)
 
+    return train.select(range(SIZE)).add_column("number", list(range(SIZE))).with_transform(load)
+
+
+def test_a_sample_that_could_not_be_loaded_for_a_while_is_back(
+    make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
+) -> None:
+    broken = {5, 20}
+
     class Mended(TrainerCallback):
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             broken.clear()
 
-    trainer = make_trainer(make_vit(), [Mended()], pool=numbered.with_transform(load), on_bad_sample="skip")
+    trainer = make_trainer(make_vit(), [Mended()], pool=pool_without(train, broken), on_bad_sample="skip")
     trainer.train()
     assert trainer.skipped_samples == {}
     assert trainer.loop_records[0].info.keys() == trainer.loop_records[1].info.keys()
@@ -313,16 +319,9 @@ def test_a_sample_that_could_not_be_loaded_for_a_while_is_back(
 def test_what_was_mended_after_a_run_is_trained_on_in_the_next(
     make_vit: MakeModel, make_trainer: MakeTrainer, train: Dataset
 ) -> None:
-    clean, broken = train.format["format_kwargs"]["transform"], {5, 20}
-    numbered = train.select(range(SIZE)).add_column("number", list(range(SIZE)))
-
-    def load(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        if broken & set(batch["number"]):
-            raise OSError("the server does not answer")
-        return clean(batch)
-
+    broken = {5, 20}
     options = {"strategy": "full", "num_loops": 1, "max_steps": 8, "eval_strategy": "no", "on_bad_sample": "skip"}
-    trainer = make_trainer(make_vit(), pool=numbered.with_transform(load), **options)
+    trainer = make_trainer(make_vit(), pool=pool_without(train, broken), **options)
     trainer.train()
     assert trainer.skipped_samples.keys() == {5, 20} and len(trainer.selection) == SIZE - 2
     broken.clear()

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,8 @@ def find_damage(folder: Path) -> str | None:
     for name in sorted(present):
         if not is_readable(folder / name):
             return f"{name} is damaged"
-    expected = _shards(folder) | _generators(folder) | _optimizer(folder, present)
+    identity = _state(folder).get("identity", {})
+    expected = _shards(folder) | _generators(identity) | _optimizer(folder, identity, present)
     lacking = sorted(expected - present)
     return f"it has no {lacking[0]}" if lacking else None
 
@@ -154,19 +155,14 @@ def _shards(folder: Path) -> set[str]:
     return set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
 
 
-def _world(folder: Path) -> int:
-    return _state(folder).get("identity", {}).get("world_size", 0)
-
-
-def _generators(folder: Path) -> set[str]:
+def _generators(identity: Mapping[str, Any]) -> set[str]:
     """Files with the states of the processes' generators."""
-    world = _world(folder)
+    world = identity.get("world_size", 0)
     return {"rng_state.pth"} if world == 1 else {f"rng_state_{rank}.pth" for rank in range(world)}
 
 
-def _optimizer(folder: Path, present: set[str]) -> set[str]:
+def _optimizer(folder: Path, identity: Mapping[str, Any], present: set[str]) -> set[str]:
     """Files with the states of optimizer and schedule."""
-    identity = _state(folder).get("identity", {})
     stage = identity.get("zero_stage")
     if stage is None:
         # With FSDP the optimizer's has another name.
@@ -177,7 +173,8 @@ def _optimizer(folder: Path, present: set[str]) -> set[str]:
         return schedule | {LATEST}
     place = (folder / LATEST).read_text(errors="replace").strip()
     # From stage 1 on, each process has a part of the optimizer's state.
-    prefix, ranks = "bf16_" if identity["zero_precision"] == "bf16" else "", range(_world(folder) if stage else 0)
+    prefix = "bf16_" if identity["zero_precision"] == "bf16" else ""
+    ranks = range(identity["world_size"] if stage else 0)
     parts = {f"{place}/{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in ranks}
     return schedule | parts | {f"{place}/mp_rank_00_model_states.pt"}
 

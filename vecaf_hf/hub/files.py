@@ -15,6 +15,7 @@ from transformers.trainer import FSDP_MODEL_NAME, OPTIMIZER_NAME_BIN, TRAINER_ST
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from vecaf_hf.checkpoint.files import RUN_FILE, checkpoints_of_run
+from vecaf_hf.loop.sharding import CHECKPOINTS_PUSHED
 from vecaf_hf.loop.state import JSON_FILE, TENSORS_FILE
 from vecaf_hf.reporting.card import PLOTS
 from vecaf_hf.reporting.local_paths import without_paths, without_places
@@ -47,7 +48,7 @@ def run_files(folder: Path, strategy: HubStrategy) -> Files:
             f"{folder} holds no model.safetensors, so no finished run: give the output_dir of a run that has saved its "
             f"model, or one of its {PREFIX_CHECKPOINT_DIR}-N folders"
         )
-    if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+    if strategy in CHECKPOINTS_PUSHED:
         checkpoints = checkpoints_of_run(folder)
         for checkpoint in checkpoints[-1:] if strategy == HubStrategy.CHECKPOINT else checkpoints:
             files |= checkpoint_in(checkpoint, strategy)

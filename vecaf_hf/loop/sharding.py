@@ -16,6 +16,7 @@ from vecaf_hf.selection import find_strategy
 
 logger = logging.getLogger(__name__)
 
+# Of Trainer's ways to push, those that take along what a run resumes from.
 CHECKPOINTS_PUSHED = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
 
