@@ -206,6 +206,7 @@ def test_every_option_goes_through_the_command_line(tmp_path, field):
         "centroid_start": "weighted",
         "score_cache": "folder",
         "half_embeddings": True,
+        "scoring_bf16": True,
         "head": "classifier.1",
         "label_column": "kind",
         "jtt_restart": False,

@@ -122,6 +122,13 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
         default=None,
         metadata={"help": "Batch per process of the scoring pass; per_device_eval_batch_size if not set."},
     )
+    scoring_bf16: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether the pool is scored in bfloat16, by autocast, whatever the training's precision: faster "
+            "where the device has instructions for it."
+        },
+    )
     score_cache: str | None = field(
         default=None,
         metadata={
@@ -383,7 +390,7 @@ class VeCAFArguments(TrainingArguments, SelectionOptions):
             "jtt_restart",
             "label_smoothing_factor",
             *([] if self.select_for is None else ["select_for"]),
-            *(["half_embeddings"] if self.half_embeddings else []),
+            *(name for name in ("half_embeddings", "scoring_bf16") if getattr(self, name)),
         ]
         # By what acts: to write down a default, or what the strategy does not heed, is no other run.
         way, part = self.scoring_way

@@ -1,4 +1,5 @@
-"""What a selection costs, in exact passes: the N x K similarities of pool and centroids, computed once, nothing stored.
+"""What a selection costs, in exact passes: the N x K similarities of pool and centroids, computed once in float32,
+nothing stored.
 
     python recipes/benchmarks/selection.py [--fashion_mnist FOLDER] [--rows NAME ...] [--device cuda]
 
@@ -39,7 +40,9 @@ from vecaf_hf.scoring.linear_heads import fit_head, make_probe, rescored
 from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.descent import optimise_centroids
-from vecaf_hf.selection.similarity import nearest, unit_rows
+from vecaf_hf.selection.products import products
+from vecaf_hf.selection.rounded import has_native_bfloat16
+from vecaf_hf.selection.similarity import unit_rows
 from vecaf_hf.selection.starts import start_centroids
 from vecaf_hf.selection.weighting import loss_weights, target_distribution
 
@@ -160,6 +163,12 @@ def some_rows(row: Row) -> torch.Tensor:
     return torch.randperm(row.size, generator=torch.Generator().manual_seed(0))[: row.count]
 
 
+def one_pass(embeddings: torch.Tensor, centroids: torch.Tensor) -> None:
+    """The measure: each sample's nearest centroid, by float32 products of them all."""
+    for _, similarities in products(embeddings, centroids):
+        similarities.max(dim=1)
+
+
 def measure(row: Row, pool: Candidates, repeats: int, device: str) -> dict[str, object]:
     """Seconds of each pass and selection, and GiB of memory; J where centroids start as they do by default, and where
     they start at random samples."""
@@ -174,7 +183,7 @@ def measure(row: Row, pool: Candidates, repeats: int, device: str) -> dict[str, 
     selections, passes = [], []
     for seed in tqdm(range(repeats), "Repeats", leave=False):
         if row.allocation == "global":
-            passes.append(timed(partial(nearest, embeddings, centroids), device))
+            passes.append(timed(partial(one_pass, embeddings, centroids), device))
         selections.append(timed(partial(run_strategy, strategy, pool, row.count, options, seed), device))
     highest = peak(device)
     j = {
@@ -276,7 +285,8 @@ def main(given: argparse.Namespace) -> None:
         "decrease in J, of the reference's",
     ]
     lines = [line(name, given) for name in tqdm(names, "Rows")]
-    print(f"{given.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    bfloat16 = "native" if has_native_bfloat16() else "none"
+    print(f"{given.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, bfloat16: {bfloat16}")
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", *lines, sep="\n")
     for what, rows in GROWTH.items():
         if set(rows) <= set(names):

@@ -80,6 +80,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "size": {"scoring_image_size": 16},
     "bf16": {"bf16": True},
     "half": {"half_embeddings": True, "rescore": "proxy"},
+    "scoring_bf16": {"scoring_bf16": True},
     "workers": {"dataloader_num_workers": 1},
 }
 
@@ -219,6 +220,7 @@ OTHERS: dict[str, Callable[[MakeModel, Dataset], dict[str, Any]]] = {
     "size": lambda make, pool: {"scoring_image_size": 16},
     "precision": lambda make, pool: {"bf16": True},
     "half": lambda make, pool: {"half_embeddings": True},
+    "scoring_bf16": lambda make, pool: {"scoring_bf16": True},
     "batch": lambda make, pool: {"scoring_batch_size": 50},
 }
 

@@ -187,6 +187,24 @@ def test_embeddings_in_half_precision():
         make_scorer(half_embeddings=True).score(model, head, torch.arange(N))
 
 
+@every_case("returns", ["output", "tuple", "mapping"])
+def test_scoring_in_bfloat16(returns):
+    model = Model(returns)
+    scored = make_scorer(bf16=True, logits=True, check_loss=True).score(
+        model, Head(model, "head", "a test"), torch.arange(N)
+    )
+    model.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        embeddings = model.body(Pool().pixels).float()
+        logits = model.head(embeddings).float()
+    assert torch.equal(scored.embeddings, embeddings) and torch.equal(scored.logits, logits)
+    # Of rounded logits, and not rounded again.
+    assert torch.equal(scored.losses, nn.functional.cross_entropy(logits, Pool().labels, reduction="none"))
+    exact = make_scorer().score(model, Head(model, "head", "a test"), torch.arange(N))
+    assert not torch.equal(exact.embeddings, scored.embeddings)
+    assert torch.cosine_similarity(exact.embeddings, scored.embeddings).min() > 0.999
+
+
 def test_an_infinity_is_not_put_down_to_half_precision():
     def broken(samples):
         batch = stack(samples)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vecaf_hf.selection import objective as module
-from vecaf_hf.selection import similarity
+from vecaf_hf.selection import products
 from vecaf_hf.selection.objective import mean_log_sum, objective, pull, repulsion, tangent
 from vecaf_hf.selection.similarity import nearest
 
@@ -31,7 +31,7 @@ def objective_and_gradient(
 def test_value_and_gradient_equal_dense_autograd(
     size, count, dimension, temperature, diversity_weight, chunk_elements, kept_elements, monkeypatch
 ):
-    monkeypatch.setattr(similarity, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(products, "CHUNK_ELEMENTS", chunk_elements)
     monkeypatch.setattr(module, "KEPT_ELEMENTS", kept_elements)
     embeddings, losses, centroids = problem(size, count, dimension)
     probabilities = losses / losses.sum()
@@ -58,7 +58,7 @@ def test_objective_of_unnormalised_arrays_is_that_of_their_unit_rows():
 
 @every_case("count", [1, 2, 33])
 def test_the_value_alone_is_that_beside_the_gradient(count, monkeypatch):
-    monkeypatch.setattr(similarity, "CHUNK_ELEMENTS", 50)
+    monkeypatch.setattr(products, "CHUNK_ELEMENTS", 50)
     _, _, centroids = problem(40, count, 8)
     torch.testing.assert_close(mean_log_sum(centroids, 0.07), repulsion(centroids, 0.07)[0])
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vecaf_hf.selection import similarity
+from vecaf_hf.selection import products
 from vecaf_hf.selection.similarity import Top, nearest, survey, unit_rows
 
 
 @pytest.mark.parametrize("chunk_elements", [1, 7, 2**23])
 def test_nearest_does_not_depend_on_chunks(chunk_elements, monkeypatch):
-    monkeypatch.setattr(similarity, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(products, "CHUNK_ELEMENTS", chunk_elements)
     queries, _, keys = problem(23, 11, 4)
     values, rows = nearest(queries, keys)
     assert torch.equal(rows, (queries @ keys.T).argmax(dim=1))
@@ -33,7 +33,7 @@ def test_unit_keeps_a_zero_row_at_zero():
 @pytest.mark.parametrize("chunk_elements", [1, 100, 2**23])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_unit_rows_copies_what_is_asked_for(dtype, chunk_elements, monkeypatch):
-    monkeypatch.setattr(similarity, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(products, "CHUNK_ELEMENTS", chunk_elements)
     embeddings = (5 * torch.randn(30, 8, generator=torch.Generator().manual_seed(0))).to(dtype)
     before, rows = embeddings.clone(), torch.tensor([29, 3, 3, 17])
     torch.testing.assert_close(
@@ -103,7 +103,7 @@ def clouds(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 @given(clouds(), st.sampled_from([1, 3, 16]), st.sampled_from([1, 10, 2**23]))
 def test_survey_is_both_views_of_the_whole_matrix(cloud, count, chunk_elements):
     queries, keys = cloud
-    with mock.patch.object(similarity, "CHUNK_ELEMENTS", chunk_elements):
+    with mock.patch.object(products, "CHUNK_ELEMENTS", chunk_elements):
         seen = survey(queries, keys, count)
     matrix = queries @ keys.T
     assert torch.equal(seen.similarity, matrix.amax(dim=1))
@@ -114,7 +114,7 @@ def test_survey_is_both_views_of_the_whole_matrix(cloud, count, chunk_elements):
 
 @pytest.mark.parametrize("chunk_elements", [700, 5000, 2**23])
 def test_recall_of_nearest_and_top_is_one_on_continuous_data(chunk_elements, monkeypatch):
-    monkeypatch.setattr(similarity, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(products, "CHUNK_ELEMENTS", chunk_elements)
     embeddings, _, centroids = problem(900, 40, 24, dtype=torch.float64)
     seen = survey(embeddings, centroids, 16)
     matrix = embeddings @ centroids.T

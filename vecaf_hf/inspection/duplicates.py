@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vecaf_hf.selection.similarity import products, unit_rows
+from vecaf_hf.selection.products import products
+from vecaf_hf.selection.similarity import unit_rows
 
 # Cosine similarity from which two samples count as near duplicates. Of embeddings less their mean: what all of them
 # share (after a ReLU, most of their length) says nothing, and without it one threshold serves different models. Fixed,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object, send_to_device
+from accelerate.utils import broadcast, convert_to_fp32, gather_object, send_to_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -48,6 +48,7 @@ class Wanted:
         check_loss: Whether the first batch's mean loss is checked against the objective's reference.
         shares: Whether each process keeps the embeddings of its own block alone, as `shared_embeddings`.
         half_embeddings: Whether embeddings are float16.
+        bf16: Whether the model works in bfloat16, whatever the training's precision.
     """
 
     losses: bool = True
@@ -57,6 +58,12 @@ class Wanted:
     check_loss: bool = False
     shares: bool = False
     half_embeddings: bool = False
+    bf16: bool = False
+
+
+def autocast(accelerator: Accelerator, bf16: bool) -> AbstractContextManager[None]:
+    """A block in which a model scores: in bfloat16, or in the training's precision."""
+    return torch.autocast(accelerator.device.type, torch.bfloat16) if bf16 else accelerator.autocast()
 
 
 class ForwardPass:
@@ -188,11 +195,13 @@ class ForwardPass:
         # Not in inference mode: a model may keep what it has made once, and then train on it.
         with (
             torch.no_grad(),
-            self.accelerator.autocast(),
+            autocast(self.accelerator, self.wanted.bf16),
             head.watched() as calls,
             self.observed(inputs, len(indices)) as further,
         ):
             outputs = self._outputs(model, inputs, len(indices))
+        # As accelerate does in mixed precision: losses are not to be rounded once more.
+        outputs = convert_to_fp32(outputs) if self.wanted.bf16 else outputs
         if first:
             self.output_kind = kind_of_output(outputs)
         fields, reads_logits = dict(further), bool(head.reader) or self.wanted.logits
@@ -200,7 +209,7 @@ class ForwardPass:
         with torch.inference_mode():
             if head.reader and logits is not None:
                 mask = inputs.get("attention_mask")
-                with self.accelerator.autocast():
+                with autocast(self.accelerator, self.wanted.bf16):
                     fields["embeddings"] = head.embeddings(calls, logits, first, mask)
             if self.wanted.logits and logits is not None:
                 _check_rows(logits, len(indices))

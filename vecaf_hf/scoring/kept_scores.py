@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
 
@@ -56,6 +57,8 @@ class Source(Protocol):
     def whole_head(self) -> nn.Module: ...
 
     def score_at(self, indices: Tensor, wanted: Wanted) -> Candidates: ...
+
+    def autocast(self) -> AbstractContextManager[None]: ...
 
 
 class KeptScores:
@@ -123,9 +126,7 @@ class KeptScores:
         """With losses, and logits, of the head on the embeddings."""
         with self.meter.timed("select"), self.meter.measured("score"):
             source, losses = self.source, self.source.objective.sample_losses
-            return rescored(
-                source.whole_head, scored, losses, source.output_kind, source.keeps_logits, self.accelerator.autocast
-            )
+            return rescored(source.whole_head, scored, losses, source.output_kind, source.keeps_logits, source.autocast)
 
     @property
     def has_entry(self) -> bool:
@@ -168,6 +169,7 @@ class KeptScores:
             *(VERSION, torch.__version__, transformers.__version__),
             *(weights, dataset_hash(dataset), pixels),
             *(["half"] if self.pool.args.half_embeddings else []),
+            *(["bf16"] if self.pool.args.scoring_bf16 else []),
             *(self.image_size, self.accelerator.mixed_precision, torch.get_float32_matmul_precision()),
             # What is batched otherwise differs in its last bits.
             *(self.accelerator.device.type, self.pool.scoring_batch_size, self.accelerator.num_processes),

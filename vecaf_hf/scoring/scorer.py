@@ -20,7 +20,7 @@ from vecaf_hf.data.checks import check_same_classes
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.appearance import appearance_in
 from vecaf_hf.scoring.entering import Head
-from vecaf_hf.scoring.forward_pass import ForwardPass, Wanted
+from vecaf_hf.scoring.forward_pass import ForwardPass, Wanted, autocast
 from vecaf_hf.scoring.irreducible import irreducible_losses
 from vecaf_hf.scoring.kept_scores import KeptScores
 from vecaf_hf.scoring.linear_heads import (
@@ -115,7 +115,8 @@ class Scorer:
     def score_at(self, indices: Tensor, wanted: Wanted, pool: Pool | None = None) -> Candidates:
         """By a forward pass; of another pool, if one is given. Logits and precision are as the run has them."""
         pool = self.pool if pool is None else pool
-        wanted = replace(wanted, logits=self.keeps_logits, half_embeddings=self.args.half_embeddings)
+        args, logits = self.args, self.keeps_logits
+        wanted = replace(wanted, logits=logits, half_embeddings=args.half_embeddings, bf16=args.scoring_bf16)
         forward = ForwardPass(self.accelerator, self.objective, pool, self.meter, wanted, self._fitting, self._observed)
         self.watcher.before_scoring()
         scored = forward.score(self.model, self.head_of_model, indices)
@@ -132,6 +133,10 @@ class Scorer:
         if self.keeps_appearance and self.head_of_model.reader:
             found = appearance_in(self.model, inputs)
             further |= {} if found is None else {"appearance": found}
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """A block in the precision that the model scores in."""
+        return autocast(self.accelerator, self.args.scoring_bf16)
 
     @property
     def head(self) -> nn.Module:

@@ -17,9 +17,9 @@ from torch.nn.functional import normalize
 
 from vecaf_hf.selection.candidates import Candidates, LinearHead
 from vecaf_hf.selection.options import SelectionOptions
+from vecaf_hf.selection.products import chunks
 from vecaf_hf.selection.registry import strategy
 from vecaf_hf.selection.selection import Selection
-from vecaf_hf.selection.similarity import chunks
 
 # epsilon = STEP / sqrt(d).
 STEP = 0.2

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.selection.processes import Spread
-from vecaf_hf.selection.similarity import Top, products, survey
+from vecaf_hf.selection.products import products
+from vecaf_hf.selection.similarity import Top, survey
 
 # Nearest samples of each centroid that are looked up at first.
 NEAREST_SAMPLES = 8

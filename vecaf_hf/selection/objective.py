@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 
 from vecaf_hf.selection.processes import ALONE, Processes, share_of
-from vecaf_hf.selection.similarity import chunks, product, products
+from vecaf_hf.selection.products import SMALLER, chunks, product, products
 
 # Centroid similarities that are kept between the two products of the repulsion: 512 MiB of floats, K about 11,600.
 # Beyond, they are computed twice.
 KEPT_ELEMENTS = 2**27
-# Columns that blocks of the pull are cut for: they stay in a CPU's cache.
-PULLED_AT_ONCE = 2**12
 # Added and subtracted, it rounds a float64 between -1 and 1 to a multiple of 2^-50. Sums of those that stay below 2
 # have no rounding, so that they are the same in any order, and however processes share them.
 ROUNDS_TO_A_GRID = 6.0
@@ -52,7 +50,7 @@ def pull(
     # MPS has no float64.
     device = "cpu" if embeddings.device.type == "mps" else embeddings.device
     sums = torch.zeros((count, embeddings.shape[1]), dtype=torch.float64, device=device)
-    for where, block in chunks(embeddings, PULLED_AT_ONCE):
+    for where, block in chunks(embeddings, SMALLER * embeddings.shape[1]):
         pulls = (block * probabilities[where, None]).to(sums).add_(ROUNDS_TO_A_GRID).sub_(ROUNDS_TO_A_GRID)
         sums.index_add_(0, assignment[where].to(device), pulls)
         if before is not None:

@@ -2,57 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, pad
 
 from vecaf_hf.selection.processes import Processes, Spread
-
-# Similarities held at once: 16 MiB of floats. On a CPU, a larger block has left the cache before it is read.
-CHUNK_ELEMENTS = 2**22
-# On an accelerator, 512 MiB: fewer and larger products.
-ACCELERATOR_CHUNK_ELEMENTS = 2**27
-# What processes that share a pool find must not depend on how many rows each of them has. MKL 2024.2 multiplies fewer
-# than 4 rows, a matrix with a vector, and rows that begin at no multiple of 64 bytes in other ways, whose last bits are
-# others.
-LEAST_ROWS, ALIGNED_COLUMNS = 16, 16
-
-
-def chunks(rows: Tensor, columns: int) -> Iterator[tuple[slice, Tensor]]:
-    """Consecutive blocks of `rows`, sized so that block x columns stays within the device's CHUNK_ELEMENTS."""
-    elements = CHUNK_ELEMENTS if rows.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
-    size = max(1, elements // max(1, columns))
-    for start in range(0, len(rows), size):
-        yield slice(start, start + size), rows[start : start + size]
-
-
-def products(queries: Tensor, keys: Tensor, out: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-    """Inner products of consecutive blocks of queries with all keys, each [n, K].
-
-    Each block overwrites the one before, so that memory is asked for once; with `out`, [N, K], all stay.
-    """
-    buffer = out
-    for where, block in chunks(queries, len(keys)):
-        if buffer is None:
-            buffer = queries.new_empty((len(block), len(keys)))
-        taken = buffer[: len(block)] if out is None else out[where]
-        yield where, product(block, keys.T, taken)
-
-
-def product(rows: Tensor, matrix: Tensor, out: Tensor) -> Tensor:
-    """Their product, into `out`. Where rows are `aligned`, and on a CPU, each is the same to the last bit whatever the
-    other rows are. [n, m], [m, k] -> [n, k]."""
-    few, column = len(rows) < LEAST_ROWS, matrix.shape[1] == 1
-    if not few and not column:
-        return torch.matmul(rows, matrix, out=out)
-    if few:
-        rows = pad(rows, (0, 0, 0, LEAST_ROWS - len(rows)))
-    if column:
-        matrix = pad(matrix, (0, 1))
-    return out.copy_((rows @ matrix)[: len(out), : out.shape[1]])
+from vecaf_hf.selection.products import ALIGNED_COLUMNS, SMALLER, chunks, products
+from vecaf_hf.selection.rounded import GROUP, Rounded, pays, rounded_products
 
 
 def unit_rows(embeddings: Tensor, rows: Tensor | None = None, aligned: bool = False) -> Tensor:
@@ -60,13 +17,16 @@ def unit_rows(embeddings: Tensor, rows: Tensor | None = None, aligned: bool = Fa
     half-precision pool. [N, d], LongTensor [n] -> [n, d]; `aligned`, d is a multiple of 16, columns of 0 are added."""
     count, columns = len(embeddings) if rows is None else len(rows), embeddings.shape[1]
     added = -columns % ALIGNED_COLUMNS if aligned else 0
-    copied = embeddings.new_zeros((count, columns + added), dtype=torch.float32)
-    for where, block in chunks(copied, columns):
+    copied = torch.empty((count, columns + added), dtype=torch.float32, device=embeddings.device)
+    copied[:, columns:] = 0
+    for where, block in chunks(copied, SMALLER * columns):
         taken = embeddings[where] if rows is None else embeddings[rows[where]]
         # Half precision would round the quotient. Float64 keeps its type: float32 does not hold the largest of it.
         taken = taken if taken.dtype == torch.float64 else taken.float()
         largest = taken.abs().amax(dim=1, keepdim=True)
-        block[:, :columns].copy_(normalize((taken / largest.clamp(min=torch.finfo(taken.dtype).tiny)).float(), dim=-1))
+        scaled = (taken / largest.clamp(min=torch.finfo(taken.dtype).tiny)).float()
+        length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+        torch.div(scaled, length.clamp(min=torch.finfo(length.dtype).tiny), out=block[:, :columns])
     return copied
 
 
@@ -77,6 +37,10 @@ def nearest(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """
     values = queries.new_empty(len(queries))
     rows = torch.empty(len(queries), dtype=torch.long, device=queries.device)
+    if pays(queries, keys):
+        for where, rounded in rounded_products(queries, keys):
+            values[where], rows[where] = rounded.nearest()
+        return values, rows
     for where, similarities in products(queries, keys):
         torch.max(similarities, dim=1, out=(values[where], rows[where]))
     return values, rows
@@ -101,9 +65,14 @@ def survey(embeddings: Tensor | Spread, centroids: Tensor, count: int) -> Survey
     spread = Spread.of(embeddings)
     similarity = spread.own.new_empty(len(spread.own))
     top = Top(centroids, count)
-    for where, similarities in products(spread.own, centroids):
-        torch.amax(similarities, dim=1, out=similarity[where])
-        top.add(similarities, spread.share.start + where.start)
+    if pays(spread.own, centroids):
+        for where, rounded in rounded_products(spread.own, centroids):
+            similarity[where], _ = rounded.nearest()
+            top.add_rounded(rounded, spread.share.start + where.start)
+    else:
+        for where, similarities in products(spread.own, centroids):
+            torch.amax(similarities, dim=1, out=similarity[where])
+            top.add(similarities, spread.share.start + where.start)
     top.merge_with(spread.processes)
     return Survey(spread.whole(similarity), top)
 
@@ -132,16 +101,39 @@ class Top:
 
     def add(self, block: Tensor, first_row: int) -> None:
         """Rows that follow those added before; minus infinity is never kept. [n, K]."""
-        lowest = self.values[:, -1]
-        # Few columns have anything to take in after the first blocks.
-        columns = (block.amax(dim=0) > lowest).nonzero().squeeze(1)
-        if len(columns) < len(lowest):
-            block, lowest = block[:, columns], lowest[columns]
-        enters = block > lowest
-        if len(block) > self.count and bool(lowest.isinf().any()):
-            enters &= block >= block.topk(self.count, dim=0).values[-1]
-        row, column = enters.nonzero(as_tuple=True)
-        self._waiting.append((block[row, column], row + first_row, columns[column]))
+        row, column = self._entering(block)
+        self._wait(block[row, column], row + first_row, column)
+
+    def add_rounded(self, block: Rounded, first_row: int) -> None:
+        """Rows that follow those added before, of whose products few need be computed."""
+        row, column = self._entering(block.of_keys, block.slack)
+        if block.is_cheaper_whole(row):
+            self.add(block.all_exact(), first_row)
+        else:
+            self._wait(block.exact(row, column), row + first_row, column)
+
+    def _entering(self, block: Tensor, slack: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Row and column of values that may be among the largest, where each is off by no more than the slack."""
+        groups = len(block) // GROUP
+        if groups == 0:
+            row, column = (block > self.values[:, -1] - slack).nonzero(as_tuple=True)
+            return row, column
+        grouped = block[: groups * GROUP].unflatten(0, (GROUP, -1))
+        highest = grouped.amax(dim=0)  # [n / GROUP, K]
+        # Above the lowest; of the first rows, no less than what so many groups have.
+        bound = torch.nextafter(self.values[:, -1] - slack, self.values.new_full((), torch.inf))
+        if groups >= self.count and bool(self.values[:, -1].isinf().any()):
+            bound = torch.maximum(bound, highest.topk(self.count, dim=0).values[-1] - 2 * slack)
+        group, column = (highest >= bound).nonzero(as_tuple=True)
+        place, found = (grouped[:, group, column] >= bound[column]).nonzero(as_tuple=True)
+        row, column = place * groups + group[found], column[found]
+        if groups * GROUP == len(block):
+            return row, column
+        last_row, last_column = self._entering(block[groups * GROUP :], slack)
+        return torch.cat([row, last_row + groups * GROUP]), torch.cat([column, last_column])
+
+    def _wait(self, values: Tensor, rows: Tensor, columns: Tensor) -> None:
+        self._waiting.append((values, rows, columns))
         if sum(len(values) for values, _, _ in self._waiting) >= self.values.numel():
             self.merge()
 
