@@ -1,14 +1,16 @@
 """Throughput of the scoring pass, as a ratio to a bare forward loop of the same model over the same loader; and what a
-loop boundary costs with each value of `rescore` and at half the resolution, as a ratio to a full pass.
+loop boundary costs with each value of `rescore`, at half the resolution and in bfloat16, as a ratio to a full pass.
 
     python recipes/benchmarks/scoring.py [--rounds 5]
+    python recipes/benchmarks/scoring.py --vit_small --image_size 224 --samples 300 --batch_size 50
 
-EfficientNet-Lite0 on the quickstart's Fashion-MNIST images. The scoring pass takes embeddings, losses and labels out of
-each forward, checks them and keeps them; the bare loop throws all away. Both run in alternating order, and so does the
-bare loop against itself: the noise.
+EfficientNet-Lite0, or a ViT-S/16 with random weights, on the quickstart's Fashion-MNIST images. The scoring pass takes
+embeddings, losses and labels out of each forward, checks them and keeps them; the bare loop throws all away. Both run
+in alternating order, and so does the bare loop against itself: the noise.
 
 A boundary's seconds are those of all that gives the candidates their scores (for proxy the fit), after the first one;
-each round takes all ways in turn, and the first way a second time: the noise.
+each round takes all ways in turn, and the first way a second time: the noise. What bfloat16 changes of embeddings and
+selection is told beside it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from tqdm.auto import tqdm
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from ratios import summary
@@ -36,7 +39,8 @@ from vecaf_hf.cost import FULL_SIZE
 from vecaf_hf.data.indexed import POOL_INDEX
 from vecaf_hf.loop.selector import Past
 from vecaf_hf.scoring.rescoring import RESCORING
-from vecaf_hf.selection import Selection
+from vecaf_hf.selection import Selection, SelectionOptions, find_strategy, run_strategy
+from vecaf_hf.selection.candidates import Candidates
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 
@@ -124,16 +128,46 @@ def modes(trainers: dict[str, VeCAFTrainer], rounds: int) -> None:
         print(f"| {way} | {cells} |")
 
 
-def main(rounds: int, samples: int, image_size: int, batch_size: int) -> None:
+def agreement(exact: VeCAFTrainer, rounded: VeCAFTrainer) -> None:
+    """What another precision makes of the embeddings, and of a tenth that is selected."""
+    every = torch.arange(len(exact.train_dataset))
+    pools = [trainer.scorer.score(every) for trainer in (exact, rounded)]
+    of = torch.cosine_similarity(*(pool.given("embeddings") for pool in pools))
+    losses = [pool.given("losses") for pool in pools]
+    chosen = [select(pool, 0) for pool in pools]
+    by_chance = len(chosen[0] & select(pools[0], 1)) / len(chosen[0])
+    print(f"embeddings' cosine to float32's: mean {of.mean():.5f}, lowest {of.min():.5f}")
+    print(f"losses' correlation with float32's: {torch.corrcoef(torch.stack(losses))[0, 1]:.5f}")
+    print(f"the same selected: {len(chosen[0] & chosen[1]) / len(chosen[0]):.3f}; by another seed {by_chance:.3f}")
+
+
+def select(pool: Candidates, seed: int) -> set[int]:
+    """Indices of a tenth, by `ods`."""
+    found = run_strategy(find_strategy("ods"), pool, len(pool) // 10, SelectionOptions(), seed)
+    return set(found.indices.tolist())
+
+
+def make_vit_small(folder: str, image_size: int) -> str:
+    """A ViT-S/16 with random weights."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "image_size": image_size}
+    ViTForImageClassification(ViTConfig(**sizes, num_labels=10)).save_pretrained(folder)
+    ViTImageProcessor(size={"height": image_size, "width": image_size}).save_pretrained(folder)
+    return f" --model_name_or_path {folder}"
+
+
+def main(rounds: int, samples: int, image_size: int, batch_size: int, vit_small: bool) -> None:
     ways = {name: f"--rescore {name}" for name in RESCORING}
     ways["half resolution"] = f"--scoring_image_size {image_size // 2}"
+    ways["bfloat16"] = "--scoring_bf16 true"
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {}
+        trainers, model = {}, make_vit_small(f"{folder}/model", image_size) if vit_small else ""
         for number, (way, option) in enumerate(ways.items()):
             options = f"--config {QUICKSTART} --output_dir {folder}/{number} --text_encoder none {option}"
-            options += f" --max_train_samples {samples} --image_size {image_size} --disable_tqdm true"
+            options += f" --max_train_samples {samples} --image_size {image_size} --disable_tqdm true{model}"
             trainers[way], _ = build_trainer(*parse({}, f"{options} --scoring_batch_size {batch_size}".split()))
         against_bare_loop(trainers["full"], rounds)
+        agreement(trainers["full"], trainers["bfloat16"])
         for trainer in trainers.values():
             trainer.begin_run()
         modes(trainers, rounds)
@@ -145,5 +179,6 @@ if __name__ == "__main__":
     parser.add_argument("--samples", type=int, default=3000)
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--batch_size", type=int, default=250)
+    parser.add_argument("--vit_small", action="store_true")
     given = parser.parse_args()
-    main(given.rounds, given.samples, given.image_size, given.batch_size)
+    main(given.rounds, given.samples, given.image_size, given.batch_size, given.vit_small)

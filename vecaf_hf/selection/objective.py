@@ -50,8 +50,10 @@ def pull(
     # MPS has no float64.
     device = "cpu" if embeddings.device.type == "mps" else embeddings.device
     sums = torch.zeros((count, embeddings.shape[1]), dtype=torch.float64, device=device)
+    masses = probabilities.to(sums)
     for where, block in chunks(embeddings, SMALLER * embeddings.shape[1]):
-        pulls = (block * probabilities[where, None]).to(sums).add_(ROUNDS_TO_A_GRID).sub_(ROUNDS_TO_A_GRID)
+        pulls = sums.new_empty(block.shape).copy_(block).mul_(masses[where, None])
+        pulls.add_(ROUNDS_TO_A_GRID).sub_(ROUNDS_TO_A_GRID)
         sums.index_add_(0, assignment[where].to(device), pulls)
         if before is not None:
             earlier = before[where].to(device)
