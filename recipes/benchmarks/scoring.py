@@ -95,8 +95,8 @@ def boundary(loop: int, trainer: VeCAFTrainer) -> None:
     if recorder is not None and loop > 0:
         device = trainer.args.device
         recorder.record(trained(size, loop - 1).to(device), torch.rand(size // 10, device=device), step=loop)
-    nothing = [Selection(torch.empty(0, dtype=torch.long))] * loop
-    selector._candidates(Past(nothing, 0.0, partial(trained, size)), seed=loop)
+    earlier = [Selection(torch.tensor([0]))] * loop
+    selector._candidates(Past(earlier, 0.0, partial(trained, size)), seed=loop)
 
 
 def modes(trainers: dict[str, VeCAFTrainer], rounds: int) -> None:

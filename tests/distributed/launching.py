@@ -34,6 +34,7 @@ RESCORED = {
     "stale": [*WEIGHTED, "--rescore", "stale", "--scoring_fraction", "0.2"],
     "proxy": ["--rescore", "proxy"],
     "half": ["--more", '{"half_embeddings": true}'],
+    "bf16": ["--more", '{"scoring_bf16": true}'],
     "infobatch": ["--strategy", "infobatch"],
     "jtt": ["--strategy", "jtt"],
 }

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from vecaf_hf import CEACallback, TextEncoder, VeCAFTrainer
+from vecaf_hf.arguments import replaced
 from vecaf_hf.cost import FULL_SIZE, TRAINING_FACTOR
 from vecaf_hf.scoring.rescoring import RESCORING
 
@@ -308,6 +309,32 @@ def test_a_model_of_one_size_is_told_before_training(make_trainer: MakeTrainer) 
     with pytest.raises(ValueError, match="scoring_image_size is 16, and Tuples takes no images of that size"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+# --- Precision ---
+
+
+@pytest.mark.parametrize("strategy", ["ods", "badge", "learn_loss", "ta_vaal"])
+def test_a_run_that_scores_in_bfloat16(make_vit: MakeModel, make_trainer: MakeTrainer, strategy: str) -> None:
+    """Training and evaluation stay in float32, and the scores are close to theirs."""
+    kinds: set[tuple[bool, torch.dtype]] = set()
+    model = make_vit()
+    model.classifier.register_forward_hook(lambda module, given, made: kinds.add((module.training, made.dtype)))
+    trainer = make_trainer(model, scoring_bf16=True, strategy=strategy, eval_strategy="epoch", selection_budget=8)
+    trainer.train()
+    assert kinds == {(True, torch.float32), (False, torch.float32), (False, torch.bfloat16)}
+    assert all(parameter.dtype == torch.float32 and parameter.isfinite().all() for parameter in model.parameters())
+    rounded = trainer.scorer.score(torch.arange(20))
+    trainer.scorer.go_by(replaced(trainer.args, scoring_bf16=False))
+    exact = trainer.scorer.score(torch.arange(20))
+    torch.testing.assert_close(rounded.losses, exact.losses, rtol=0.02, atol=0.02)
+    assert not torch.equal(rounded.losses, exact.losses)
+
+
+def test_a_resumed_run_scores_as_it_did(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    make_trainer(make_vit(), scoring_bf16=True, save_strategy="epoch", max_steps=2).train()
+    with pytest.raises(ValueError, match="scoring_bf16"):
+        make_trainer(make_vit(), max_steps=2).train(resume_from_checkpoint=True)
 
 
 # --- Memory ---

@@ -21,6 +21,7 @@ RUNS = {
     "ten candidates a sample": {"strategy": "rho_loss", "selection_budget": 8},
     "once, when a third is over": {"strategy": "jtt", "num_loops": 6},
     "small images": {"scoring_image_size": 16},
+    "in bfloat16": {"scoring_bf16": True},
     "a short last loop": {"num_loops": 3, "max_steps": 7},
     "accumulation": {"gradient_accumulation_steps": 2, "max_steps": 5},
     "evaluation by loop": {"eval_strategy": "epoch", "num_loops": 3, "max_steps": 7},

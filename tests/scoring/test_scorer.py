@@ -205,6 +205,16 @@ def test_scoring_in_bfloat16(returns):
     assert torch.cosine_similarity(exact.embeddings, scored.embeddings).min() > 0.999
 
 
+def test_a_models_loss_may_be_rounded_to_bfloat16_too():
+    def rounded(outputs, labels):
+        return own_loss(outputs, labels).bfloat16().float()
+
+    model = Model()
+    make_scorer(reference_loss=rounded, bf16=True).score(model, Head(model, "head", "a test"), torch.arange(N))
+    with pytest.raises(ValueError, match="is not the mean"):
+        make_scorer(reference_loss=rounded).score(model, Head(model, "head", "a test"), torch.arange(N))
+
+
 def test_an_infinity_is_not_put_down_to_half_precision():
     def broken(samples):
         batch = stack(samples)

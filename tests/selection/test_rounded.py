@@ -4,6 +4,8 @@ import pytest
 import torch
 from dense_reference import problem
 from every_case import every_case
+from in_threads import in_threads
+from test_sharing import assert_same, selected, tied
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -66,31 +68,54 @@ def test_nearest_and_survey_are_those_of_exact_products(rows, monkeypatch):
     torch.testing.assert_close(of_rows, seen.top.values.double(), rtol=0, atol=ROUNDING)
 
 
+def test_of_equal_ones_the_first_is_found(monkeypatch):
+    monkeypatch.setattr(products, "CHUNK_ELEMENTS", 5000)
+    apart = normalize(drawn(), dim=-1)
+    pool, keys = apart[torch.arange(N) % 40], apart[40:75].repeat(2, 1)
+    assert (nearest(pool, keys)[1] < 35).all()
+    # Of five or six equal samples the earlier ones.
+    rows = survey(pool, keys, 4).top.rows
+    assert torch.equal(rows % 40, rows[:, :1].expand(-1, 4) % 40)
+    assert torch.equal(rows // 40, torch.arange(4).expand(len(keys), -1))
+    assert torch.equal(nearest(torch.zeros(20, D), keys)[1], torch.zeros(20, dtype=torch.long))
+
+
 @every_case("rows", ROWS.values(), ids=ROWS)
-@every_case("scale", [1.0, 1e-3])
+@every_case("scale", [1e3, 1.0, 1e-3])
 def test_no_estimate_is_further_off_than_is_said(rows, scale):
-    rows = scale * rows() / D**0.5
-    ((_, block),) = rounded.rounded_products(rows[:N], rows[N:])
+    rows = scale * rows()
+    ((_, block),) = rounded.estimated_products(rows[:N], rows[N:])
     off = (block.of_keys.double() - rows[:N].double() @ rows[N:].double().T).abs()
+    assert (off <= (block.error + block.rounding)[:, None]).all()
     assert (off <= block.slack).all()
-    assert (off.amax(dim=1) <= block.error + rounded.UNIT * block.largest + rounded.SUMS).all()
+
+
+def test_sums_of_many_numbers_that_have_most_in_common():
+    generator = torch.Generator().manual_seed(0)
+    rows = 1 + 1e-5 * torch.randn(N + K, 4096, generator=generator)
+    ((_, block),) = rounded.estimated_products(rows[:N], rows[N:])
+    exact = rows[:N].double() @ rows[N:].double().T
+    assert ((block.of_keys.double() - exact).abs() <= (block.error + block.rounding)[:, None]).all()
+    assert block.slack < 1e-2 * float(exact.max())
 
 
 def test_few_products_are_computed_in_float32():
     queries, _, keys = problem(2000, 256, 384, dtype=torch.float32)
-    for _, block in rounded.rounded_products(queries, keys):
-        query, _ = block._open()
+    for _, block in rounded.estimated_products(queries, keys):
+        query, _ = block._undecided()
         assert len(query) < 0.02 * block.of_keys.numel()
         assert set(query.tolist()) == set(range(len(block.queries)))
 
 
-def test_a_row_is_found_the_same_beside_others():
-    queries, _, keys = problem(N, K, D, dtype=torch.float32)
-    values, found = nearest(queries, keys)
-    some = torch.arange(5, N, 3)
-    some_values, some_found = nearest(queries[some], keys)
-    assert torch.equal(some_found, found[some])
-    assert torch.equal(some_values, values[some])
+@every_case("world", [2, 3])
+@every_case("allocation", ["class", "global"])
+@every_case("made", [lambda pool: pool, tied])
+def test_processes_select_what_one_does(world, allocation, made, make_pool, monkeypatch):
+    monkeypatch.setattr(products, "CHUNK_ELEMENTS", 500)
+    pool, options = made(make_pool(size=130, classes=4)), SelectionOptions(strategy="ods", allocation=allocation)
+    expected = selected(pool, 30, options)
+    for found in in_threads(world, lambda one: selected(pool, 30, options, one)):
+        assert_same(found, expected)
 
 
 @every_case("allocation", ["global", "class"])
@@ -113,9 +138,10 @@ def test_what_is_not_worth_it(queries, keys, columns, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(rounded, "has_native_bfloat16", lambda: True)
     rows, worth = torch.empty(1).expand, rounded.pays
-    assert not worth(rows(queries, columns), rows(keys, columns))
-    assert worth(rows(10**6, 384), rows(300, 384))
-    assert not worth(rows(10**6, 384).double(), rows(300, 384).double())
-    assert not worth(rows(10**6, 384).to("meta"), rows(300, 384).to("meta"))
+    assert not worth(queries, rows(queries, columns), rows(keys, columns))
+    # All processes together have enough.
+    assert worth(10**6, rows(1, 384), rows(300, 384))
+    assert not worth(10**6, rows(10**6, 384).double(), rows(300, 384).double())
+    assert not worth(10**6, rows(10**6, 384).to("meta"), rows(300, 384).to("meta"))
     monkeypatch.setattr(rounded, "has_native_bfloat16", lambda: False)
-    assert not worth(rows(10**6, 384), rows(300, 384))
+    assert not worth(10**6, rows(10**6, 384), rows(300, 384))

@@ -89,7 +89,7 @@ def _scored(plan: Plan, pool: Pool) -> Candidates:
     scorer.look_at_embeddings("conditions()")
     scorer.keeps_logits = scorer.keeps_appearance = True
     with scorer.evaluated_weights(), untouched(looking):
-        return scorer.score_at(evenly_spaced(len(pool), MOST_SAMPLES), Wanted(), pool)
+        return scorer.score_at(evenly_spaced(len(pool), MOST_SAMPLES), Wanted(bf16=False), pool)
 
 
 def _captions(captions: str | Sequence[Caption] | None, dataset: Any, plan: Plan) -> list[str | None] | None:

@@ -188,9 +188,9 @@ def _unit_costs(plan: Plan, selection: Selection, trainer: Planned) -> UnitCosts
         scorer.score_at(some, Wanted(image_size=size))
     scoring = world * work["score"].seconds / work["score"].samples
     evaluating = scoring
-    if size is not None:
+    if size is not None or args.scoring_bf16:
         begun = time.perf_counter()
-        scorer.score_at(some, Wanted())
+        scorer.score_at(some, Wanted(bf16=False))
         evaluating = world * (time.perf_counter() - begun) / len(some)
     return UnitCosts(
         forward_flops=flops[FULL_SIZE],

@@ -28,6 +28,7 @@ from vecaf_hf.loop.state import RunState, pool_fingerprint
 from vecaf_hf.loop.threads import use_all_cores
 from vecaf_hf.scoring.classes import ModelClasses, problem_type_kept
 from vecaf_hf.scoring.head import find_head
+from vecaf_hf.scoring.precision import check_bf16
 from vecaf_hf.scoring.scorer import PROXY_WITHOUT_CLASSES, Scorer
 from vecaf_hf.selection import find_strategy
 from vecaf_hf.selection.candidates import Candidates
@@ -244,8 +245,8 @@ def held_out_pool(
 
 
 def check_devices(args: VeCAFArguments, accelerator: Accelerator) -> None:
-    """Raise a ValueError if the model is to be sharded in a way that is not supported, one process has several GPUs, or
-    each of several takes itself for the only one."""
+    """Raise a ValueError if the model is to be sharded or to score in a way that is not supported, one process has
+    several GPUs, or each of several takes itself for the only one."""
     # The names by which accelerate (1.15) and mpirun's kinds know a launch; without a GPU and without use_cpu=True,
     # torchrun's or accelerate's processes do not meet: each trains on everything and writes the same folder.
     launched = {name: int(os.environ.get(name) or 1) for name in WORLD_SIZES}
@@ -257,6 +258,8 @@ def check_devices(args: VeCAFArguments, accelerator: Accelerator) -> None:
             f"only one); for runs that are to be apart, unset {name}"
         )
     check_sharding(args, accelerator)
+    if args.scoring_bf16:
+        check_bf16(accelerator)
     if args.n_gpu > 1:
         raise ValueError(
             f"one process sees {args.n_gpu} GPUs: start one process per GPU with `accelerate launch`, or choose one "

@@ -49,9 +49,10 @@ def _textures(grey: Tensor) -> list[Tensor]:
     found = []
     for _ in range(SCALES):
         here, right, below, across = grey[:, :-1, :-1], grey[:, :-1, 1:], grey[:, 1:, :-1], grey[:, 1:, 1:]
-        differences = torch.stack([here - right, here - below, here - across, right - below], dim=1)
         # The logarithm, since a faint noise all over an image is as much of its look as a few sharp edges.
-        found += _mean_and_deviation((differences.abs() + FLAT).log())
+        steps = here - right, here - below, here - across, right - below
+        each = [_mean_and_deviation(step.abs_().add_(FLAT).log_()[:, None]) for step in steps]
+        found += [torch.cat(numbers, dim=1) for numbers in zip(*each, strict=True)]
         if min(grey.shape[1:]) >= SMALLEST_HALVED:
             grey = _halved(grey)
     return found
@@ -63,5 +64,8 @@ def _halved(grey: Tensor) -> Tensor:
 
 def _mean_and_deviation(maps: Tensor) -> list[Tensor]:
     """Over positions. [n, k, h, w] -> [n, k] both."""
-    deviation, mean = torch.std_mean(maps, dim=(2, 3), correction=0)
+    maps = maps.flatten(2)
+    mean = maps.mean(dim=2)
+    # On a CPU a third of the time of torch.std_mean.
+    deviation = torch.linalg.vector_norm(maps - mean[:, :, None], dim=2) / maps.shape[2] ** 0.5
     return [mean, deviation]

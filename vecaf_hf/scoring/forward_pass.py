@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from vecaf_hf.scoring.head import without_wrappers
 from vecaf_hf.scoring.losses import has_half_precision, kind_of_output, logits_of
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import Objective
+from vecaf_hf.scoring.precision import scoring_precision
 from vecaf_hf.scoring.resolution import at_image_size, first_forward_at
 from vecaf_hf.scoring.sharded import whole_weights
 from vecaf_hf.selection.candidates import Candidates, check_finite
@@ -48,7 +49,7 @@ class Wanted:
         check_loss: Whether the first batch's mean loss is checked against the objective's reference.
         shares: Whether each process keeps the embeddings of its own block alone, as `shared_embeddings`.
         half_embeddings: Whether embeddings are float16.
-        bf16: Whether the model works in bfloat16, whatever the training's precision.
+        bf16: Whether the model works in bfloat16, and not in the training's precision; None for what the run says.
     """
 
     losses: bool = True
@@ -58,12 +59,7 @@ class Wanted:
     check_loss: bool = False
     shares: bool = False
     half_embeddings: bool = False
-    bf16: bool = False
-
-
-def autocast(accelerator: Accelerator, bf16: bool) -> AbstractContextManager[None]:
-    """A block in which a model scores: in bfloat16, or in the training's precision."""
-    return torch.autocast(accelerator.device.type, torch.bfloat16) if bf16 else accelerator.autocast()
+    bf16: bool | None = None
 
 
 class ForwardPass:
@@ -195,12 +191,12 @@ class ForwardPass:
         # Not in inference mode: a model may keep what it has made once, and then train on it.
         with (
             torch.no_grad(),
-            autocast(self.accelerator, self.wanted.bf16),
+            scoring_precision(self.accelerator, bool(self.wanted.bf16)),
             head.watched() as calls,
             self.observed(inputs, len(indices)) as further,
         ):
             outputs = self._outputs(model, inputs, len(indices))
-        # As accelerate does in mixed precision: losses are not to be rounded once more.
+        # In float32 from here, as accelerate's are in mixed precision: losses would be rounded again.
         outputs = convert_to_fp32(outputs) if self.wanted.bf16 else outputs
         if first:
             self.output_kind = kind_of_output(outputs)
@@ -209,7 +205,7 @@ class ForwardPass:
         with torch.inference_mode():
             if head.reader and logits is not None:
                 mask = inputs.get("attention_mask")
-                with autocast(self.accelerator, self.wanted.bf16):
+                with scoring_precision(self.accelerator, bool(self.wanted.bf16)):
                     fields["embeddings"] = head.embeddings(calls, logits, first, mask)
             if self.wanted.logits and logits is not None:
                 _check_rows(logits, len(indices))
@@ -219,7 +215,9 @@ class ForwardPass:
                 rest = outputs[1:] if gives_labels and isinstance(outputs, tuple) else outputs
                 fields["losses"] = losses = self._losses(rest, labels, len(indices))
                 if reference is not None:
-                    _check_loss(reference(outputs, labels), losses[~is_ignored(labels)], _values(outputs))
+                    expected, computed = reference(outputs, labels), losses[~is_ignored(labels)]
+                    is_half = bool(self.wanted.bf16) or any(map(has_half_precision, (expected, *_values(outputs))))
+                    _check_loss(expected, computed, is_half)
         whole = {"indices": indices, "loaded": torch.ones(len(indices), dtype=torch.uint8)}
         labels = one_per_sample(labels) if isinstance(labels, Tensor) else None
         if labels is not None and _are_rows(labels, logits):
@@ -310,8 +308,7 @@ def _check_shape(losses: object, count: int) -> None:
         )
 
 
-def _check_loss(reference: Tensor, losses: Tensor, made_of: Sequence[Tensor]) -> None:
-    is_half = any(map(has_half_precision, (reference, *made_of)))
+def _check_loss(reference: Tensor, losses: Tensor, is_half: bool) -> None:
     # Of the same logits. Losses of an untrained model are much alike, and so are their weighted means.
     rtol, atol = (1e-2, 1e-3) if is_half else (1e-4, 1e-5)
     reference, mean = reference.float(), losses.float().mean()

@@ -58,7 +58,7 @@ class Source(Protocol):
 
     def score_at(self, indices: Tensor, wanted: Wanted) -> Candidates: ...
 
-    def autocast(self) -> AbstractContextManager[None]: ...
+    def precision(self) -> AbstractContextManager[None]: ...
 
 
 class KeptScores:
@@ -126,7 +126,9 @@ class KeptScores:
         """With losses, and logits, of the head on the embeddings."""
         with self.meter.timed("select"), self.meter.measured("score"):
             source, losses = self.source, self.source.objective.sample_losses
-            return rescored(source.whole_head, scored, losses, source.output_kind, source.keeps_logits, source.autocast)
+            return rescored(
+                source.whole_head, scored, losses, source.output_kind, source.keeps_logits, source.precision
+            )
 
     @property
     def has_entry(self) -> bool:

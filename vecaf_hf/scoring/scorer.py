@@ -20,7 +20,7 @@ from vecaf_hf.data.checks import check_same_classes
 from vecaf_hf.data.pool import Pool
 from vecaf_hf.scoring.appearance import appearance_in
 from vecaf_hf.scoring.entering import Head
-from vecaf_hf.scoring.forward_pass import ForwardPass, Wanted, autocast
+from vecaf_hf.scoring.forward_pass import ForwardPass, Wanted
 from vecaf_hf.scoring.irreducible import irreducible_losses
 from vecaf_hf.scoring.kept_scores import KeptScores
 from vecaf_hf.scoring.linear_heads import (
@@ -33,6 +33,7 @@ from vecaf_hf.scoring.linear_heads import (
 )
 from vecaf_hf.scoring.memory import FittingBatches
 from vecaf_hf.scoring.objective import Objective
+from vecaf_hf.scoring.precision import scoring_precision
 from vecaf_hf.scoring.sharded import is_sharded, whole_copy
 from vecaf_hf.seeding import seed_of, seeded
 from vecaf_hf.selection import find_strategy
@@ -115,8 +116,8 @@ class Scorer:
     def score_at(self, indices: Tensor, wanted: Wanted, pool: Pool | None = None) -> Candidates:
         """By a forward pass; of another pool, if one is given. Logits and precision are as the run has them."""
         pool = self.pool if pool is None else pool
-        args, logits = self.args, self.keeps_logits
-        wanted = replace(wanted, logits=logits, half_embeddings=args.half_embeddings, bf16=args.scoring_bf16)
+        bf16 = self.args.scoring_bf16 if wanted.bf16 is None else wanted.bf16
+        wanted = replace(wanted, logits=self.keeps_logits, half_embeddings=self.args.half_embeddings, bf16=bf16)
         forward = ForwardPass(self.accelerator, self.objective, pool, self.meter, wanted, self._fitting, self._observed)
         self.watcher.before_scoring()
         scored = forward.score(self.model, self.head_of_model, indices)
@@ -134,9 +135,9 @@ class Scorer:
             found = appearance_in(self.model, inputs)
             further |= {} if found is None else {"appearance": found}
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """A block in the precision that the model scores in."""
-        return autocast(self.accelerator, self.args.scoring_bf16)
+    def precision(self) -> AbstractContextManager[None]:
+        """A block in the precision of scoring passes."""
+        return scoring_precision(self.accelerator, self.args.scoring_bf16)
 
     @property
     def head(self) -> nn.Module:

@@ -241,9 +241,10 @@ class _Descent:
         self.count(len(rows))
         self.mass += float(self.probabilities[rows[self.unseen[rows]]].sum())
         self.unseen[rows] = False
-        rows, count = self.spread.own_of(rows), len(self.centroids)
+        whole, count = len(rows), len(self.centroids)
+        rows = self.spread.own_of(rows)
         embeddings, probabilities = self.spread.own[rows], self.probabilities[self.spread.share][rows]
-        before, now = self.assignment[rows], nearest(embeddings, self.centroids)[1]
+        before, now = self.assignment[rows], nearest(embeddings, self.centroids, whole)[1]
         moved = before != now
         change = pull(embeddings[moved], probabilities[moved], now[moved], count, before[moved])
         self.pulled += self.spread.processes.sum(change)

@@ -74,5 +74,5 @@ def coverage(embeddings: Tensor | Spread, rows: Tensor) -> float:
     spread = Spread.of(embeddings)
     some = evenly_spaced(spread.size, COVERAGE_SAMPLES).to(spread.own.device)
     mine = unit_rows(spread.own, spread.own_of(some), aligned=True)
-    similarity, _ = nearest(mine, unit_rows(spread.at(rows), aligned=True))
+    similarity, _ = nearest(mine, unit_rows(spread.at(rows), aligned=True), len(some))
     return float(spread.whole(similarity).mean())

@@ -1,8 +1,8 @@
-"""Inner products in bfloat16, for who looks for the largest ones: at half the price, where a processor has the
-instructions.
+"""The largest inner products, found by products in bfloat16: these take half of the time on a processor that has
+instructions for them.
 
-A product of rounded rows is off by no more than their roundings make it. What may be the largest in spite of that is
-computed in float32, which is little: so what is found is what float32 products find.
+Rounding moves a product by no more than a known bound. Each product that could still be the largest is computed again
+in float32, so that what is found is what float32 products find.
 """
 
 from __future__ import annotations
@@ -14,27 +14,34 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import pad
 
-from vecaf_hf.selection.products import chunks, product
+from vecaf_hf.selection.products import chunks
 
-# By which part of it a number changes at most when it is rounded to bfloat16; and a bound is made safe against its own
-# rounding, and that of the sums in a product.
-UNIT, SAFE, SUMS = 2.0**-8, 1.02, 1e-6
-# Fewer keys, shorter ones or less to multiply are not worth it: what is done beside takes longer than is saved.
+# Rounding changes a number by no more than this part of it; and a sum of d float32 products by d times that part, the
+# sums that estimates and exact products are made of together.
+BFLOAT16, FLOAT32 = 2.0**-8, 2.0**-23
+# The bound's own rounding, and errors of errors.
+SAFE = 1.02
+# With less to do, what is done beside the products takes longer than they save: measured on a processor with AVX-512
+# (`recipes/benchmarks/selection.py` has the sizes that are worth it).
 LEAST_KEYS, LEAST_COLUMNS, LEAST_WORK = 64, 192, 5e8
-# Keys whose largest product is looked at first, in place of each of theirs.
+# Estimates of which the largest is looked at first: groups without a large one are passed over.
 GROUP = 16
-# Computing single products takes as long as so many of a whole block.
-MOST_SINGLE = 8
-# A block of queries, which is read several times, is a quarter of the products that chunks are cut for, at most.
-BESIDE = 4
+# Columns that a block of queries is cut for, for each of its own.
+COLUMNS_EACH = 4
 
 
-def pays(queries: Tensor, keys: Tensor) -> bool:
-    """Whether these products are faster in bfloat16."""
-    count, columns = keys.shape
-    if count < LEAST_KEYS or columns < LEAST_COLUMNS or len(queries) * count * columns < LEAST_WORK:
+def pays(count: int, queries: Tensor, keys: Tensor) -> bool:
+    """Whether to look for the nearest of these keys in bfloat16.
+
+    Args:
+        count: Queries, of all processes together: all of them do the same.
+        queries: This process's own. [n, d].
+        keys: [K, d].
+    """
+    work = count * len(keys) * keys.shape[1]
+    if len(keys) < LEAST_KEYS or keys.shape[1] < LEAST_COLUMNS or work < LEAST_WORK:
         return False
     return queries.dtype == torch.float32 and queries.device.type == "cpu" and has_native_bfloat16()
 
@@ -48,98 +55,99 @@ def has_native_bfloat16() -> bool:
 
 
 @dataclass(frozen=True)
-class Rounded:
-    """Products of some queries with all keys, and how far they may be from exact ones.
+class Estimates:
+    """Estimated products of some queries with all keys.
 
     Args:
         queries: [n, d].
         keys: [K, d].
-        estimates: The products; the last columns are the first key's again, so that there are whole groups. [n, K'].
-        offset: Products with the mean of the keys, which enter the estimates exactly. [n].
-        error: How far rounding queries and keys has moved an estimate at most. [n].
-        largest: No product with a key less that mean is larger. [n].
+        products: The last columns are the first key's again, so that there are whole groups. [n, K'].
+        offset: Products with the mean of the keys, which are not rounded. [n].
+        error: How far queries and keys that are rounded, and sums, move a product at most. [n].
+        rounding: How far rounding a product itself moves it at most. [n].
     """
 
     queries: Tensor
     keys: Tensor
-    estimates: Tensor
+    products: Tensor
     offset: Tensor
     error: Tensor
-    largest: Tensor
+    rounding: Tensor
 
     @property
     def of_keys(self) -> Tensor:
-        """The estimates, once each. [n, K]."""
-        return self.estimates[:, : len(self.keys)]
+        """The products, once each. [n, K]."""
+        return self.products[:, : len(self.keys)]
 
     @property
     def slack(self) -> float:
-        """No estimate is further from the exact product."""
-        return float((self.error + UNIT * self.largest).max()) + SUMS
+        """No product of the block is further from the exact one."""
+        return float((self.error + self.rounding).max())
 
     def exact(self, query: Tensor, key: Tensor) -> Tensor:
-        """Products of single queries with single keys. LongTensor [p], [p] -> [p]."""
-        order, count = query.argsort(stable=True), len(self.queries)
-        begins = functional.pad(query.bincount(minlength=count).cumsum(0), (1, 0))
+        """Single products in float32: each the same whichever others are asked for. LongTensor [p], [p] -> [p]."""
+        order = (query * len(self.keys) + key).argsort()
+        begins = pad(query.bincount(minlength=len(self.queries)).cumsum(0), (1, 0))
+        nothing = self.keys.new_zeros(len(key))
         with warnings.catch_warnings():
-            # Of torch's CSR tensors, which are "in beta state".
-            warnings.simplefilter("ignore", UserWarning)
-            nothing = self.keys.new_zeros(len(key))
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
             due = torch.sparse_csr_tensor(begins, key[order], nothing, self.of_keys.shape, check_invariants=False)
+        # A tenth of the time of torch.linalg.vecdot, which copies the rows.
         values = torch.sparse.sampled_addmm(due, self.queries, self.keys.T, beta=0.0).values()
         return torch.empty_like(values).index_copy_(0, order, values)
 
-    def all_exact(self) -> Tensor:
-        """[n, K]."""
-        return product(self.queries, self.keys.T, torch.empty_like(self.of_keys, memory_format=torch.contiguous_format))
-
-    def is_cheaper_whole(self, single: Tensor) -> bool:
-        """Whether it takes longer to compute so many single products than all."""
-        return len(single) * MOST_SINGLE > self.of_keys.numel()
-
     def nearest(self) -> tuple[Tensor, Tensor]:
         """The largest product of each query, and its key: the first among equals. [n], LongTensor [n]."""
-        query, key = self._open()
-        if self.is_cheaper_whole(query):
-            values, keys = self.all_exact().max(dim=1)
-            return values, keys
+        query, key = self._undecided()
         found = self.exact(query, key)
-        values = torch.full_like(self.error, -torch.inf).scatter_reduce_(0, query, found, "amax")
+        # A query without a direction has none undecided: 0, and the first key.
+        values = torch.zeros_like(self.offset).scatter_reduce_(0, query, found, "amax", include_self=False)
         is_largest = found == values[query]
-        keys = torch.full_like(self.error, len(self.keys), dtype=torch.long)
-        return values, keys.scatter_reduce_(0, query[is_largest], key[is_largest], "amin")
+        keys = torch.zeros_like(self.offset, dtype=torch.long)
+        keys.scatter_reduce_(0, query[is_largest], key[is_largest], "amin", include_self=False)
+        return values, keys
 
-    def _open(self) -> tuple[Tensor, Tensor]:
-        """Query and key of the products that may be a query's largest, at least one of each query."""
-        grouped = self.estimates.unflatten(1, (GROUP, -1))
+    def _undecided(self) -> tuple[Tensor, Tensor]:
+        """Query and key of the products that may be a query's largest."""
+        grouped = self.products.unflatten(1, (GROUP, -1))
         highest = grouped.amax(dim=1)
-        best = highest.amax(dim=1)
-        lowest = best - 2 * (self.error + SAFE * UNIT * (best - self.offset).abs() + SUMS)
-        query, group = (highest >= lowest[:, None]).nonzero(as_tuple=True)
-        found, place = (grouped[query, :, group] >= lowest[query, None]).nonzero(as_tuple=True)
+        largest = highest.amax(dim=1)
+        bound = largest - 2 * (self.error + SAFE * BFLOAT16 * (largest - self.offset).abs())
+        bound = torch.where(self.error > 0, bound, torch.inf)
+        query, group = (highest >= bound[:, None]).nonzero(as_tuple=True)
+        found, place = (grouped[query, :, group] >= bound[query, None]).nonzero(as_tuple=True)
         query, key = query[found], place * grouped.shape[2] + group[found]
         once = key < len(self.keys)
         return query[once], key[once]
 
 
-def rounded_products(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, Rounded]]:
-    """Products of consecutive blocks of queries with all keys; each overwrites the one before."""
-    # What all keys have in common decides nothing: the less is left of them, the smaller are the errors.
+def estimated_products(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, Estimates]]:
+    """Products of consecutive blocks of queries with all keys; each overwrites the one before.
+
+    With q' and k' rounded, and u = 2^-8:
+
+        |q'k' - qk| <= |q - q'| |k| + |q'| |k - k'| <= |q| (u |k| + (1 + u) |k - k'|)
+
+    to which come u |q'k'| where that is rounded, and the float32 sums. What all keys have in common decides nothing: k
+    is what is left of a key without it, since the shorter it is the less it is rounded.
+    """
     centre = keys.mean(dim=0)
-    centred = keys - centre
-    short = torch.cat([centred, centred[:1].expand(-len(keys) % GROUP, -1)]).bfloat16()
-    longest, moved = _longest(centred), _longest(centred - short[: len(keys)])
+    left = keys - centre
+    short = torch.cat([left, left[:1].expand(-len(keys) % GROUP, -1)]).bfloat16()
+    longest, moved = _longest(left), _longest(left - short[: len(keys)])
+    sums = FLOAT32 * keys.shape[1] * (longest + float(centre.norm()))
+    del left
     buffers: tuple[Tensor, ...] = ()
-    for where, block in chunks(queries, max(len(short), BESIDE * queries.shape[1])):
+    for where, block in chunks(queries, max(len(short), COLUMNS_EACH * queries.shape[1])):
         if not buffers:
             sizes = (block.shape[1], short.dtype), (len(short), short.dtype), (len(short), block.dtype)
             buffers = tuple(torch.empty(len(block), size, dtype=dtype) for size, dtype in sizes)
-        rows, rounded, estimates = (buffer[: len(block)] for buffer in buffers)
+        rows, rounded, products = (buffer[: len(block)] for buffer in buffers)
         torch.matmul(rows.copy_(block), short.T, out=rounded)
         offset, length = block @ centre, torch.linalg.vector_norm(block, dim=1)
-        estimates.copy_(rounded).add_(offset[:, None])
-        error = SAFE * length * (UNIT * longest + moved)
-        yield where, Rounded(block, keys, estimates, offset, error, SAFE * length * (longest + moved))
+        products.copy_(rounded).add_(offset[:, None])
+        error = SAFE * length * (BFLOAT16 * longest + moved) + sums * length
+        yield where, Estimates(block, keys, products, offset, error, SAFE * BFLOAT16 * length * (longest + moved))
 
 
 def _longest(rows: Tensor) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vecaf_hf.selection.processes import Processes, Spread
 from vecaf_hf.selection.products import ALIGNED_COLUMNS, SMALLER, chunks, products
-from vecaf_hf.selection.rounded import GROUP, Rounded, pays, rounded_products
+from vecaf_hf.selection.rounded import GROUP, Estimates, estimated_products, pays
 
 
 def unit_rows(embeddings: Tensor, rows: Tensor | None = None, aligned: bool = False) -> Tensor:
@@ -30,16 +30,16 @@ def unit_rows(embeddings: Tensor, rows: Tensor | None = None, aligned: bool = Fa
     return copied
 
 
-def nearest(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, keys: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
     """Largest inner product of each query with any key, and that key's row. [N, d], [K, d] -> [N], [N].
 
-    One exact pass: N x K products.
+    One exact pass: N x K products. `count` is the number of all processes' queries, where this one has its own alone.
     """
     values = queries.new_empty(len(queries))
     rows = torch.empty(len(queries), dtype=torch.long, device=queries.device)
-    if pays(queries, keys):
-        for where, rounded in rounded_products(queries, keys):
-            values[where], rows[where] = rounded.nearest()
+    if pays(len(queries) if count is None else count, queries, keys):
+        for where, estimates in estimated_products(queries, keys):
+            values[where], rows[where] = estimates.nearest()
         return values, rows
     for where, similarities in products(queries, keys):
         torch.max(similarities, dim=1, out=(values[where], rows[where]))
@@ -65,10 +65,10 @@ def survey(embeddings: Tensor | Spread, centroids: Tensor, count: int) -> Survey
     spread = Spread.of(embeddings)
     similarity = spread.own.new_empty(len(spread.own))
     top = Top(centroids, count)
-    if pays(spread.own, centroids):
-        for where, rounded in rounded_products(spread.own, centroids):
-            similarity[where], _ = rounded.nearest()
-            top.add_rounded(rounded, spread.share.start + where.start)
+    if pays(spread.size, spread.own, centroids):
+        for where, estimates in estimated_products(spread.own, centroids):
+            similarity[where], _ = estimates.nearest()
+            top.add_estimated(estimates, spread.share.start + where.start)
     else:
         for where, similarities in products(spread.own, centroids):
             torch.amax(similarities, dim=1, out=similarity[where])
@@ -104,13 +104,10 @@ class Top:
         row, column = self._entering(block)
         self._wait(block[row, column], row + first_row, column)
 
-    def add_rounded(self, block: Rounded, first_row: int) -> None:
-        """Rows that follow those added before, of whose products few need be computed."""
+    def add_estimated(self, block: Estimates, first_row: int) -> None:
+        """Rows that follow those added before. Most products are decided by their estimates."""
         row, column = self._entering(block.of_keys, block.slack)
-        if block.is_cheaper_whole(row):
-            self.add(block.all_exact(), first_row)
-        else:
-            self._wait(block.exact(row, column), row + first_row, column)
+        self._wait(block.exact(row, column), row + first_row, column)
 
     def _entering(self, block: Tensor, slack: float = 0.0) -> tuple[Tensor, Tensor]:
         """Row and column of values that may be among the largest, where each is off by no more than the slack."""

@@ -71,7 +71,7 @@ def start_centroids(
     rows = assignment[:0]
     for part in torch.arange(count).tensor_split(rounds):
         new = _further(rows, probabilities * distance, len(part), generator)
-        closest, which = nearest(spread.own, spread.at(new))
+        closest, which = nearest(spread.own, spread.at(new), spread.size)
         assignment = torch.where(closest > similarity, which + len(rows), assignment)
         similarity = torch.maximum(closest, similarity)
         distance = torch.where(has_direction, 1 - spread.whole(similarity), 0).clamp(min=COVERED)
