@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ from dense_reference import dense_descent
 from vecaf_hf.cli.building import build_trainer
 from vecaf_hf.cli.options import parse
 from vecaf_hf.scoring.linear_heads import fit_head, make_probe, rescored
-from vecaf_hf.selection import SelectionOptions, find_strategy, run_strategy
+from vecaf_hf.selection import SelectionOptions, find_strategy, rounded, run_strategy
 from vecaf_hf.selection.candidates import Candidates
 from vecaf_hf.selection.descent import optimise_centroids
 from vecaf_hf.selection.products import products
@@ -49,7 +50,7 @@ from vecaf_hf.selection.weighting import loss_weights, target_distribution
 RECIPES = Path(__file__).parents[1]
 FOLDER = Path("runs") / "selection_benchmark"
 # Of what a row's file holds: those that hold something else are of another name.
-VERSION = 3
+VERSION = 4
 CLASSES = 1000
 # Of a selection's figures.
 ENDS_AT = "objective_end"
@@ -170,7 +171,7 @@ def one_pass(embeddings: torch.Tensor, centroids: torch.Tensor) -> None:
 
 
 def measure(row: Row, pool: Candidates, repeats: int, device: str) -> dict[str, object]:
-    """Seconds of each pass and selection, and GiB of memory; J where centroids start as they do by default, and where
+    """Seconds of each pass and selection, with bfloat16 and without, and GiB of memory; J where centroids start as they do by default, and where
     they start at random samples."""
     pool = pool.to(device)
     embeddings = pool.embeddings
@@ -180,17 +181,28 @@ def measure(row: Row, pool: Candidates, repeats: int, device: str) -> dict[str, 
     centroids = embeddings[some_rows(row)]
     reset_peak(device)
     strategy, options = find_strategy("ods"), SelectionOptions(allocation=row.allocation)
-    selections, passes = [], []
+    selections, passes, in_float32 = [], [], []
     for seed in tqdm(range(repeats), "Repeats", leave=False):
         if row.allocation == "global":
             passes.append(timed(partial(one_pass, embeddings, centroids), device))
-        selections.append(timed(partial(run_strategy, strategy, pool, row.count, options, seed), device))
+        select = partial(run_strategy, strategy, pool, row.count, options, seed)
+        selections.append(timed(select, device))
+        if has_native_bfloat16() and repeats > 2:
+            with patch.object(rounded, "has_native_bfloat16", lambda: False):
+                in_float32.append(timed(select, device))
     highest = peak(device)
     j = {
         name: float(run_strategy(strategy, pool, row.count, replace(options, centroid_start=start), 0).info[ENDS_AT])
         for name, start in (("default", options.centroid_start), ("random", "random"))
     }
-    return {"selections": selections, "passes": passes, "extra": highest - before, "peak": highest, "j": j}
+    return {
+        "selections": selections,
+        "passes": passes,
+        "in_float32": in_float32,
+        "extra": highest - before,
+        "peak": highest,
+        "j": j,
+    }
 
 
 def measure_dense(row: Row, pool: Candidates) -> dict[str, object]:
@@ -247,7 +259,9 @@ def line(name: str, given: argparse.Namespace) -> str:
         cells += [f"{one:.2f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
     else:
         cells += ["", ""]
+    slower = [exact / ours for exact, ours in zip(found["in_float32"], found["selections"], strict=False)]
     cells += [
+        f"{statistics.median(slower):.2f}" if slower else "",
         f"{found['extra']:.2f}",
         f"{found['peak']:.2f}",
         f"{found['j']['default']:.3f} ({found['j']['random']:.3f})",
@@ -278,6 +292,7 @@ def main(given: argparse.Namespace) -> None:
         names = [name for name in names if not ROWS[name].fashion_mnist]
     header = ["N", "K", "d", "allocation", "seconds", "one pass, s", f"passes, median of {given.repeats} (quartiles)"]
     header += [
+        "without bfloat16, times",
         "extra GiB",
         "peak GiB",
         "J (from a random start)",
