@@ -171,8 +171,8 @@ def one_pass(embeddings: torch.Tensor, centroids: torch.Tensor) -> None:
 
 
 def measure(row: Row, pool: Candidates, repeats: int, device: str) -> dict[str, object]:
-    """Seconds of each pass and selection, with bfloat16 and without, and GiB of memory; J where centroids start as they do by default, and where
-    they start at random samples."""
+    """Seconds of each pass and selection, with bfloat16 and without, and GiB of memory; J where centroids start as they
+    do by default, and where they start at random samples."""
     pool = pool.to(device)
     embeddings = pool.embeddings
     assert embeddings is not None
