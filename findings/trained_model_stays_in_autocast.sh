@@ -9,7 +9,8 @@
 #             autocast outside, also a disabled one, loses to the one inside.
 # Hurts:      Whoever calls the model after training: embeddings for a search index, thresholds, calibration, a test that
 #             the reloaded checkpoint gives the same. The checkpoint does not: it computes in float32.
-# Avoid:      `trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)` before, or load the checkpoint.
+# Avoid:      `trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)` before it is called, or load
+#             the checkpoint.
 #
 # Observed, one step at learning rate 0, on a CPU:
 #   logits after the training:                 float32, those of bfloat16

@@ -2,7 +2,7 @@
 loop boundary costs with each value of `rescore`, at half the resolution and in bfloat16, as a ratio to a full pass.
 
     python recipes/benchmarks/scoring.py [--rounds 5]
-    python recipes/benchmarks/scoring.py --vit_small --image_size 224 --samples 300 --batch_size 50
+    python recipes/benchmarks/scoring.py --vit_small --image_size 224 --samples 100 --batch_size 50
 
 EfficientNet-Lite0, or a ViT-S/16 with random weights, on the quickstart's Fashion-MNIST images. The scoring pass takes
 embeddings, losses and labels out of each forward, checks them and keeps them; the bare loop throws all away. Both run
@@ -132,7 +132,8 @@ def agreement(exact: VeCAFTrainer, rounded: VeCAFTrainer) -> None:
     """What another precision makes of the embeddings, and of a tenth that is selected."""
     every = torch.arange(len(exact.train_dataset))
     pools = [trainer.scorer.score(every) for trainer in (exact, rounded)]
-    of = torch.cosine_similarity(*(pool.given("embeddings") for pool in pools))
+    theirs, ours = (pool.given("embeddings") for pool in pools)
+    of = torch.cosine_similarity(theirs, ours)
     losses = [pool.given("losses") for pool in pools]
     chosen = [select(pool, 0) for pool in pools]
     by_chance = len(chosen[0] & select(pools[0], 1)) / len(chosen[0])
@@ -150,8 +151,9 @@ def select(pool: Candidates, seed: int) -> set[int]:
 def make_vit_small(folder: str, image_size: int) -> str:
     """A ViT-S/16 with random weights."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "image_size": image_size}
-    ViTForImageClassification(ViTConfig(**sizes, num_labels=10)).save_pretrained(folder)
+    sizes: dict[str, Any] = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+    sizes |= {"image_size": image_size, "num_labels": 10}
+    ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(folder)
     ViTImageProcessor(size={"height": image_size, "width": image_size}).save_pretrained(folder)
     return f" --model_name_or_path {folder}"
 

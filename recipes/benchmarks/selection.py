@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -181,15 +182,18 @@ def measure(row: Row, pool: Candidates, repeats: int, device: str) -> dict[str, 
     centroids = embeddings[some_rows(row)]
     reset_peak(device)
     strategy, options = find_strategy("ods"), SelectionOptions(allocation=row.allocation)
-    selections, passes, in_float32 = [], [], []
+    selections: list[float] = []
+    passes: list[float] = []
+    in_float32: list[float] = []
+    ways = [True, False] if has_native_bfloat16() and repeats > 2 else [True]
     for seed in tqdm(range(repeats), "Repeats", leave=False):
         if row.allocation == "global":
             passes.append(timed(partial(one_pass, embeddings, centroids), device))
         select = partial(run_strategy, strategy, pool, row.count, options, seed)
-        selections.append(timed(select, device))
-        if has_native_bfloat16() and repeats > 2:
-            with patch.object(rounded, "has_native_bfloat16", lambda: False):
-                in_float32.append(timed(select, device))
+        for in_bfloat16 in ways if seed % 2 else ways[::-1]:
+            how = nullcontext() if in_bfloat16 else patch.object(rounded, "has_native_bfloat16", lambda: False)
+            with how:
+                (selections if in_bfloat16 else in_float32).append(timed(select, device))
     highest = peak(device)
     j = {
         name: float(run_strategy(strategy, pool, row.count, replace(options, centroid_start=start), 0).info[ENDS_AT])
@@ -261,7 +265,7 @@ def line(name: str, given: argparse.Namespace) -> str:
         cells += ["", ""]
     slower = [exact / ours for exact, ours in zip(found["in_float32"], found["selections"], strict=False)]
     cells += [
-        f"{statistics.median(slower):.2f}" if slower else "",
+        "{1:.2f} ({0:.2f} to {2:.2f})".format(*statistics.quantiles(slower, n=4)) if slower else "",
         f"{found['extra']:.2f}",
         f"{found['peak']:.2f}",
         f"{found['j']['default']:.3f} ({found['j']['random']:.3f})",

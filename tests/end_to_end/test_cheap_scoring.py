@@ -331,6 +331,26 @@ def test_a_run_that_scores_in_bfloat16(make_vit: MakeModel, make_trainer: MakeTr
     assert not torch.equal(rounded.losses, exact.losses)
 
 
+def test_what_is_evaluated_is_not_in_bfloat16(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    kinds: set[torch.dtype] = set()
+    model = make_vit()
+    model.classifier.register_forward_hook(lambda module, given, made: kinds.add(made.dtype))
+    trainer = make_trainer(model, scoring_bf16=True, eval_strategy="epoch")
+    trainer.conditions(trainer.eval_dataset)
+    assert kinds == {torch.float32}
+    trainer.scorer.score(torch.arange(4))
+    assert torch.bfloat16 in kinds
+
+
+def test_beside_a_training_in_bfloat16_it_changes_nothing(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
+    one, other = (make_trainer(make_vit(), bf16=True, scoring_bf16=both) for both in (False, True))
+    one.train(), other.train()
+    for ours, theirs in zip(one.selection_history, other.selection_history, strict=True):
+        assert torch.equal(ours.indices, theirs.indices)
+    for name, values in one.model.state_dict().items():
+        assert torch.equal(values, other.model.state_dict()[name]), name
+
+
 def test_a_resumed_run_scores_as_it_did(make_vit: MakeModel, make_trainer: MakeTrainer) -> None:
     make_trainer(make_vit(), scoring_bf16=True, save_strategy="epoch", max_steps=2).train()
     with pytest.raises(ValueError, match="scoring_bf16"):

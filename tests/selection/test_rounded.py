@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from vecaf_hf.selection import SelectionOptions, find_strategy, products, rounded, run_strategy
 from vecaf_hf.selection.candidates import Candidates
+from vecaf_hf.selection.processes import Spread
 from vecaf_hf.selection.similarity import nearest, survey
 
 N, K, D = 203, 70, 24
@@ -116,6 +117,28 @@ def test_processes_select_what_one_does(world, allocation, made, make_pool, monk
     expected = selected(pool, 30, options)
     for found in in_threads(world, lambda one: selected(pool, 30, options, one)):
         assert_same(found, expected)
+
+
+def test_a_process_without_samples_finds_nothing_more():
+    unit = normalize(drawn(), dim=-1)
+    pool, keys = unit[:N], unit[N:]
+    expected = survey(pool, keys, 8)
+
+    def seen(processes):
+        own = pool if processes.rank else pool[:0]
+        return survey(Spread(own, (0, 0, N), processes), keys, 8)
+
+    for found in in_threads(2, seen):
+        assert torch.equal(found.similarity, expected.similarity)
+        assert torch.equal(found.top.rows, expected.top.rows) and torch.equal(found.top.values, expected.top.values)
+
+
+def test_columns_of_wider_rows():
+    unit = normalize(drawn(), dim=-1)
+    wider = torch.cat([unit, unit], dim=1)[:, :D]
+    values, rows = nearest(wider[:N], wider[N:])
+    expected, expected_rows = nearest(unit[:N], unit[N:])
+    assert torch.equal(values, expected) and torch.equal(rows, expected_rows)
 
 
 @every_case("allocation", ["global", "class"])

@@ -114,7 +114,8 @@ class Scorer:
         return self.score_at(indices, Wanted(with_losses, image_size=size, shares=keeps_shares))
 
     def score_at(self, indices: Tensor, wanted: Wanted, pool: Pool | None = None) -> Candidates:
-        """By a forward pass; of another pool, if one is given. Logits and precision are as the run has them."""
+        """By a forward pass; of another pool, if one is given. Logits and precisions are the run's; so is that in which
+        the model works, unless `wanted` says."""
         pool = self.pool if pool is None else pool
         bf16 = self.args.scoring_bf16 if wanted.bf16 is None else wanted.bf16
         wanted = replace(wanted, logits=self.keeps_logits, half_embeddings=self.args.half_embeddings, bf16=bf16)

@@ -54,6 +54,14 @@ def has_native_bfloat16() -> bool:
     return any(answer is not None and answer() for answer in asked)
 
 
+@cache
+def hear_of_beta() -> None:
+    """Have torch say that CSR tensors are in beta state, which it says once, to nobody."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
+
+
 @dataclass(frozen=True)
 class Estimates:
     """Estimated products of some queries with all keys.
@@ -89,9 +97,7 @@ class Estimates:
         order = (query * len(self.keys) + key).argsort()
         begins = pad(query.bincount(minlength=len(self.queries)).cumsum(0), (1, 0))
         nothing = self.keys.new_zeros(len(key))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            due = torch.sparse_csr_tensor(begins, key[order], nothing, self.of_keys.shape, check_invariants=False)
+        due = torch.sparse_csr_tensor(begins, key[order], nothing, self.of_keys.shape, check_invariants=False)
         # A twentieth of the time of torch.linalg.vecdot, which copies the rows.
         values = torch.sparse.sampled_addmm(due, self.queries, self.keys.T, beta=0.0).values()
         return torch.empty_like(values).index_copy_(0, order, values)
@@ -131,6 +137,7 @@ def estimated_products(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, E
     to which come u |q'k'| where that is rounded, and the float32 sums. What all keys have in common decides nothing: k
     is what is left of a key without it, since the shorter it is the less it is rounded.
     """
+    hear_of_beta()
     centre = keys.mean(dim=0)
     left = keys - centre
     short = torch.cat([left, left[:1].expand(-len(keys) % GROUP, -1)]).bfloat16()
