@@ -191,7 +191,7 @@ class ForwardPass:
         # Not in inference mode: a model may keep what it has made once, and then train on it.
         with (
             torch.no_grad(),
-            scoring_precision(self.accelerator, bool(self.wanted.bf16)),
+            scoring_precision(self.accelerator, self.wanted.bf16),
             head.watched() as calls,
             self.observed(inputs, len(indices)) as further,
         ):
@@ -205,7 +205,7 @@ class ForwardPass:
         with torch.inference_mode():
             if head.reader and logits is not None:
                 mask = inputs.get("attention_mask")
-                with scoring_precision(self.accelerator, bool(self.wanted.bf16)):
+                with scoring_precision(self.accelerator, self.wanted.bf16):
                     fields["embeddings"] = head.embeddings(calls, logits, first, mask)
             if self.wanted.logits and logits is not None:
                 _check_rows(logits, len(indices))

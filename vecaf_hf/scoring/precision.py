@@ -13,8 +13,8 @@ from vecaf_hf.selection.rounded import has_native_bfloat16
 logger = logging.getLogger(__name__)
 
 
-def scoring_precision(accelerator: Accelerator, bf16: bool) -> AbstractContextManager[None]:
-    """A block for a scoring pass: in bfloat16, or in the training's precision."""
+def scoring_precision(accelerator: Accelerator, bf16: bool | None) -> AbstractContextManager[None]:
+    """A block for a scoring pass: in bfloat16, or else in the training's precision."""
     return torch.autocast(accelerator.device.type, torch.bfloat16) if bf16 else accelerator.autocast()
 
 
